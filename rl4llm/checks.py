@@ -1,0 +1,112 @@
+"""Checks at the edge of every public function: one line that says what came, where, and what to do."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class UsageError(ValueError):
+    """Something the caller can mend. The message is one line: where, what came, what to do."""
+
+
+def _sizes(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def check_same_shape(by: str, *, remedy: str = "pass one entry per response token", **tensors: Tensor | None) -> None:
+    """Raise unless all tensors (None is skipped) have the shape of the first.
+
+    Raises:
+        UsageError: Naming the argument, both shapes and the remedy.
+    """
+    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    first_name, first = given[0]
+    for name, tensor in given[1:]:
+        if tensor.shape != first.shape:
+            raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, {first_name} {_sizes(first)}; {remedy}.")
+
+
+def check_ndim(by: str, ndim: int, *, axes: str, **tensors: Tensor | None) -> None:
+    """Raise unless every tensor has `ndim` axes; `axes` names them in the message."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.ndim != ndim:
+            raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}; expected {ndim} axes: {axes}.")
+
+
+def check_mask(by: str, **masks: Tensor) -> None:
+    """Raise unless every mask is boolean (an integer or float mask would select by arithmetic, not by truth)."""
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise UsageError(f"{by}: {name} must be a bool tensor, got {mask.dtype}; pass {name}.bool().")
+
+
+def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = None, **tensors: Tensor | None) -> None:
+    """Raise unless the mask is boolean batch × time and every other tensor has its shape."""
+    check_mask(by, response_mask=response_mask)
+    check_ndim(by, 2, axes="batch time", response_mask=response_mask)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != response_mask.shape:
+            hint = remedy or "pass one entry per response token"
+            raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; {hint}.")
+
+
+def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) -> None:
+    """Raise unless `group_ids` is an integer vector and every other tensor has its shape."""
+    check_ndim(by, 1, axes="batch", group_ids=group_ids)
+    if group_ids.is_floating_point() or group_ids.dtype == torch.bool:
+        raise UsageError(f"{by}: group_ids must hold integers, got {group_ids.dtype}; pass group_ids.long().")
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != group_ids.shape:
+            raise UsageError(
+                f"{by}: {name} has shape {_sizes(tensor)}, group_ids {_sizes(group_ids)}; pass one entry per response."
+            )
+
+
+def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -> None:
+    """Raise unless `critic_values` is critic × batch × time over a batch × time mask."""
+    check_token_tensors(by, response_mask)
+    if critic_values.ndim != 3 or critic_values.shape[1:] != response_mask.shape or critic_values.shape[0] == 0:
+        raise UsageError(
+            f"{by}: critic_values has shape {_sizes(critic_values)}, response_mask {_sizes(response_mask)}; "
+            "expected (critic, *response_mask.shape): stack the critics' values along a first axis."
+        )
+
+
+def check_interval(
+    by: str, low: float = -math.inf, high: float = math.inf, ends: str = "[]", **values: float | None
+) -> None:
+    """Raise unless each value (None is skipped) is a number between the bounds; NaN never is.
+
+    `ends` says whether each bound is allowed: "[]" both, "[)" the lower only, "(]" the upper only, "()" neither.
+    """
+    left, right = ends[0], ends[1]
+    for name, value in values.items():
+        if value is None:
+            continue
+        above = value > low if left == "(" else value >= low
+        below = value < high if right == ")" else value <= high
+        if not (above and below):
+            raise UsageError(f"{by}: {name} must be in {left}{low:g}, {high:g}{right}, got {value}.")
+
+
+def check_fraction(by: str, **fractions: float) -> None:
+    """Raise unless each is a share in [0, 1): the part of the response tokens that is dropped."""
+    check_interval(by, 0.0, 1.0, "[)", **fractions)
+
+
+def check_at_least(by: str, minimum: int, **counts: int | None) -> None:
+    """Raise unless each count (None is skipped) is a whole number of at least `minimum`."""
+    for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or int(count) != count or count < minimum):
+            raise UsageError(f"{by}: {name} must be a whole number of at least {minimum}, got {count}.")
+
+
+def check_choice(by: str, choices: Iterable[Any], **values: Any) -> None:
+    """Raise unless each value is one of the choices."""
+    choices = list(choices)
+    for name, value in values.items():
+        if value not in choices:
+            raise UsageError(f"{by}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")

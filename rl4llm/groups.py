@@ -1,0 +1,80 @@
+"""Statistics of the responses that answer one prompt draw. Groups may be ragged and stand in any order."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl4llm.masked import at_least_float32, keep
+
+
+def dense_group_ids(group_ids: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], int]:
+    """Ids renumbered 0, 1, ... by first appearance, and how many there are.
+
+    Example:
+        >>> dense_group_ids(torch.tensor([7, 3, 7]))
+        (tensor([0, 1, 0]), 2)
+    """
+    unique, inverse = torch.unique(group_ids, return_inverse=True)
+    rows = torch.arange(len(group_ids), device=group_ids.device)
+    first = torch.full_like(unique, len(group_ids)).scatter_reduce(0, inverse, rows.to(unique.dtype), "amin")
+    return first.argsort().argsort()[inverse], len(unique)
+
+
+def position_in_group(group_ids: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """0 for the first row of each group, 1 for its second, and so on.
+
+    Example:
+        >>> position_in_group(torch.tensor([7, 3, 7]))
+        tensor([0, 0, 1])
+    """
+    order = group_ids.argsort(stable=True)
+    grouped = group_ids[order]
+    rows = torch.arange(len(group_ids), device=group_ids.device)
+    starts = torch.ones_like(grouped, dtype=torch.bool)
+    starts[1:] = grouped[1:] != grouped[:-1]
+    first = torch.where(starts, rows, torch.zeros_like(rows)).cummax(0).values if len(rows) else rows
+    return torch.empty_like(rows).scatter(0, order, rows - first)
+
+
+def group_sum(
+    x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Σ of x over the counted rows of each group, given back to every row of the group; float32 or wider.
+
+    Example:
+        >>> group_sum(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0, 1, 0]), torch.tensor([True, True, True]))
+        tensor([3., 5., 3.])
+    """
+    ids, count = dense_group_ids(group_ids)
+    kept = keep(at_least_float32(x), mask)
+    return torch.zeros(count, dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
+
+
+def group_max(
+    x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Largest counted x of each group, given back to every row; −inf where a group has no counted row."""
+    ids, count = dense_group_ids(group_ids)
+    kept = keep(at_least_float32(x), mask, -torch.inf)
+    largest = torch.full((count,), -torch.inf, dtype=kept.dtype, device=kept.device)
+    return largest.scatter_reduce(0, ids, kept, "amax")[ids]
+
+
+def group_count(group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """How many rows of each group count, given back to every row."""
+    return group_sum(mask.double(), group_ids, torch.ones_like(mask))
+
+
+def group_mean(
+    x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Mean of the counted rows of each group, given back to every row; 0 where none counts."""
+    total = group_sum(x, group_ids, mask)
+    return total / group_count(group_ids, mask).to(total.dtype).clamp(min=1)
+
+
+def varies_in_group(
+    x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
+) -> Bool[Tensor, " batch"]:
+    """True for the rows of groups whose counted values are not all exactly equal (so rounding never makes a signal)."""
+    return mask & (group_max(x, group_ids, mask) != -group_max(-x, group_ids, mask))
