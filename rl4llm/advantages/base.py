@@ -1,12 +1,15 @@
 """The family of advantage estimators: `batch -> Advantages`."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import ClassVar, NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.masked import keep
 
 
 class Advantages(NamedTuple):
@@ -30,3 +33,25 @@ class AdvantageEstimator(ABC):
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token of the batch."""
+
+
+def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """One number a response, given to each of its tokens; 0 where the mask is False.
+
+    Example:
+        >>> spread(torch.tensor([1.0, 2.0]), torch.tensor([[True, False], [True, True]]))
+        tensor([[1., 0.],
+                [2., 2.]])
+    """
+    return keep(per_response[:, None].expand(mask.shape), mask)
+
+
+def result_dtype(*inputs: Tensor) -> torch.dtype:
+    """The floating dtype in which results for these inputs are returned; float32 where none is floating.
+
+    Example:
+        >>> result_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.long))
+        torch.bfloat16
+    """
+    dtype = reduce(torch.promote_types, [x.dtype for x in inputs])
+    return dtype if dtype.is_floating_point else torch.float32

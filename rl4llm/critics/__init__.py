@@ -1,1 +1,58 @@
-"""Placeholder."""
+"""Value sources and what belongs to them: aggregation over critics, data shards, value losses, diagnostics."""
+
+from importlib import import_module
+from typing import Any
+
+from rl4llm.critics.aggregate import critic_mean, critic_min, critic_std
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.diagnostics import explained_variance, spread_error_correlation
+from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss, clipped_value_loss, value_loss
+from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
+
+# Loaded on first use: whoever only wants the functions should not wait for transformers.
+_LAZY = {
+    "ValueModel": "value_model",
+    "CriticEnsemble": "ensemble",
+    "MiniCritics": "mini",
+    "SymmetricCritic": "mini",
+}
+
+__all__ = [
+    # base
+    "ValueSource",
+    "ValueSpec",
+    "ValueContext",
+    "ValueLoss",
+    # critics
+    "MiniCritics",
+    "SymmetricCritic",
+    "CriticEnsemble",
+    "ValueModel",
+    # aggregation
+    "critic_mean",
+    "critic_min",
+    "critic_std",
+    # shards
+    "group_shards",
+    "prompt_shards",
+    "shared_shards",
+    "learns_from",
+    # losses
+    "value_loss",
+    "clipped_value_loss",
+    "SquaredValueLoss",
+    "ClippedValueLoss",
+    # diagnostics
+    "explained_variance",
+    "spread_error_correlation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

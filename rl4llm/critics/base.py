@@ -51,5 +51,5 @@ class ValueSpec(ABC):
         """The value source; `policy` is the policy's model name, for sources that take the same one."""
 
     @abstractmethod
-    def check(self, responses_per_prompt: int) -> None:
-        """Raise, before anything is loaded, if it cannot work with so many responses a prompt."""
+    def check(self, policy: str, responses_per_prompt: int) -> None:
+        """Raise, before anything is loaded, if it cannot work beside this policy with so many responses a prompt."""

@@ -1,1 +1,31 @@
-"""Placeholder."""
+"""Gates: which response tokens a term of the loss may see. `&`, `|` and `~` compose them."""
+
+from rl4llm.gates.agreement import AgreementGate, agreement_gate
+from rl4llm.gates.base import Both, Complement, Either, Gate
+from rl4llm.gates.divergence import DivergenceFilter, divergence_filter
+from rl4llm.gates.entropy import HighEntropy, high_entropy
+from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
+
+__all__ = [
+    # base
+    "Gate",
+    # by critics' spread
+    "agreement_gate",
+    "AgreementGate",
+    "divergence_filter",
+    "DivergenceFilter",
+    # by entropy
+    "high_entropy",
+    "HighEntropy",
+    # controls
+    "advantage_magnitude",
+    "AdvantageMagnitude",
+    "random_gate",
+    "RandomGate",
+    # composition
+    "Both",
+    "Either",
+    "Complement",
+    # the shared core
+    "drop_smallest",
+]

@@ -1,1 +1,24 @@
-"""Placeholder."""
+"""Penalties beside the policy objective: entropy, and divergence from a reference in the loss or in the reward."""
+
+from rl4llm.regularizers.base import Regularizer
+from rl4llm.regularizers.entropy import EntropyBonus, entropy_bonus
+from rl4llm.regularizers.kl import KL_ESTIMATORS, KLPenalty, kl_k1, kl_k2, kl_k3, kl_penalty
+from rl4llm.regularizers.kl_reward import KLReward, kl_reward
+
+__all__ = [
+    # base
+    "Regularizer",
+    # entropy
+    "entropy_bonus",
+    "EntropyBonus",
+    # divergence in the loss
+    "kl_k1",
+    "kl_k2",
+    "kl_k3",
+    "kl_penalty",
+    "KLPenalty",
+    "KL_ESTIMATORS",
+    # divergence in the reward
+    "kl_reward",
+    "KLReward",
+]

@@ -1,0 +1,190 @@
+"""Generalized advantage estimation over response tokens, with one λ or with one that grows with the length."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
+from rl4llm.advantages.scan import reverse_linear_scan
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_interval, check_token_tensors
+from rl4llm.masked import at_least_float32, keep
+
+_REMEDY = "pass one value per token; for critic_values use critic_mean"
+
+
+def _advantages(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, *lams: float | Tensor
+) -> tuple[Tensor, ...]:
+    """A for each λ, a number or one a row, then V; in float32 or wider, 0 where the mask is False."""
+    # Trained tokens move to the left edge, so the next column is the next *trained* token. After the last
+    # one all is 0, and its solution 0 goes back to the masked positions.
+    order = (~response_mask).byte().argsort(dim=-1, stable=True)
+    kept_rewards, kept_values = (keep(at_least_float32(x), response_mask) for x in (rewards, values))
+    packed_values = kept_values.gather(-1, order)
+    next_values = pad(packed_values, (0, 1))[:, 1:]
+    deltas = kept_rewards.gather(-1, order) + gamma * next_values - packed_values
+    packed = (reverse_linear_scan(gamma * lam, deltas) for lam in lams)
+    return *(torch.empty_like(x).scatter(-1, order, x) for x in packed), kept_values
+
+
+@torch.no_grad()
+def gae(
+    rewards: Num[Tensor, "batch time"],
+    values: Num[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    lam_returns: float | None = None,
+) -> Advantages:
+    """Generalized advantage estimates over response tokens.
+
+        δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ)          Aₜ = δₜ + γλ Aₜ₊₁          Rₜ = Aₜ(λ_returns) + V(sₜ)
+
+    sₜ is the prefix before token t; t+1 is the next *trained* token of the same row, so masked tokens (padding, tool
+    output) are stepped over and cost no factor γλ. After the last one V = 0 and A = 0: a truncated response ends too.
+
+    Args:
+        rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
+        values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        gamma: γ in [0, 1], discount a trained token.
+        lam: λ in [0, 1] of the advantages: 0 gives δ, 1 gives the return minus V.
+        lam_returns: λ in [0, 1] of the value targets (VC-PPO's decoupling takes 1); that of the advantages when None.
+
+    Returns:
+        Advantages and returns, 0 where `response_mask` is False, without graph.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or a hyperparameter is outside [0, 1].
+
+    Example:
+        >>> rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.5, 0.5]])
+        >>> mask = torch.tensor([[True, False, True]])
+        >>> gae(rewards, values, mask, gamma=1.0, lam=0.5)
+        Advantages(advantages=tensor([[0.2500, 0.0000, 0.5000]]), returns=tensor([[0.7500, 0.0000, 1.0000]]))
+
+    References:
+        Schulman et al., 2016. arXiv:1506.02438, eq. 16.
+        Yuan et al., 2025 (`lam_returns`). arXiv:2503.01491.
+    """
+    check_token_tensors("gae", response_mask, remedy=_REMEDY, rewards=rewards, values=values)
+    check_interval("gae", 0.0, 1.0, gamma=gamma, lam=lam, lam_returns=lam_returns)
+    lams = (lam, lam if lam_returns is None else lam_returns)
+    advantages, targets, baseline = _advantages(rewards, values, response_mask, gamma, *lams)
+    dtype = result_dtype(rewards, values)
+    return Advantages(advantages.to(dtype), (targets + baseline).to(dtype))
+
+
+@torch.no_grad()
+def length_adaptive_gae(
+    rewards: Num[Tensor, "batch time"],
+    values: Num[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    gamma: float = 1.0,
+    alpha: float = 0.05,
+    lam_returns: float = 1.0,
+) -> Advantages:
+    """Generalized advantage estimates whose λ grows with the length of the response.
+
+        λ = 1 − 1/(αl), at least 0          Aₜ, Rₜ as in [gae][]
+
+    l counts the trained tokens of the response, so Σ λᵗ ≈ αl: the last token is felt a fixed share of the response
+    away. Responses of at most 1/α tokens have λ = 0.
+
+    Args:
+        rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
+        values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        gamma: γ in [0, 1].
+        alpha: α > 0, the share of the response over which errors are summed.
+        lam_returns: λ in [0, 1] of the value targets; 1 is the discounted return.
+
+    Returns:
+        Advantages and returns, 0 where `response_mask` is False, without graph.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or a hyperparameter is out of range.
+
+    Example:
+        >>> rewards, values = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]])
+        >>> length_adaptive_gae(rewards, values, torch.tensor([[True, True]]), alpha=1.0).advantages
+        tensor([[0.2500, 0.5000]])
+
+    References:
+        Yue et al., 2025 (VAPO). arXiv:2504.05118, §4.2.
+    """
+    by = "length_adaptive_gae"
+    check_token_tensors(by, response_mask, remedy=_REMEDY, rewards=rewards, values=values)
+    check_interval(by, 0.0, 1.0, gamma=gamma, lam_returns=lam_returns)
+    check_interval(by, 0.0, ends="(]", alpha=alpha)
+    dtype = result_dtype(rewards, values)
+    lengths = response_mask.sum(-1, keepdim=True).to(torch.promote_types(dtype, torch.float32))
+    lam = (1 - 1 / (alpha * lengths)).clamp(0, 1)
+    advantages, targets, baseline = _advantages(rewards, values, response_mask, gamma, lam, lam_returns)
+    return Advantages(advantages.to(dtype), (targets + baseline).to(dtype))
+
+
+@dataclass(frozen=True)
+class GAE(AdvantageEstimator):
+    """Generalized advantage estimation on `values`. See [gae][].
+
+    Responses that could not be scored get advantage and return 0.
+
+    Args:
+        gamma: Discount γ in [0, 1].
+        lam: λ in [0, 1] of the advantages.
+        lam_returns: λ in [0, 1] of the value targets; that of the advantages when None.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    lam_returns: float | None = None
+    needs: ClassVar[tuple[str, ...]] = ("values",)
+    paper: ClassVar[str] = "1506.02438"
+
+    def __post_init__(self) -> None:
+        check_interval("GAE", 0.0, 1.0, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages and value targets of every trained token."""
+        batch.require("values", by="GAE")
+        values: Float[Tensor, "batch time"] = batch.values  # type: ignore[assignment]
+        mask = batch.scored_mask
+        return gae(batch.rewards, values, mask, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
+
+
+@dataclass(frozen=True)
+class LengthAdaptiveGAE(AdvantageEstimator):
+    """GAE with λ = 1 − 1/(αl) for a response of l tokens. See [length_adaptive_gae][].
+
+    Responses that could not be scored get advantage and return 0.
+
+    Args:
+        gamma: Discount γ in [0, 1].
+        alpha: α > 0, the share of the response over which errors are summed.
+        lam_returns: λ in [0, 1] of the value targets; 1 is the discounted return.
+    """
+
+    gamma: float = 1.0
+    alpha: float = 0.05
+    lam_returns: float = 1.0
+    needs: ClassVar[tuple[str, ...]] = ("values",)
+    paper: ClassVar[str] = "2504.05118"
+
+    def __post_init__(self) -> None:
+        check_interval("LengthAdaptiveGAE", 0.0, 1.0, gamma=self.gamma, lam_returns=self.lam_returns)
+        check_interval("LengthAdaptiveGAE", 0.0, ends="(]", alpha=self.alpha)
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages and value targets of every trained token."""
+        batch.require("values", by="LengthAdaptiveGAE")
+        values: Float[Tensor, "batch time"] = batch.values  # type: ignore[assignment]
+        options = {"gamma": self.gamma, "alpha": self.alpha, "lam_returns": self.lam_returns}
+        return length_adaptive_gae(batch.rewards, values, batch.scored_mask, **options)

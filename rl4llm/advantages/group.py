@@ -1,0 +1,115 @@
+"""Group-relative advantages: a response against the others that answer the same prompt."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_group_tensors
+from rl4llm.groups import group_count, group_mean, group_sum, varies_in_group
+from rl4llm.masked import at_least_float32, keep
+
+
+def centred_in_group(
+    x: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], counted: Bool[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """`x` minus the mean of its group's counted rows; 0 at the others and, exactly, where the counted are all equal.
+
+    Example:
+        >>> centred_in_group(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([0, 0, 1]), torch.tensor([True, True, True]))
+        tensor([-1., 1., 0.])
+    """
+    x = at_least_float32(x)
+    centred = x - group_mean(x, group_ids, counted)
+    # The first mean is rounded at the size of x, not of its spread; the second pass takes what that left.
+    centred = centred - group_mean(centred, group_ids, counted)
+    return keep(centred, varies_in_group(x, group_ids, counted))
+
+
+def group_std(
+    centred: Float[Tensor, " batch"],
+    group_ids: Int[Tensor, " batch"],
+    counted: Bool[Tensor, " batch"],
+    *,
+    unbiased: bool = True,
+) -> Float[Tensor, " batch"]:
+    """Standard deviation of each group, given back to every row, from its centred counted rows; 0 below two of them.
+
+    Example:
+        >>> group_std(torch.tensor([-1.0, 1.0]), torch.tensor([0, 0]), torch.tensor([True, True]), unbiased=False)
+        tensor([1., 1.])
+    """
+    squares = group_sum(centred**2, group_ids, counted)
+    return (squares / (group_count(group_ids, counted).to(squares.dtype) - int(unbiased)).clamp(min=1)).sqrt()
+
+
+@torch.no_grad()
+def group_relative(
+    scores: Num[Tensor, " batch"],
+    group_ids: Int[Tensor, " batch"],
+    *,
+    normalize_std: bool = True,
+    unbiased: bool = True,
+) -> Float[Tensor, " batch"]:
+    """Scores relative to their group's mean, in units of its standard deviation (GRPO), or not (Dr. GRPO).
+
+        Aᵢ = (rᵢ − r̄) / s          s² = Σⱼ (rⱼ − r̄)² / (n − 1)          (s = 1 when `normalize_std` is False)
+
+    Nothing is added to s: a group whose scores are all equal gives exactly 0 instead. A score of NaN (could not be
+    scored) enters neither r̄, s nor n and gets 0; so does the only scored member of a group.
+
+    Args:
+        scores: rᵢ, one number a response; NaN where it could not be scored.
+        group_ids: Which prompt draw a response answers; any order, ragged.
+        normalize_std: Whether to divide by s.
+        unbiased: Whether s² divides by n − 1 (sample) or by n (population).
+
+    Returns:
+        One advantage a response, without graph; the sum over a group is 0.
+
+    Raises:
+        UsageError: If shapes differ or `group_ids` does not hold integers.
+
+    Example:
+        >>> scores, group_ids = torch.tensor([1.0, 0.0, 0.0, 0.0, 5.0]), torch.tensor([0, 0, 0, 0, 1])
+        >>> group_relative(scores, group_ids)
+        tensor([ 1.5000, -0.5000, -0.5000, -0.5000,  0.0000])
+        >>> group_relative(scores, group_ids, normalize_std=False)
+        tensor([ 0.7500, -0.2500, -0.2500, -0.2500,  0.0000])
+
+    References:
+        Shao et al., 2024 (GRPO, outcome supervision). arXiv:2402.03300, §4.1.2.
+        Liu et al., 2025 (Dr. GRPO, `normalize_std=False`). arXiv:2503.20783.
+    """
+    check_group_tensors("group_relative", group_ids, scores=scores)
+    scored = ~scores.isnan()
+    advantages = centred_in_group(scores, group_ids, scored)
+    if normalize_std:
+        std = group_std(advantages, group_ids, scored, unbiased=unbiased)
+        advantages = keep(advantages / std, std != 0)
+    return advantages.to(result_dtype(scores))
+
+
+@dataclass(frozen=True)
+class GroupRelative(AdvantageEstimator):
+    """GRPO's advantage, the same at every token of a response. See [group_relative][].
+
+    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+
+    Args:
+        normalize_std: Whether to divide by the group's standard deviation; False is Dr. GRPO.
+        unbiased: Whether that is the sample (n − 1) or the population (n) standard deviation.
+    """
+
+    normalize_std: bool = True
+    unbiased: bool = True
+    paper: ClassVar[str] = "2402.03300"
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages of every trained token; no value targets."""
+        options = {"normalize_std": self.normalize_std, "unbiased": self.unbiased}
+        return Advantages(spread(group_relative(batch.outcomes, batch.group_ids, **options), batch.scored_mask))

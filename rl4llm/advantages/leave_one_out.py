@@ -1,0 +1,61 @@
+"""Leave-one-out advantages (RLOO): the mean of the other responses is the baseline."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.group import centred_in_group
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_group_tensors
+from rl4llm.groups import group_count
+
+
+@torch.no_grad()
+def leave_one_out(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Scores minus the mean score of the other responses of their group.
+
+        Aᵢ = rᵢ − 1/(n−1) Σ_{j≠i} rⱼ = n/(n−1) (rᵢ − r̄)
+
+    The baseline does not depend on response i, so the policy gradient stays unbiased. A score of NaN (could not be
+    scored) enters neither mean nor n and gets 0; so does the only scored member of a group.
+
+    Args:
+        scores: rᵢ, one number a response; NaN where it could not be scored.
+        group_ids: Which prompt draw a response answers; any order, ragged.
+
+    Returns:
+        One advantage a response, without graph; the sum over a group is 0.
+
+    Raises:
+        UsageError: If shapes differ or `group_ids` does not hold integers.
+
+    Example:
+        >>> leave_one_out(torch.tensor([1.0, 0.0, 0.5, 7.0]), torch.tensor([3, 3, 3, 8]))
+        tensor([ 0.7500, -0.7500, 0.0000, 0.0000])
+
+    References:
+        Ahmadian et al., 2024 (RLOO). arXiv:2402.14740.
+    """
+    check_group_tensors("leave_one_out", group_ids, scores=scores)
+    scored = ~scores.isnan()
+    centred = centred_in_group(scores, group_ids, scored)
+    count = group_count(group_ids, scored).to(centred.dtype)
+    return (centred * count / (count - 1).clamp(min=1)).to(result_dtype(scores))
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(AdvantageEstimator):
+    """RLOO's advantage, the same at every token of a response. See [leave_one_out][].
+
+    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    """
+
+    paper: ClassVar[str] = "2402.14740"
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages of every trained token; no value targets."""
+        return Advantages(spread(leave_one_out(batch.outcomes, batch.group_ids), batch.scored_mask))

@@ -1,0 +1,78 @@
+"""`Learner`: the only place that backpropagates and steps. One learner a model: the policy, each critic."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.microbatches import LossFunction, accumulate_gradients, loss_counts
+from rl4llm.algorithms.updates import Updates
+from rl4llm.batch import RolloutBatch
+from rl4llm.objectives import Aggregator
+
+if TYPE_CHECKING:
+    from rl4llm.algorithms.policy_gradient import PolicyGradient
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, its optimizer and how often it steps.
+
+    Args:
+        name: Under which it is logged.
+        module: The model.
+        optimizer: Its optimizer, as the Trainer wrapped it.
+        updates: Epochs, minibatches, clip-norm.
+        aggregator: From losses to a scalar.
+    """
+
+    name: str
+    module: nn.Module
+    optimizer: LightningOptimizer
+    updates: Updates
+    aggregator: Aggregator
+
+    def minimize(
+        self, loop: "PolicyGradient", batch: RolloutBatch, losses: LossFunction, meter: Meter, *, counted: bool
+    ) -> None:
+        """Step on the batch, `updates.steps` times.
+
+        `trainer.global_step` counts rollout batches: of all optimizer steps on one, only the last of the counted
+        learner goes through the Trainer's counter.
+        """
+        parts = list(self.updates.cut(len(batch), loop.shuffle))
+        for index, rows in enumerate(parts):
+            part = batch.select(rows.to(batch.response_mask.device))
+            counts = {axes: loop.sum_over_ranks(n) for axes, n in loss_counts(self.aggregator, part.response_mask).items()}
+            self.optimizer.zero_grad()
+            accumulate_gradients(
+                part,
+                losses,
+                self.aggregator,
+                max_tokens=self.updates.microbatch_tokens,
+                counts=counts,
+                backward=lambda loss, last: self._backward(loop, loss, last),
+            )
+            meter.add(f"grad_norm/{self.name}", self._clip())
+            if counted and index == len(parts) - 1:
+                self.optimizer.step()
+            else:
+                loop.trainer.strategy.optimizer_step(self.optimizer.optimizer, lambda: None)
+
+    def _backward(self, loop: "PolicyGradient", loss: Tensor, last: bool) -> None:
+        # Gradients are averaged over ranks; the loss is divided by counts summed over ranks, so it is scaled back.
+        with self.optimizer.toggle_model(sync_grad=last):
+            loop.manual_backward(loss * loop.trainer.world_size)
+
+    def _clip(self) -> Tensor:
+        limit = self.updates.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), float("inf") if limit is None else limit)
+        return norm.detach().reshape(1)
+
+
+def scalar(value: float) -> Tensor:
+    """A number as the one-entry tensor that a meter takes."""
+    return torch.tensor([float(value)])

@@ -1,0 +1,60 @@
+"""The policy's loss on some rows: objective and regularizers, each under its gate, and what is watched on the way."""
+
+import torch
+from torch import Tensor
+
+from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.meter import Meter
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
+from rl4llm.masked import keep
+from rl4llm.metrics import approximate_kl, silenced_tokens
+from rl4llm.models import Policy
+
+
+def policy_losses(
+    policy: Policy, composition: Composition, rows: RolloutBatch, meter: Meter, *, temperature: float, on_policy: bool
+) -> list[Tensor]:
+    """Terms of the policy's loss, per token or per response, zero where their gates are False.
+
+    Args:
+        policy: The policy being trained.
+        composition: Objective and regularizers.
+        rows: A microbatch with `advantages` and `gates`.
+        meter: Where diagnostics go.
+        temperature: At which the responses were sampled.
+        on_policy: Whether the policy is still the one that acted, so that this pass gives `old_log_probs` too.
+    """
+    rows.require("advantages", "gates", by="policy_losses")
+    assert rows.advantages is not None and rows.gates is not None
+    output = policy(
+        rows,
+        temperature=temperature,
+        entropies=composition.asks("entropies"),
+        logsumexp=composition.asks("logsumexp"),
+    )
+    if on_policy:
+        rows = rows.replace(old_log_probs=output.log_probs.detach())
+    objective = composition.objective(output, rows)
+    gate = rows.gates[0]
+    per_token = objective.ndim == 2
+    terms = [keep(objective, gate) if per_token else objective]
+    for (slot, regularizer), where in zip(composition.active_regularizers().items(), rows.gates[1:], strict=True):
+        penalty = regularizer(output, rows)
+        terms.append(keep(penalty, where))
+        meter.add(f"penalty/{slot}", penalty, where)
+    _observe(output.log_probs, objective, rows, gate, meter)
+    if any(term.isnan().any() for term in terms):
+        raise UsageError(
+            "the policy's loss is not a number; lower --model.optimizer.lr, or look for inf in rewards and log-probs."
+        )
+    return terms
+
+
+def _observe(log_probs: Tensor, objective: Tensor, rows: RolloutBatch, gate: Tensor, meter: Meter) -> None:
+    assert rows.advantages is not None
+    if torch.is_grad_enabled():
+        silenced = silenced_tokens(objective, log_probs, rows.advantages, rows.response_mask)
+        meter.add("policy/clip_share", silenced.float(), gate)
+    meter.add("policy/loss", objective, rows.response_mask if objective.ndim == 2 else rows.response_mask.any(-1))
+    meter.add("policy/approximate_kl", approximate_kl(log_probs, rows.old_log_probs, rows.response_mask), rows.response_mask)

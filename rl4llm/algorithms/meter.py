@@ -1,0 +1,34 @@
+"""Token-weighted means of diagnostics, gathered over the microbatches of one iteration."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rl4llm.masked import masked_sum
+
+
+class Meter:
+    """Sums and weights by name. Nothing is read back from the device before [means][rl4llm.algorithms.meter.Meter]."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
+        """Add values, counting those where the mask is True (all of them without a mask)."""
+        values = values.detach()
+        mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+        total, weight = masked_sum(values, mask), mask.sum()
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._weights[name] = self._weights[name] + weight if name in self._weights else weight
+
+    def means(self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, Tensor]:
+        """Σ values / Σ weights for every name with a weight."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        sums = torch.stack([self._sums[name].double() for name in names])
+        weights = torch.stack([self._weights[name].double() for name in names])
+        sums, weights = sum_over_ranks(torch.stack([sums, weights]))
+        return {n: (s / w).float() for n, s, w in zip(names, sums, weights, strict=True) if w > 0}

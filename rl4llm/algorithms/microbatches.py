@@ -1,0 +1,86 @@
+"""Cutting a batch by a token budget, and gradients that do not depend on how it was cut."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.objectives.aggregate import Aggregator
+
+TokenFunction = Callable[[RolloutBatch], Tensor]
+LossFunction = Callable[[RolloutBatch], Sequence[Tensor]]
+
+
+def cut_by_tokens(batch: RolloutBatch, max_tokens: int) -> Iterator[Tensor]:
+    """Row indices of microbatches: rows of similar length together, at most `max_tokens` of prompt and response each.
+
+    A row longer than the budget is a microbatch of its own.
+    """
+    order = batch.widths.argsort()
+    lengths = (batch.prompt_mask.sum(-1).amax() + batch.widths).tolist() if len(batch) else []
+    start = 0
+    rows = order.tolist()
+    for stop in range(1, len(rows) + 1):
+        full = stop == len(rows) or (stop + 1 - start) * lengths[rows[stop]] > max_tokens
+        if full:
+            yield order[start:stop]
+            start = stop
+
+
+def map_microbatches(function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
+    """`function` of the whole batch, evaluated without grad on microbatches; its last two axes are batch and time."""
+    whole: Tensor | None = None
+    with torch.no_grad():
+        for rows in cut_by_tokens(batch, max_tokens):
+            piece = function(batch.select(rows).trim())
+            if whole is None:
+                whole = piece.new_zeros(*piece.shape[:-2], *batch.response_mask.shape)
+            whole[..., rows, : piece.shape[-1]] = piece
+    if whole is None:
+        return function(batch).detach()
+    return whole
+
+
+def loss_counts(aggregator: Aggregator, mask: Tensor) -> dict[int, Tensor]:
+    """What the losses of an optimizer step are divided by: for losses per response (1 axis) and per token (2 axes)."""
+    return {1: aggregator.count(mask.any(-1)), 2: aggregator.count(mask)}
+
+
+def accumulate_gradients(
+    batch: RolloutBatch,
+    losses: LossFunction,
+    aggregator: Aggregator,
+    *,
+    max_tokens: int,
+    counts: dict[int, Tensor] | None = None,
+    backward: Callable[[Tensor, bool], None] = lambda loss, last: loss.backward(),
+) -> Tensor:
+    """Gradients of the aggregated losses of a whole batch, taken microbatch by microbatch.
+
+        L = Σ over microbatches Σ over terms aggregate(term, mask, normalizer = count of the whole step)
+
+    Any cut gives the gradient of the whole batch, because nothing is divided by a microbatch's own count.
+
+    Args:
+        batch: The rows of one optimizer step.
+        losses: The terms of the loss of some rows: each a loss a token (batch time) or a response (batch).
+        aggregator: How terms become a scalar.
+        max_tokens: Token budget of a microbatch.
+        counts: Normalizers by number of axes; by default those of `batch`. On several ranks, the sum over ranks.
+        backward: Called with the loss of each microbatch and whether it is the last.
+
+    Returns:
+        The loss of the step, without graph.
+    """
+    counts = loss_counts(aggregator, batch.response_mask) if counts is None else counts
+    pieces = list(cut_by_tokens(batch, max_tokens))
+    total = torch.zeros((), device=batch.response_mask.device)
+    for index, rows in enumerate(pieces):
+        piece = batch.select(rows).trim()
+        masks = {1: piece.response_mask.any(-1), 2: piece.response_mask}
+        terms = [aggregator(x, masks[x.ndim], normalizer=counts[x.ndim]) for x in losses(piece)]
+        loss = torch.stack(terms).sum()
+        backward(loss, index == len(pieces) - 1)
+        total = total + loss.detach()
+    return total

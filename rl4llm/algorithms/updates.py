@@ -1,0 +1,58 @@
+"""How often and how far a model steps on one rollout batch: epochs, minibatches, clip-norm and schedule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from rl4llm.checks import check_at_least, check_choice, check_interval
+
+_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Optimizer steps on one rollout batch: `epochs` passes, each cut into `minibatches` of whole rows at random.
+
+    Args:
+        epochs: Passes over the rollout batch (the paper's UTD ratio counts these).
+        minibatches: Optimizer steps of one pass.
+        max_grad_norm: Clip-norm of the gradient; None leaves it as it is.
+        schedule: Learning rate over training: linear, cosine, constant or constant_with_warmup.
+        warmup_steps: Rollout batches over which the learning rate rises.
+        microbatch_tokens: Most prompt and response tokens in one forward pass; sets memory, never the result.
+    """
+
+    epochs: int = 1
+    minibatches: int = 2
+    max_grad_norm: float | None = 1.0
+    schedule: str = "linear"
+    warmup_steps: int = 10
+    microbatch_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        check_at_least("Updates", 1, epochs=self.epochs, minibatches=self.minibatches)
+        check_at_least("Updates", 1, microbatch_tokens=self.microbatch_tokens)
+        check_at_least("Updates", 0, warmup_steps=self.warmup_steps)
+        check_interval("Updates", 0.0, ends="(]", max_grad_norm=self.max_grad_norm)
+        check_choice("Updates", _SCHEDULES, schedule=self.schedule)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps on one rollout batch."""
+        return self.epochs * self.minibatches
+
+    def cut(self, rows: int, generator: Generator) -> Iterator[Tensor]:
+        """Row indices of each optimizer step, in order; parts differ by at most one row and may be empty."""
+        for _ in range(self.epochs):
+            yield from torch.randperm(rows, generator=generator).tensor_split(self.minibatches)
+
+    def scheduler(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+        """The learning-rate schedule, stepped once a rollout batch."""
+        return get_scheduler(
+            self.schedule, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total_steps
+        )

@@ -1,0 +1,62 @@
+"""`CriticEnsemble`: M critics, each trained on its own shard of the responses, and their aggregate as V."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics.base import ValueContext, ValueSource
+from rl4llm.critics.losses import ValueLoss
+from rl4llm.critics.shards import learns_from
+from rl4llm.critics.value_model import ValueModel
+
+Shards = Callable[[Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
+Aggregate = Callable[[Float[Tensor, "critic batch time"]], Float[Tensor, "batch time"]]
+
+
+class CriticEnsemble(ValueSource):
+    """M value models side by side.
+
+        V(sₜ) = aggregate over m of Vₘ(sₜ; φₘ)        L(φ) = Σₘ E over (sₜ, Rₜ) in shard m of loss(Vₘ(sₜ; φₘ), Rₜ)
+
+    Every critic judges all responses; each learns from its own shard of them.
+
+    Args:
+        critics: The value models.
+        shards: Which critic learns from which response (`group_shards`, `prompt_shards`, `shared_shards`).
+        aggregate: From the critics' values to the estimator's (`critic_mean`, `critic_min`).
+        loss: Value loss of one token.
+    """
+
+    def __init__(self, critics: list[ValueModel], *, shards: Shards, aggregate: Aggregate, loss: ValueLoss) -> None:
+        super().__init__()
+        self.critics = nn.ModuleList(critics)
+        self.shards, self.aggregate, self.loss = shards, aggregate, loss
+
+    def __len__(self) -> int:
+        return len(self.critics)
+
+    @property
+    def learners(self) -> Mapping[str, nn.Module]:
+        """One learner a critic: `critic_0`, `critic_1`, ..."""
+        return {f"critic_{index}": critic for index, critic in enumerate(self.critics)}
+
+    def forward(self, batch: RolloutBatch) -> Float[Tensor, "critic batch time"]:
+        """Values of every critic for every response."""
+        return torch.stack([critic(batch) for critic in self.critics])
+
+    def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
+        """The batch with `critic_values` and their aggregate as `values`."""
+        critic_values = context.map(self, batch)
+        return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values))
+
+    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
+        """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
+        batch.require("critic_values", "returns", by="CriticEnsemble.learn")
+        assert batch.critic_values is not None
+        shards = self.shards(batch.group_ids, len(self))
+        for index, (name, critic) in enumerate(self.learners.items()):
+            own = batch.replace(values=batch.critic_values[index]).select(learns_from(shards, index))
+            context.minimize(name, own, lambda rows, critic=critic: self.loss(critic(rows), rows))

@@ -1,0 +1,87 @@
+"""`MiniCritics` and `SymmetricCritic`: frozen choices of critics, built when a run starts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
+from rl4llm.critics.aggregate import critic_mean, critic_min
+from rl4llm.critics.base import ValueSpec
+from rl4llm.critics.ensemble import CriticEnsemble
+from rl4llm.critics.losses import SquaredValueLoss, ValueLoss
+from rl4llm.critics.shards import group_shards, prompt_shards, shared_shards
+from rl4llm.critics.value_model import ValueModel
+from rl4llm.models.loading import check_model
+
+_SHARDS = {"group": group_shards, "prompt": prompt_shards, "shared": shared_shards}
+_AGGREGATES = {"mean": critic_mean, "min": critic_min}
+
+
+@dataclass(frozen=True)
+class MiniCritics(ValueSpec):
+    """Several critics, usually much smaller than the policy (AsyPPO, arXiv:2510.01656).
+
+    Args:
+        model: The critics' base: a hub name, a folder, or an embedded model. Each gets its own new value head.
+        size: M, how many critics.
+        shards: What each learns from: "group", its part of every prompt's responses; "prompt", whole prompts; "shared", all.
+        aggregate: The estimator's value: "mean" or "min" over critics.
+        loss: Value loss of one token.
+        head_scale: Scale of the new heads' weights; 0 starts all values at 0.
+        seed: Of the heads.
+    """
+
+    model: str = "rl4llm/digits-critic"
+    size: int = 2
+    shards: Literal["group", "prompt", "shared"] = "group"
+    aggregate: Literal["mean", "min"] = "mean"
+    loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
+    head_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least("MiniCritics", 1, size=self.size)
+        check_choice("MiniCritics", _SHARDS, shards=self.shards)
+        check_choice("MiniCritics", _AGGREGATES, aggregate=self.aggregate)
+        check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
+
+    def check(self, policy: str, responses_per_prompt: int) -> None:
+        """Raise if the model is missing or a prompt has fewer responses than there are critics."""
+        check_model(self.model)
+        if self.shards == "group" and responses_per_prompt < self.size:
+            raise UsageError(
+                f"MiniCritics: more critics (size={self.size}) than responses per prompt ({responses_per_prompt}): some "
+                "critic would learn nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
+            )
+
+    def build(self, policy: str) -> CriticEnsemble:
+        """The critics, with the same base weights and different heads."""
+        heads = range(self.seed, self.seed + self.size)
+        critics = [ValueModel.load(self.model, head_scale=self.head_scale, seed=seed) for seed in heads]
+        shards, aggregate = _SHARDS[self.shards], _AGGREGATES[self.aggregate]
+        return CriticEnsemble(critics, shards=shards, aggregate=aggregate, loss=self.loss)
+
+
+@dataclass(frozen=True)
+class SymmetricCritic(ValueSpec):
+    """One critic as large as the policy: classic PPO.
+
+    Args:
+        loss: Value loss of one token.
+        head_scale: Scale of the new head's weights; 0 starts all values at 0.
+        seed: Of the head.
+    """
+
+    loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
+    head_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_interval("SymmetricCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
+
+    def check(self, policy: str, responses_per_prompt: int) -> None:
+        """Nothing can be wrong: it is the policy's own model."""
+
+    def build(self, policy: str) -> CriticEnsemble:
+        """One critic from the policy's base weights."""
+        alone = MiniCritics(policy, 1, "shared", loss=self.loss, head_scale=self.head_scale, seed=self.seed)
+        return alone.build(policy)

@@ -1,0 +1,106 @@
+"""The embedded task: a running absolute difference of digits, answered directly or after thinking."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from rl4llm.checks import check_at_least, check_interval
+from rl4llm.data.task import Example, Split, Task
+from rl4llm.rewards import Reward
+
+_SPLITS = 16  # one sixteenth of all prompts each for validation and test
+
+
+def running_differences(digits: Sequence[int]) -> list[int]:
+    """x₁ ... xₙ₋₁ with x₀ = the first digit and xᵢ = |xᵢ₋₁ − digitᵢ|.
+
+    Example:
+        >>> running_differences([5, 8, 3, 9, 1, 2])
+        [3, 0, 9, 8, 6]
+    """
+    value, steps = digits[0], []
+    for digit in digits[1:]:
+        value = abs(value - digit)
+        steps.append(value)
+    return steps
+
+
+def answer_after_thinking(prompt: Any, response: str, answer: str) -> float:
+    """1 if the text after the single `)` is the answer, else 0.
+
+    Example:
+        >>> answer_after_thinking("583912=", "(30986)6", "6"), answer_after_thinking("583912=", "()7", "6")
+        (1.0, 0.0)
+    """
+    _, closing, final = response.partition(")")
+    return float(closing == ")" and final == answer)
+
+
+@dataclass(frozen=True)
+class AbsoluteDifference(Task):
+    """Prompts such as `583912=`, answered `(30986)6` (thinking) or `()6` (directly).
+
+    The direct answer is a non-linear fold of all digits and hard; each step is easy; so thinking pays.
+
+    Args:
+        digits: Length of the prompt: the difficulty.
+        train_size: Prompts of an epoch.
+        held_out_size: Prompts of the validation and of the test split.
+        seed: Which prompts are drawn.
+        think_share: Share of the demonstrations that show the steps.
+        reward: The verifier.
+    """
+
+    digits: int = 6
+    train_size: int = 100_000
+    held_out_size: int = 512
+    seed: int = 0
+    think_share: float = 0.4
+    reward: Reward = answer_after_thinking
+
+    def __post_init__(self) -> None:
+        check_at_least("AbsoluteDifference", 3, digits=self.digits)
+        check_at_least("AbsoluteDifference", 1, train_size=self.train_size, held_out_size=self.held_out_size)
+        check_interval("AbsoluteDifference", 0.0, 1.0, think_share=self.think_share)
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """Drawn on the fly, example i always the same; a prompt belongs to one split by its number."""
+        return _Drawn(self, split, self.train_size if split == "train" else self.held_out_size)
+
+    def traits(self, response: str) -> Mapping[str, float]:
+        """`thinks`: whether anything stands between the parentheses."""
+        return {"thinks": float(response.startswith("(") and not response.startswith("()"))}
+
+
+@dataclass(frozen=True)
+class _Drawn(Sequence[Example]):
+    task: AbsoluteDifference
+    split: Split
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
+            raise IndexError(f"{self.split} has {self.size} examples, asked for {index}")
+        draw = random.Random(f"{self.task.seed}/{self.split}/{self.task.digits}/{index % self.size}")
+        number = next(n for n in iter(lambda: draw.randrange(10**self.task.digits), -1) if _split_of(n) == self.split)
+        text = str(number).zfill(self.task.digits)
+        steps = running_differences([int(digit) for digit in text])
+        shown = "".join(map(str, steps)) if draw.random() < self.task.think_share else ""
+        return Example(f"{text}=", str(steps[-1]), number, f"({shown}){steps[-1]}")
+
+
+def _split_of(number: int) -> Split:
+    bucket = (number * 2654435761 >> 16) % _SPLITS
+    return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+
+

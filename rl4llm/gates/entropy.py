@@ -1,0 +1,66 @@
+"""The entropy gate: policy gradient only at the tokens where the policy was least decided."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_fraction, check_token_tensors
+from rl4llm.gates.base import Gate
+from rl4llm.gates.share import drop_smallest
+
+
+def high_entropy(
+    entropies: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, fraction: float = 0.8
+) -> Bool[Tensor, "batch time"]:
+    """Drops the trained tokens where the policy was most decided, keeping the forks of the reasoning.
+
+        keepₜ = maskₜ ∧ Hₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens
+
+    The n tokens are those of the batch that is passed. Ties across the border are kept whole and a NaN entropy is
+    kept ([drop_smallest][]). The paper names the share that is kept, 20 %; `fraction` is the share that is dropped.
+
+    Args:
+        entropies: Hₜ = H(π(·|sₜ)), t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        fraction: Share of the trained tokens to drop, in [0, 1).
+
+    Returns:
+        True where the token is kept; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or the fraction is outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> high_entropy(torch.tensor([[0.1, 2.0, 0.3]]), torch.ones(1, 3, dtype=torch.bool), fraction=0.7)
+        tensor([[False,  True, False]])
+
+    References:
+        Wang et al., 2025. arXiv:2506.01939, section 5 (training on the tokens of highest entropy).
+    """
+    check_token_tensors("high_entropy", response_mask, entropies=entropies)
+    return drop_smallest(entropies, response_mask, fraction, by="high_entropy")
+
+
+@dataclass(frozen=True)
+class HighEntropy(Gate):
+    """Keeps the tokens of highest entropy. See [high_entropy][rl4llm.gates.entropy.high_entropy].
+
+    Args:
+        fraction: Share of the trained tokens to drop, in [0, 1).
+    """
+
+    fraction: float = 0.8
+    needs: ClassVar[tuple[str, ...]] = ("entropies",)
+    paper: ClassVar[str] = "2506.01939"
+
+    def __post_init__(self) -> None:
+        check_fraction("HighEntropy", fraction=self.fraction)
+
+    def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """`high_entropy` of `batch.entropies`."""
+        batch.require(*self.needs, by="HighEntropy")
+        return high_entropy(batch.entropies, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]

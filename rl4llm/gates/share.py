@@ -1,0 +1,206 @@
+"""Dropping a share of the response tokens: the core of every gate, and two controls that a gate should beat."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError, check_at_least, check_fraction, check_token_tensors
+from rl4llm.gates.base import Gate
+from rl4llm.masked import at_least_float32, keep
+
+
+def drop_smallest(
+    x: Num[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    fraction: float,
+    *,
+    by: str = "drop_smallest",
+) -> Bool[Tensor, "batch time"]:
+    """Keeps the trained tokens of a batch except the share with the smallest `x`.
+
+        keepₜ = maskₜ ∧ xₜ ≥ x₍ₖ₊₁₎          k = ⌊fraction · n⌋
+
+    n counts the trained tokens of all rows, x₍ᵢ₎ is the i-th smallest of their values. Without ties exactly k are
+    dropped. A tie across the border is kept whole, never broken by position: rows may be permuted, and constant `x`
+    drops nothing. A NaN at a trained token counts as the largest value, so that it is kept.
+
+    Args:
+        x: What to rank by, t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        fraction: Share of the trained tokens to drop, in [0, 1). A product within rounding of a whole number is that
+            number: 0.29 of 100 is 29.
+        by: Whom an error message names.
+
+    Returns:
+        True where the token is kept; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or the fraction is outside [0, 1).
+
+    Example:
+        >>> drop_smallest(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, True, True, False]]), 0.4)
+        tensor([[ True, False,  True, False]])
+    """
+    check_token_tensors(by, response_mask, x=x)
+    check_fraction(by, fraction=fraction)
+    wide = at_least_float32(x.detach())
+    ranked = keep(wide, response_mask & ~wide.isnan(), math.inf)
+    counted = ranked[response_mask]
+    dropped = _whole_part(fraction, counted.numel())
+    if dropped == 0:
+        return response_mask.clone()
+    return response_mask & (ranked >= counted.kthvalue(dropped + 1).values)
+
+
+def _whole_part(fraction: float, count: int) -> int:
+    """⌊fraction · count⌋, not one less because a decimal fraction is not exact in binary."""
+    product = fraction * count
+    nearest = round(product)
+    whole = nearest if math.isclose(product, nearest, rel_tol=1e-12) else math.floor(product)
+    return max(min(whole, count - 1), 0)
+
+
+def advantage_magnitude(
+    advantages: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, fraction: float = 0.2
+) -> Bool[Tensor, "batch time"]:
+    """Drops the trained tokens whose advantage is closest to 0: a control without critics' spread.
+
+        keepₜ = maskₜ ∧ |Aₜ| not among the ⌊fraction · n⌋ smallest of the n trained tokens
+
+    Ties and NaN as in [drop_smallest][]. With one advantage for all tokens of a response, whole responses go together.
+
+    Args:
+        advantages: Aₜ, t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        fraction: Share of the trained tokens to drop, in [0, 1).
+
+    Returns:
+        True where the token is kept; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or the fraction is outside [0, 1).
+
+    Example:
+        >>> advantage_magnitude(torch.tensor([[-3.0, 1.0, 2.0]]), torch.ones(1, 3, dtype=torch.bool), fraction=0.4)
+        tensor([[ True, False,  True]])
+
+    References:
+        A control; no paper.
+    """
+    check_token_tensors("advantage_magnitude", response_mask, advantages=advantages)
+    return drop_smallest(advantages.abs(), response_mask, fraction, by="advantage_magnitude")
+
+
+def random_gate(
+    prompt_uids: Int[Tensor, " batch"],
+    response_ids: Int[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    fraction: float = 0.2,
+    seed: int = 0,
+) -> Bool[Tensor, "batch time"]:
+    """Drops trained tokens at random: a control for gates that drop the same share.
+
+        keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens,          uₜ ~ U[0, 1)
+
+    No global random state is read or changed. Each row draws u from its own generator, seeded by `seed`, by the
+    trained tokens of the row and its prompt, and by those of the whole batch: the same batch gives the same gate, in
+    any order of the rows and on any device, and another batch gives another. Only identical responses to one prompt
+    are told apart by their order.
+
+    Args:
+        prompt_uids: Identity of the prompts.
+        response_ids: Tokens, t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        fraction: Share of the trained tokens to drop, in [0, 1).
+        seed: Which of the many random gates.
+
+    Returns:
+        True where the token is kept; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, the fraction is outside [0, 1) or the seed is negative.
+
+    Example:
+        >>> gate = random_gate(torch.tensor([5]), torch.arange(10)[None], torch.ones(1, 10, dtype=torch.bool))
+        >>> gate.sum()
+        tensor(8)
+
+    References:
+        A control; no paper.
+    """
+    check_token_tensors("random_gate", response_mask, response_ids=response_ids)
+    check_at_least("random_gate", 0, seed=seed)
+    if prompt_uids.shape != response_mask.shape[:1]:
+        raise UsageError(
+            f"random_gate: prompt_uids has shape {tuple(prompt_uids.shape)}, response_mask "
+            f"{tuple(response_mask.shape)}; pass one identity per response."
+        )
+    mask = response_mask.cpu()
+    rows = [
+        _digest(uid, ids[trained].tolist())
+        for uid, ids, trained in zip(prompt_uids.tolist(), response_ids.cpu(), mask, strict=True)
+    ]
+    batch, seen = _digest(*sorted(rows)), Counter[int]()
+    noise = torch.zeros(mask.shape, dtype=torch.float64)
+    for row, trained in enumerate(mask):
+        generator = torch.Generator().manual_seed(_digest(seed, batch, rows[row], seen[rows[row]]))
+        seen[rows[row]] += 1
+        noise[row, trained] = torch.rand(int(trained.sum()), generator=generator, dtype=torch.float64)
+    return drop_smallest(noise.to(response_mask.device), response_mask, fraction, by="random_gate")
+
+
+def _digest(*parts: object) -> int:
+    """A number in [0, 2³²) that is the same in every process, unlike `hash`."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
+
+
+@dataclass(frozen=True)
+class AdvantageMagnitude(Gate):
+    """Keeps the tokens with the largest |A|. See [advantage_magnitude][rl4llm.gates.share.advantage_magnitude].
+
+    Args:
+        fraction: Share of the trained tokens to drop, in [0, 1).
+    """
+
+    fraction: float = 0.2
+    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fraction("AdvantageMagnitude", fraction=self.fraction)
+
+    def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """`advantage_magnitude` of `batch.advantages`."""
+        batch.require(*self.needs, by="AdvantageMagnitude")
+        return advantage_magnitude(batch.advantages, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RandomGate(Gate):
+    """Keeps tokens at random. See [random_gate][rl4llm.gates.share.random_gate].
+
+    Args:
+        fraction: Share of the trained tokens to drop, in [0, 1).
+        seed: Which of the many random gates.
+    """
+
+    fraction: float = 0.2
+    seed: int = 0
+    paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fraction("RandomGate", fraction=self.fraction)
+        check_at_least("RandomGate", 0, seed=self.seed)
+
+    def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """`random_gate` of the prompts and responses."""
+        ids, mask = batch.response_ids, batch.response_mask
+        return random_gate(batch.prompt_uids, ids, mask, fraction=self.fraction, seed=self.seed)

@@ -1,0 +1,239 @@
+"""From losses of tokens to one number: the only place of the library that divides a loss."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_same_shape
+from rl4llm.masked import at_least_float32, keep, masked_mean, masked_sum
+
+Losses = Float[Tensor, "batch *time"]
+Mask = Bool[Tensor, "batch *time"]
+Normalizer = float | int | Tensor | None
+
+
+def token_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+    """Mean over all valid tokens, so that a long response weighs more than a short one.
+
+        L = Σᵢₜ mᵢₜ ℓᵢₜ / N        N = Σᵢₜ mᵢₜ
+
+    `normalizer` replaces N by the count of the whole optimizer step over microbatches and ranks; then the pieces'
+    results sum to the whole's, however the step was cut. A loss with one number a response is passed with a mask of
+    one truth value a response: then every function of this module is the mean over the responses that count, and N is
+    their number.
+
+    Args:
+        per_token: Losses, one a token (batch time) or one a response (batch); read only where `mask` is True.
+        mask: True where the loss counts.
+        normalizer: What to divide by; the count of this tensor alone when None.
+
+    Returns:
+        A scalar in float32 or wider; 0 with zero gradient when nothing counts.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean or the normalizer is negative.
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 2.0, 3.0], [6.0, 9.0, 9.0]])
+        >>> mask = torch.tensor([[True, True, True], [True, False, False]])
+        >>> token_mean(losses, mask), token_mean(losses, mask, normalizer=6)
+        (tensor(3.), tensor(2.))
+
+    References:
+        Yu et al., 2025. arXiv:2503.14476, eq. 8.
+    """
+    _check("token_mean", per_token, mask, normalizer)
+    return _divided(masked_sum(per_token, mask), token_count(mask) if normalizer is None else normalizer)
+
+
+def sequence_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+    """Mean over the tokens of each response, then over the responses that have any, so that all weigh the same.
+
+        L = (1/N) Σᵢ (Σₜ mᵢₜ ℓᵢₜ / Σₜ mᵢₜ)        N = number of responses with Σₜ mᵢₜ > 0
+
+    Arguments, result, errors and `normalizer` as in [token_mean][].
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 2.0, 3.0], [6.0, 9.0, 9.0]])
+        >>> sequence_mean(losses, torch.tensor([[True, True, True], [True, False, False]]))
+        tensor(4.)
+
+    References:
+        Shao et al., 2024. arXiv:2402.03300, eq. 3.
+    """
+    _check("sequence_mean", per_token, mask, normalizer)
+    means = masked_mean(per_token, mask, dim=1) if mask.ndim > 1 else keep(at_least_float32(per_token), mask)
+    return _divided(means.sum(), response_count(mask) if normalizer is None else normalizer)
+
+
+def sequence_sum(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+    """Sum over the tokens of each response, then mean over the responses that have any.
+
+        L = (1/N) Σᵢₜ mᵢₜ ℓᵢₜ        N = number of responses with Σₜ mᵢₜ > 0
+
+    The policy gradient of the expected score, without a length term. Arguments, result, errors and `normalizer` as in
+    [token_mean][].
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 2.0, 3.0], [6.0, 9.0, 9.0]])
+        >>> sequence_sum(losses, torch.tensor([[True, True, True], [True, False, False]]))
+        tensor(6.)
+
+    References:
+        Ahmadian et al., 2024. arXiv:2402.14740, eq. 6.
+    """
+    _check("sequence_sum", per_token, mask, normalizer)
+    return _divided(masked_sum(per_token, mask), response_count(mask) if normalizer is None else normalizer)
+
+
+def constant_norm(
+    per_token: Losses, mask: Mask, *, max_tokens: int, normalizer: Normalizer = None
+) -> Float[Tensor, ""]:
+    """Sum over the tokens of each response over a constant length, then mean over the responses that have any.
+
+        L = (1/N) Σᵢₜ mᵢₜ ℓᵢₜ / max_tokens        N = number of responses with Σₜ mᵢₜ > 0
+
+    The constant is a hyperparameter, never the width of the tensor, so padding has no say. A loss with one number a
+    response is not divided by it. Other arguments, result, errors and `normalizer` as in [token_mean][].
+
+    Args:
+        per_token: Losses.
+        mask: True where the loss counts.
+        max_tokens: The constant: usually the longest response that is allowed.
+        normalizer: Number of responses to divide by.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        UsageError: If max_tokens is not a positive whole number, or as in [token_mean][].
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 2.0, 3.0], [6.0, 9.0, 9.0]])
+        >>> constant_norm(losses, torch.tensor([[True, True, True], [True, False, False]]), max_tokens=4)
+        tensor(1.5000)
+
+    References:
+        Liu et al., 2025. arXiv:2503.20783, §3.2.
+    """
+    check_at_least("constant_norm", 1, max_tokens=max_tokens)
+    total = sequence_sum(per_token, mask, normalizer=normalizer)
+    return total / max_tokens if mask.ndim > 1 else total
+
+
+def token_count(mask: Mask) -> Int[Tensor, ""]:
+    """Number of entries that count."""
+    return mask.sum()
+
+
+def response_count(mask: Mask) -> Int[Tensor, ""]:
+    """Number of responses of which anything counts."""
+    return mask.any(-1).sum() if mask.ndim > 1 else mask.sum()
+
+
+def _check(by: str, per_token: Tensor, mask: Tensor, normalizer: Normalizer) -> None:
+    check_mask(by, mask=mask)
+    check_same_shape(by, mask=mask, per_token=per_token)
+    if mask.ndim not in (1, 2):
+        raise UsageError(f"{by}: mask has shape {tuple(mask.shape)}; expected batch time, or batch for one a response.")
+    # Reading a tensor would wait for the device.
+    check_interval(by, 0.0, normalizer=float(normalizer) if isinstance(normalizer, float | int) else None)
+
+
+def _divided(total: Tensor, normalizer: float | int | Tensor) -> Tensor:
+    """Over the normalizer, or over 1 where that is 0: then nothing counts and the total is 0. It may be below 1."""
+    divisor = torch.as_tensor(normalizer, dtype=total.dtype, device=total.device)
+    return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+
+
+class Aggregator(ABC):
+    """One number from the losses of tokens.
+
+    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
+    pieces' results sum to what the whole step would give.
+
+    Attributes:
+        paper: arXiv id of its source.
+    """
+
+    paper: ClassVar[str]
+
+    @abstractmethod
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """What the losses under this mask are divided by when they stand alone."""
+
+    @abstractmethod
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """The aggregate; `normalizer` is the count over the whole optimizer step."""
+
+
+@dataclass(frozen=True)
+class TokenMean(Aggregator):
+    """Mean over all valid tokens. See [token_mean][]."""
+
+    paper: ClassVar[str] = "2503.14476"
+
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """Number of tokens."""
+        return token_count(mask)
+
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """Mean over all valid tokens."""
+        return token_mean(per_token, mask, normalizer=normalizer)
+
+
+@dataclass(frozen=True)
+class SequenceMean(Aggregator):
+    """Mean over the tokens of each response, then over responses. See [sequence_mean][]."""
+
+    paper: ClassVar[str] = "2402.03300"
+
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """Number of responses of which anything counts."""
+        return response_count(mask)
+
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """Mean over responses of the mean over tokens."""
+        return sequence_mean(per_token, mask, normalizer=normalizer)
+
+
+@dataclass(frozen=True)
+class SequenceSum(Aggregator):
+    """Sum over the tokens of each response, then mean over responses. See [sequence_sum][]."""
+
+    paper: ClassVar[str] = "2402.14740"
+
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """Number of responses of which anything counts."""
+        return response_count(mask)
+
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """Mean over responses of the sum over tokens."""
+        return sequence_sum(per_token, mask, normalizer=normalizer)
+
+
+@dataclass(frozen=True)
+class ConstantNorm(Aggregator):
+    """Sum over the tokens of each response over a constant length, then mean over responses. See [constant_norm][].
+
+    Args:
+        max_tokens: The constant: usually the longest response that is allowed.
+    """
+
+    max_tokens: int
+    paper: ClassVar[str] = "2503.20783"
+
+    def __post_init__(self) -> None:
+        check_at_least("ConstantNorm", 1, max_tokens=self.max_tokens)
+
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """Number of responses of which anything counts."""
+        return response_count(mask)
+
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """Mean over responses of the sum over tokens, over the constant."""
+        return constant_norm(per_token, mask, max_tokens=self.max_tokens, normalizer=normalizer)

@@ -1,0 +1,63 @@
+"""The plain policy gradient."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.checks import check_token_tensors
+from rl4llm.masked import at_least_float32, keep
+from rl4llm.objectives.base import PolicyObjective
+
+
+def reinforce(
+    log_probs: Float[Tensor, "batch time"],
+    advantages: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+) -> Float[Tensor, "batch time"]:
+    """Policy-gradient loss: log-likelihood weighted by advantage.
+
+        ℓₜ = −Aₜ log π_θ(yₜ)        ∂ℓₜ/∂log π_θ(yₜ) = −Aₜ
+
+    Its gradient is right only while the policy is the one that sampled the tokens. The value of the loss means
+    nothing; gradient flows to `log_probs` only.
+
+    Args:
+        log_probs: log π_θ(yₜ), t in [0, T).
+        advantages: Aₜ; constants.
+        response_mask: True at trained tokens; the others are read only there.
+
+    Returns:
+        Loss of each token, to be minimized, in the dtype of `log_probs`; 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If shapes differ or the mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> reinforce(torch.tensor([[-1.0, -2.0, 0.0]]), torch.tensor([[1.0, -0.5, 7.0]]), mask)
+        tensor([[ 1., -1.,  0.]])
+
+    References:
+        Williams, 1992. Simple statistical gradient-following algorithms for connectionist reinforcement learning.
+        Ahmadian et al., 2024. arXiv:2402.14740, eq. 6.
+    """
+    check_token_tensors("reinforce", response_mask, log_probs=log_probs, advantages=advantages)
+    costs = keep(-at_least_float32(advantages.detach()), response_mask)
+    return (costs * keep(at_least_float32(log_probs), response_mask)).to(log_probs.dtype)
+
+
+@dataclass(frozen=True)
+class Reinforce(PolicyObjective):
+    """The plain policy gradient, for strictly on-policy steps. See [reinforce][]."""
+
+    paper: ClassVar[str] = "2402.14740"
+
+    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
+        """Loss of every response token."""
+        batch.require("advantages", by="Reinforce")
+        advantages: Float[Tensor, "batch time"] = batch.advantages  # type: ignore[assignment]
+        return reinforce(policy.log_probs, advantages, batch.response_mask)

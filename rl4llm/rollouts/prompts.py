@@ -1,0 +1,43 @@
+"""From prompts as text or chats to left-padded token ids."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rl4llm.checks import UsageError
+from rl4llm.data.task import Prompt
+from rl4llm.models import Policy
+from rl4llm.models.loading import context_length
+
+
+def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
+    """Token ids of a text as it stands, or of a chat through the tokenizer's chat template."""
+    if isinstance(prompt, str):
+        return policy.tokenizer(prompt)["input_ids"]
+    if policy.tokenizer.chat_template is None:
+        raise UsageError("prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text.")
+    return policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def encode_prompts(
+    policy: Policy, prompts: list[Prompt], max_response_tokens: int
+) -> tuple[Int[Tensor, "draw prompt"], Bool[Tensor, "draw prompt"]]:
+    """Left-padded ids and mask of the prompts, each of which must leave room for a whole response.
+
+    Raises:
+        UsageError: If a prompt has no token, or with the response exceeds the policy's context.
+    """
+    encoded = [encode_prompt(policy, prompt) for prompt in prompts]
+    context = context_length(policy.model)
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if not ids:
+            raise UsageError(f"prompt {prompt!r} has no tokens; every prompt needs at least one.")
+        if context is not None and len(ids) + max_response_tokens > context:
+            raise UsageError(
+                f"prompt of {len(ids)} tokens ({str(prompt)[:40]!r}...) plus max_response_tokens={max_response_tokens} "
+                f"exceeds the policy's context of {context}; shorten or drop it, or lower max_response_tokens."
+            )
+    width = max(len(ids) for ids in encoded)
+    rows = [[policy.pad_id] * (width - len(ids)) + ids for ids in encoded]
+    lengths = torch.tensor([len(ids) for ids in encoded])
+    return torch.tensor(rows), torch.arange(width) >= width - lengths[:, None]
