@@ -46,7 +46,9 @@ class Learner:
         parts = list(self.updates.cut(len(batch), loop.shuffle))
         for index, rows in enumerate(parts):
             part = batch.select(rows.to(batch.response_mask.device))
-            counts = {axes: loop.sum_over_ranks(n) for axes, n in loss_counts(self.aggregator, part.response_mask).items()}
+            counts = {
+                axes: loop.sum_over_ranks(n) for axes, n in loss_counts(self.aggregator, part.response_mask).items()
+            }
             self.optimizer.zero_grad()
             accumulate_gradients(
                 part,

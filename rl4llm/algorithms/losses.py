@@ -57,4 +57,6 @@ def _observe(log_probs: Tensor, objective: Tensor, rows: RolloutBatch, gate: Ten
         silenced = silenced_tokens(objective, log_probs, rows.advantages, rows.response_mask)
         meter.add("policy/clip_share", silenced.float(), gate)
     meter.add("policy/loss", objective, rows.response_mask if objective.ndim == 2 else rows.response_mask.any(-1))
-    meter.add("policy/approximate_kl", approximate_kl(log_probs, rows.old_log_probs, rows.response_mask), rows.response_mask)
+    meter.add(
+        "policy/approximate_kl", approximate_kl(log_probs, rows.old_log_probs, rows.response_mask), rows.response_mask
+    )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,38 +68,38 @@ class PolicyGradient(LightningModule):
         advantage: AdvantageEstimator,
         objective: PolicyObjective,
         optimizer: OptimizerCallable,
-        critic_optimizer: OptimizerCallable | None = None,
-        aggregator: Aggregator | None = None,
         critics: ValueSpec | None = None,
+        critic_optimizer: OptimizerCallable | None = None,
+        aggregator: Aggregator = SequenceMean(),
         whitening: Whiten | None = None,
         gate: Gate | None = None,
-        regularizers: Mapping[str, Regularizer | None] | None = None,
+        regularizers: Mapping[str, Regularizer | None] = MappingProxyType({}),
         kl_reward: KLReward | None = None,
-        sampling: Sampling | None = None,
         responses_per_prompt: int = 8,
-        updates: Updates | None = None,
-        critic_updates: Updates | None = None,
+        sampling: Sampling = Sampling(),
+        updates: Updates = Updates(),
+        critic_updates: Updates = Updates(),
         learn_critics_first: bool = False,
         critic_warmup: int = 0,
         trust_rollout_log_probs: bool = False,
-        engine: RolloutEngine | None = None,
-        evaluation: Evaluation | None = None,
+        engine: RolloutEngine = HuggingFaceRollout(),
+        evaluation: Evaluation = Evaluation(),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.composition = Composition(
-            advantage, objective, aggregator or SequenceMean(), whitening, gate, dict(regularizers or {}), kl_reward
+            advantage, objective, aggregator, whitening, gate, MappingProxyType(dict(regularizers)), kl_reward
         )
-        self.sampling, self.responses_per_prompt = sampling or Sampling(), responses_per_prompt
-        self.updates, self.critic_updates = updates or Updates(), critic_updates or updates or Updates()
+        self.sampling, self.responses_per_prompt = sampling, responses_per_prompt
+        self.updates, self.critic_updates = updates, critic_updates
         self.optimizer, self.critic_optimizer = optimizer, critic_optimizer or optimizer
         self.learn_critics_first, self.critic_warmup = learn_critics_first, critic_warmup
-        self.trust_rollout_log_probs, self.engine = trust_rollout_log_probs, engine or HuggingFaceRollout()
+        self.trust_rollout_log_probs, self.engine = trust_rollout_log_probs, engine
         self._check(policy, critics)
         self.policy = Policy.load(policy)
         self.critics = None if critics is None else critics.build(policy)
         self.reference = Policy.load(policy).requires_grad_(False) if self.composition.needs("ref_log_probs") else None
-        self.evaluator = Evaluator(evaluation or Evaluation(), self.sampling, self.engine)
+        self.evaluator = Evaluator(evaluation, sampling, engine)
         self._warned: set[str] = set()
         self._restored: dict[str, Tensor] = {}
 
@@ -106,14 +107,14 @@ class PolicyGradient(LightningModule):
         check_at_least("PolicyGradient", 1, responses_per_prompt=self.responses_per_prompt)
         check_at_least("PolicyGradient", 0, critic_warmup=self.critic_warmup)
         self.sampling.check_trainable()
-        self.composition.check(
-            critics=None if critics is None else 1, responses_per_prompt=self.responses_per_prompt
-        )
+        self.composition.check(critics=None if critics is None else 1, responses_per_prompt=self.responses_per_prompt)
         check_model(policy)
         if critics is not None:
             critics.check(policy, self.responses_per_prompt)
         elif self.critic_warmup:
-            raise UsageError(f"critic_warmup={self.critic_warmup}, but there are no critics; set --model.critic_warmup=0.")
+            raise UsageError(
+                f"critic_warmup={self.critic_warmup}, but there are no critics; set --model.critic_warmup=0."
+            )
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -171,9 +172,7 @@ class PolicyGradient(LightningModule):
     @torch.no_grad()
     def _rollout(self, prompts: PromptBatch, meter: Meter) -> RolloutBatch:
         n, sampling = self.responses_per_prompt, self.sampling
-        batch = self.engine(
-            self.policy, prompts, responses_per_prompt=n, sampling=sampling, generator=self.generator
-        )
+        batch = self.engine(self.policy, prompts, responses_per_prompt=n, sampling=sampling, generator=self.generator)
         texts = decode_responses(self.policy, batch)
         scores, problems = prompts.score(texts, batch.group_ids.tolist())
         scores = scores.to(batch.scores.device)

@@ -1,9 +1,9 @@
 """`Supervised`: imitation of demonstrations, which makes the base models that reinforcement learning starts from."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
@@ -58,6 +58,7 @@ class Supervised(LightningModule):
         updates: Clip-norm and schedule (epochs and minibatches are the loader's here).
         evaluation: How the policy is judged.
         sampling: Length limit and temperature of the evaluated responses.
+        callbacks: Added to the Trainer's, for example to stop early.
     """
 
     def __init__(
@@ -68,11 +69,17 @@ class Supervised(LightningModule):
         updates: Updates,
         evaluation: Evaluation,
         sampling: Sampling,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
         self.policy = Policy.load(policy) if isinstance(policy, str) else Policy(*policy.build())
-        self.evaluator = Evaluator(evaluation, replace(sampling))
+        self.evaluator = Evaluator(evaluation, sampling)
         self.optimizer, self.updates = optimizer, updates
+        self.callbacks = list(callbacks)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Those that came with the module."""
+        return self.callbacks
 
     def training_step(self, prompts: PromptBatch, batch_index: int) -> Tensor:
         """Cross-entropy of the demonstrations."""
@@ -94,7 +101,9 @@ class Supervised(LightningModule):
     ) -> None:
         """Clip by the schedule's norm unless the Trainer names one."""
         value = self.updates.max_grad_norm if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm")
+        self.clip_gradients(
+            optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm"
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""

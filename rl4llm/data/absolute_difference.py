@@ -102,5 +102,3 @@ class _Drawn(Sequence[Example]):
 def _split_of(number: int) -> Split:
     bucket = (number * 2654435761 >> 16) % _SPLITS
     return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
-
-

@@ -56,9 +56,7 @@ class JsonLines(Task):
             raise UsageError(f"{where} is not JSON ({error.msg}); write one object a line.") from None
         if not isinstance(record, dict) or self.prompt_key not in record:
             raise UsageError(f"{where} has no field '{self.prompt_key}'; name the prompt's field with prompt_key.")
-        return Example(
-            record[self.prompt_key], record.get(self.answer_key), number, record.get(self.demonstration_key)
-        )
+        return Example(record[self.prompt_key], record.get(self.answer_key), number, record.get(self.demonstration_key))
 
     def traits(self, response: str) -> Mapping[str, float]:
         """None."""

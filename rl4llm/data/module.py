@@ -21,7 +21,7 @@ class PromptData(LightningDataModule):
 
     def __init__(
         self,
-        task: Task = AbsoluteDifference(),  # noqa: B008
+        task: Task = AbsoluteDifference(),
         prompts_per_step: int = 32,
         held_out_per_step: int = 256,
         seed: int | None = None,

@@ -78,8 +78,10 @@ class Policy(nn.Module):
         inputs = for_model(self.model, prefix_inputs(batch))
         options = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
         logits = self.model(**inputs, **options, use_cache=False).logits[:, -time:]
-        output = token_log_probs(
-            logits, batch.response_ids, temperature=temperature, entropy=True, logsumexp=logsumexp
-        ) if entropies or logsumexp else (token_log_probs(logits, batch.response_ids, temperature=temperature), None, None)
+        output = (
+            token_log_probs(logits, batch.response_ids, temperature=temperature, entropy=True, logsumexp=logsumexp)
+            if entropies or logsumexp
+            else (token_log_probs(logits, batch.response_ids, temperature=temperature), None, None)
+        )
         kept = [None if x is None else torch.where(batch.response_mask, x, 0.0) for x in output]
         return PolicyOutput(*kept)

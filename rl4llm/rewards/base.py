@@ -1,24 +1,15 @@
 """The family of rewards: `(prompt, response, answer) -> score`."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@runtime_checkable
-class Reward(Protocol):
-    """Any callable that scores one response: a plain function, or an object with `__call__`.
-
-    It returns a finite number (True and False count as 1 and 0). None, NaN, an infinity, anything else or an exception
-    mean "could not be scored": the response is left out of every statistic and counted, never scored 0 in silence.
-    """
-
-    def __call__(self, prompt: Any, response: str, answer: Any) -> float | None:
-        """Score of the response."""
-        ...
+# Scores one response. The number must be finite (True and False count as 1 and 0). None, NaN, an infinity, anything else or
+# an exception mean "could not be scored": the response is left out of every statistic and counted, never scored 0 in silence.
+Reward = Callable[[Any, str, Any], float | None]
 
 
 class Scores(NamedTuple):

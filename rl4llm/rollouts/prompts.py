@@ -15,7 +15,9 @@ def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         return policy.tokenizer(prompt)["input_ids"]
     if policy.tokenizer.chat_template is None:
-        raise UsageError("prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text.")
+        raise UsageError(
+            "prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text."
+        )
     return policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
 
 

@@ -134,8 +134,8 @@ def test_without_shift_only_the_spread_changes(x, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_large_offset_keeps_float32_digits(level):
-    offsets = torch.tensor([[0.0], [0.5], [2.0], [3.25]])
-    mask, ids = torch.ones(4, 1, dtype=torch.bool), torch.zeros(4, dtype=torch.long)
+    offsets = torch.tensor([[0.0], [0.5], [3.0]])  # their mean plus 1e4 is no float32
+    mask, ids = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
     torch.testing.assert_close(at(level, offsets + 1e4, mask, ids), at(level, offsets, mask, ids), rtol=1e-6, atol=1e-6)
 
 

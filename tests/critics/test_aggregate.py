@@ -73,7 +73,7 @@ def test_they_are_pointwise(function):
 
 @pytest.mark.parametrize("function", ALL)
 def test_they_keep_the_dtype_compute_wide_mutate_nothing_and_have_no_graph(function):
-    v = torch.tensor([[[100.0, 0.3]], [[0.1, 50.0]], [[7.1, 0.0]]], dtype=torch.bfloat16)
+    v = (100 * torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(0))).bfloat16()
     before = v.clone()
     assert function(v).dtype == torch.bfloat16
     assert torch.equal(function(v), function(v.double()).bfloat16())

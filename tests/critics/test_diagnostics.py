@@ -67,6 +67,14 @@ def test_the_correlation_of_one_critic_is_zero(batch):
     assert spread_error_correlation(twins, batch.returns, batch.response_mask).item() == 0.0
 
 
+def test_rounding_takes_no_correlation_beyond_one():
+    for seed in range(6):
+        spread = torch.rand(1, 7, generator=torch.Generator().manual_seed(seed))
+        twins = torch.stack([torch.zeros_like(spread), 2 * spread])
+        result = spread_error_correlation(twins, torch.zeros_like(spread), torch.ones(1, 7, dtype=torch.bool))
+        assert 0.9999 < result <= 1
+
+
 @FEWER
 @given(rollouts(), GARBAGE)
 def test_masked_positions_are_never_read(batch, garbage):
@@ -98,8 +106,8 @@ def test_nothing_trained_is_zero_and_bf16_is_computed_wide_without_graph():
         assert not result.requires_grad
     for result in both(x[:, :0], x[0, :0], none[:0]):
         assert result.item() == 0.0
-    v = torch.tensor([[[1.0, 2.0, 4.0]], [[1.5, 2.0, 3.0]]], dtype=torch.bfloat16)
-    r, mask = torch.tensor([[1.0, 0.0, 3.0]], dtype=torch.bfloat16), torch.ones(1, 3, dtype=torch.bool)
+    noise = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    v, r, mask = noise[:2], noise[2], torch.arange(50).expand(4, -1) < 40
     before = v.clone()
     for narrow, wide in zip(both(v, r, mask), both(v.double(), r.double(), mask), strict=True):
         assert narrow.dtype == torch.float32

@@ -243,6 +243,13 @@ def test_shapes_that_would_broadcast_are_errors(kind, unchecked_shapes):
         FUNCTIONS[kind](fields, 0.2)
 
 
+@FEWER
+@given(rollouts(), fractions)
+def test_the_random_gate_passes_its_seed(batch, fraction):
+    parts = batch.prompt_uids, batch.response_ids, batch.response_mask
+    assert torch.equal(RandomGate(fraction, seed=3)(batch), random_gate(*parts, fraction=fraction, seed=3))
+
+
 def test_random_gate_needs_one_uid_per_row_and_a_seed(unchecked_shapes):
     ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(UsageError, match=r"random_gate: prompt_uids has shape \(3,\), response_mask \(2, 3\)"):

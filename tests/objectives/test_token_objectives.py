@@ -24,13 +24,13 @@ OBJECTIVES = {
     "reinforce": lambda new, old, advantages, mask: reinforce(new, advantages, mask),
     "importance_weighted": importance_weighted,
     "ppo_clip": ppo_clip,
-    "ppo_clip_dual": lambda *tensors: ppo_clip(*tensors, clip_low=0.1, clip_high=0.3, dual_clip=1.5),
+    "ppo_clip_dual": lambda *tensors: ppo_clip(*tensors, clip_low=0.1, clip_high=0.3, dual_clip=1.1),
 }
 COMPONENTS = {
     "reinforce": Reinforce(),
     "importance_weighted": ImportanceWeighted(),
     "ppo_clip": PPOClip(),
-    "ppo_clip_dual": PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=1.5),
+    "ppo_clip_dual": PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=1.1),
 }
 BOUNDS = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 1.0]), st.sampled_from([0.0, 0.1, 0.3, 5.0]))
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())

@@ -1,0 +1,64 @@
+"""Asymmetric PPO (arXiv:2510.01656): mini-critics whose disagreement decides where the policy learns."""
+
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
+from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
+from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.cli import RecipeCLI
+from rl4llm.critics import MiniCritics, ValueSpec
+from rl4llm.data import PromptData
+from rl4llm.gates import AgreementGate, DivergenceFilter, Gate
+from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.regularizers import EntropyBonus, Regularizer
+
+
+def asyppo(
+    policy: str = "rl4llm/digits",
+    critics: ValueSpec = MiniCritics("rl4llm/digits-critic", size=2),  # V is their mean, σ their spread
+    advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
+    whitening: Whiten | None = Whiten(),
+    gate: Gate | None = AgreementGate(fraction=0.2),  # no policy gradient where the critics agree most
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    entropy: Regularizer | None = EntropyBonus(
+        1e-3, where=DivergenceFilter(fraction=0.2)
+    ),  # none where they diverge most
+    updates: Updates = Updates(epochs=1, minibatches=2),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.0),
+    **options: Any,
+) -> PolicyGradient:
+    """Train a policy against an ensemble of mini-critics.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        critics: How many, how large, what each learns from, and how their values are joined.
+        advantage: From rewards and the critics' value to advantages and value targets.
+        whitening: Normalizes the advantages of the rollout batch, before the gate.
+        gate: Tokens from which the policy learns; null: all.
+        objective: From advantages to the policy's loss.
+        entropy: Entropy bonus and where it is given; `--model.entropy.where=null` is the naive bonus.
+        updates: Optimizer steps of the policy on one rollout batch.
+        optimizer: Of the policy.
+        critic_optimizer: Of each critic.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(
+        policy,
+        critics=critics,
+        advantage=advantage,
+        whitening=whitening,
+        gate=gate,
+        objective=objective,
+        regularizers={"entropy": entropy},
+        updates=updates,
+        optimizer=optimizer,
+        critic_optimizer=critic_optimizer,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    RecipeCLI(asyppo, PromptData, max_steps=300, val_check_interval=30)

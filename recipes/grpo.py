@@ -1,0 +1,48 @@
+"""Group Relative Policy Optimization (arXiv:2402.03300): each response against its siblings, without a critic."""
+
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.regularizers import Regularizer
+
+
+def grpo(
+    policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = GroupRelative(normalize_std=True),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
+    updates: Updates = Updates(epochs=1, minibatches=2),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
+    **options: Any,
+) -> PolicyGradient:
+    """Train a policy against the mean and spread of each prompt's scores.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        advantage: From the scores of a group to advantages.
+        objective: From advantages to the policy's loss.
+        kl: Penalty for leaving the reference policy.
+        updates: Optimizer steps on one rollout batch.
+        optimizer: Of the policy.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        regularizers={"kl": kl},
+        updates=updates,
+        optimizer=optimizer,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    RecipeCLI(grpo, PromptData, max_steps=300, val_check_interval=30)

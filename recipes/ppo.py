@@ -1,0 +1,58 @@
+"""Proximal Policy Optimization (arXiv:1707.06347) with one critic as large as the policy."""
+
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
+from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
+from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.cli import RecipeCLI
+from rl4llm.critics import SymmetricCritic, ValueSpec
+from rl4llm.data import PromptData
+from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.regularizers import EntropyBonus, Regularizer
+
+
+def ppo(
+    policy: str = "rl4llm/digits",
+    critics: ValueSpec = SymmetricCritic(),
+    advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
+    whitening: Whiten | None = Whiten(),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    entropy: Regularizer | None = EntropyBonus(1e-3),
+    updates: Updates = Updates(epochs=1, minibatches=2),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.0),
+    **options: Any,
+) -> PolicyGradient:
+    """Train a policy against its critic's value.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        critics: The value source.
+        advantage: From rewards and values to advantages and value targets.
+        whitening: Normalizes the advantages of the rollout batch.
+        objective: From advantages to the policy's loss.
+        entropy: Entropy bonus.
+        updates: Optimizer steps of the policy on one rollout batch.
+        optimizer: Of the policy.
+        critic_optimizer: Of the critic.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(
+        policy,
+        critics=critics,
+        advantage=advantage,
+        whitening=whitening,
+        objective=objective,
+        regularizers={"entropy": entropy},
+        updates=updates,
+        optimizer=optimizer,
+        critic_optimizer=critic_optimizer,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    RecipeCLI(ppo, PromptData, max_steps=300, val_check_interval=30)

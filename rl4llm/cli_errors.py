@@ -1,0 +1,55 @@
+"""Argument errors in one line: which flag, what came, what to do."""
+
+import difflib
+import re
+
+_KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
+_OURS = re.compile(r"^[A-Z]\w+: \S.*\.$")
+_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_IMPORT = re.compile(r"((?:Unable to import|No module named|Import path|module .* has no attribute).*)")
+_TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+)")
+_UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |Option '|Key ')(-{0,2}[\w.\-]+)")
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def one_line(message: str, options: list[str]) -> str:
+    """The one line that a parser's message comes down to.
+
+    Args:
+        message: What the parser said, possibly many lines.
+        options: The flags there are, for a suggestion where one is misspelt.
+
+    Example:
+        >>> one_line('Parser key "trainer.max_steps": Expected a <class \\'int\\'>. Got value: x', [])
+        '--trainer.max_steps: expected a whole number, got x.'
+        >>> one_line("Unrecognized arguments: --model.gat=null", ["--model.gate"])
+        'unknown flag --model.gat; did you mean --model.gate? --help lists all flags.'
+    """
+    lines = [line.strip().lstrip("- ") for line in message.splitlines() if line.strip()]
+    text = " ".join(lines)
+    key = _KEY.search(text)
+    flag = f"--{key[1]}" if key else ""
+    ours = next((line for line in lines if _OURS.match(line)), None)
+    if ours:
+        return f"{flag}: {ours}" if flag else ours
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        return _unknown_flag(unknown[1], options)
+    return _bad_value(flag, text)
+
+
+def _unknown_flag(name: str, options: list[str]) -> str:
+    asked = "--" + name.lstrip("-")
+    near = difflib.get_close_matches(asked, options, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"unknown flag {asked}{hint} --help lists all flags."
+
+
+def _bad_value(flag: str, text: str) -> str:
+    imported, named, typed = _IMPORT.search(text), _CLASS.search(text), _TYPE.search(text)
+    if imported or named:
+        what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is no known class"  # type: ignore[index]
+        return f"{flag}: {what}; give a class that --help lists under {flag}, or an import path such as package.module.Class."
+    if typed:
+        return f"{flag}: expected {_TYPES.get(typed[1], typed[1])}, got {typed[2]}."
+    return text if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."
