@@ -33,9 +33,9 @@ class _Parser(LightningArgumentParser):
 class RecipeCLI(LightningCLI):
     """Run a recipe from the command line.
 
-    The recipe's signature gives the flags (`--model.gate=null`), the data module's gives the rest (`--data...`). Runs are
-    reproducible (`--seed_everything`), land in `runs/<recipe>/version_<n>` with their resolved `config.yaml`, and are
-    logged to TensorBoard and CSV, to Weights & Biases too with `--wandb=PROJECT`.
+    The recipe's signature gives the flags (`--model.gate=null`), the data module's gives the rest (`--data...`).
+    Runs are reproducible (`--seed_everything`), land in `runs/<recipe>/version_<n>` with their resolved `config.yaml`,
+    and are logged to TensorBoard and CSV, to Weights & Biases too with `--wandb=PROJECT`.
 
     Args:
         recipe: Function from parts to a module; its return annotation is needed.

@@ -49,7 +49,7 @@ def _bad_value(flag: str, text: str) -> str:
     imported, named, typed = _IMPORT.search(text), _CLASS.search(text), _TYPE.search(text)
     if imported or named:
         what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is no known class"  # type: ignore[index]
-        return f"{flag}: {what}; give a class that --help lists under {flag}, or an import path such as package.module.Class."
+        return f"{flag}: {what}; give a class that --help lists there, or an import path such as package.module.Class."
     if typed:
         return f"{flag}: expected {_TYPES.get(typed[1], typed[1])}, got {typed[2]}."
     return text if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."

@@ -73,8 +73,8 @@ class Composition:
             smallest = getattr(part, "smallest_group", 1)
             if responses_per_prompt < smallest:
                 raise UsageError(
-                    f"{slot}={name} compares the responses of one prompt, and responses_per_prompt="
-                    f"{responses_per_prompt} leaves nothing to compare; set --model.responses_per_prompt={smallest} or more."
+                    f"{slot}={name} compares responses of one prompt, and responses_per_prompt={responses_per_prompt} "
+                    f"leaves nothing to compare; set --model.responses_per_prompt={smallest} or more."
                 )
         if self.objective.level == "response" and self.gate is not None:
             raise UsageError(

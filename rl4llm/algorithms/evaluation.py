@@ -9,6 +9,7 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_interval
 from rl4llm.data.task import PromptBatch
+from rl4llm.masked import masked_mean
 from rl4llm.metrics import PassAtK
 from rl4llm.models import Policy
 from rl4llm.rollouts import HuggingFaceRollout, RolloutEngine, Sampling, decode_responses
@@ -71,20 +72,19 @@ class Evaluator(torch.nn.Module):
         if self.generator is None:
             device = next(policy.parameters()).device
             self.generator = torch.Generator(device).manual_seed(self.evaluation.seed + module.global_rank)
-        log = {"on_epoch": True, "on_step": False, "sync_dist": True}
         greedy, _ = self._answer(policy, prompts, 1, self.greedy)
         correct, scored = _correct(greedy)
-        module.log(f"{stage}/greedy_accuracy", _mean(correct, scored), batch_size=int(scored.sum()) or 1, **log)
+        _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
         sampled, texts = self._answer(policy, prompts, self.evaluation.samples, self.sampled)
         correct, scored = _correct(sampled)
-        size = {"batch_size": int(scored.sum()) or 1}
-        module.log(f"{stage}/sampled_accuracy", _mean(correct, scored), prog_bar=True, **size, **log)
-        module.log(f"{stage}/reward", _mean(sampled.scores.nan_to_num(), scored), **size, **log)
-        module.log(f"{stage}/unscorable_share", 1 - scored.float().mean(), batch_size=len(sampled), **log)
-        module.log(f"{stage}/response_length", sampled.lengths.float().mean(), batch_size=len(sampled), **log)
-        module.log(f"{stage}/truncated_share", sampled.truncated.float().mean(), batch_size=len(sampled), **log)
+        everything = torch.ones_like(scored)
+        _log(module, f"{stage}/sampled_accuracy", correct.float(), scored, shown=True)
+        _log(module, f"{stage}/reward", sampled.scores, scored)
+        _log(module, f"{stage}/unscorable_share", (~scored).float(), everything)
+        _log(module, f"{stage}/response_length", sampled.lengths.float(), everything)
+        _log(module, f"{stage}/truncated_share", sampled.truncated.float(), everything)
         for name, value in mean_traits(prompts, texts).items():
-            module.log(f"{stage}/{name}", value, batch_size=len(sampled), **log)
+            _log(module, f"{stage}/{name}", torch.full_like(sampled.scores, value), everything)
         shape = (len(prompts), self.evaluation.samples)
         self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
         module.log(f"{stage}/pass_at_{self.evaluation.samples}", self.pass_at_k, on_epoch=True, on_step=False)
@@ -104,8 +104,12 @@ def _correct(batch: RolloutBatch) -> tuple[Tensor, Tensor]:
     return batch.scores > 0, ~batch.scores.isnan()
 
 
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    return (values * counted).float().sum() / counted.sum().clamp(min=1)
+def _log(module: LightningModule, name: str, values: Tensor, counted: Tensor, *, shown: bool = False) -> None:
+    """Log a mean over counted responses, weighted so that it stays one over batches and ranks."""
+    weight = int(counted.sum())
+    if weight:
+        mean = masked_mean(values, counted)
+        module.log(name, mean, on_epoch=True, on_step=False, sync_dist=True, batch_size=weight, prog_bar=shown)
 
 
 def mean_traits(prompts: PromptBatch, texts: list[str]) -> dict[str, float]:

@@ -26,7 +26,8 @@ def policy_losses(
         on_policy: Whether the policy is still the one that acted, so that this pass gives `old_log_probs` too.
     """
     rows.require("advantages", "gates", by="policy_losses")
-    assert rows.advantages is not None and rows.gates is not None
+    gates = rows.gates
+    assert gates is not None
     output = policy(
         rows,
         temperature=temperature,
@@ -36,10 +37,10 @@ def policy_losses(
     if on_policy:
         rows = rows.replace(old_log_probs=output.log_probs.detach())
     objective = composition.objective(output, rows)
-    gate = rows.gates[0]
+    gate = gates[0]
     per_token = objective.ndim == 2
     terms = [keep(objective, gate) if per_token else objective]
-    for (slot, regularizer), where in zip(composition.active_regularizers().items(), rows.gates[1:], strict=True):
+    for (slot, regularizer), where in zip(composition.active_regularizers().items(), gates[1:], strict=True):
         penalty = regularizer(output, rows)
         terms.append(keep(penalty, where))
         meter.add(f"penalty/{slot}", penalty, where)

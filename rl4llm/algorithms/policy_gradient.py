@@ -120,7 +120,7 @@ class PolicyGradient(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer and schedule for the policy, then one for each learner of the value source."""
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
         learners = {} if self.critics is None else self.critics.learners
         optimizers = [self.optimizer(self.policy.parameters())]
         optimizers += [self.critic_optimizer(module.parameters()) for module in learners.values()]
@@ -269,7 +269,9 @@ class PolicyGradient(LightningModule):
 
     def _observe_values(self, batch: RolloutBatch, meter: Meter) -> None:
         mask = batch.response_mask
-        assert batch.gates is not None and batch.advantages is not None
+        batch.require("gates", "advantages", by="PolicyGradient")
+        assert batch.gates is not None
+        assert batch.advantages is not None
         meter.add("policy/advantage", batch.advantages, mask)
         meter.add("policy/gated_share", (~batch.gates[0]).float(), mask)
         for slot, where in zip(self.composition.active_regularizers(), batch.gates[1:], strict=True):

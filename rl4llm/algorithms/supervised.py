@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -90,10 +91,10 @@ class Supervised(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer, its learning rate scheduled by step."""
         optimizer = self.optimizer(self.policy.parameters())
-        scheduler = self.updates.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self.updates.scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from rl4llm.checks import check_at_least, check_choice, check_interval
+from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
@@ -51,8 +51,16 @@ class Updates:
         for _ in range(self.epochs):
             yield from torch.randperm(rows, generator=generator).tensor_split(self.minibatches)
 
-    def scheduler(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        """The learning-rate schedule, stepped once a rollout batch."""
-        return get_scheduler(
-            self.schedule, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total_steps
-        )
+    def scheduler(self, optimizer: Optimizer, total_steps: float) -> LRScheduler:
+        """The learning-rate schedule, stepped once a rollout batch.
+
+        Raises:
+            UsageError: If the rate is to fall to zero over a training without end.
+        """
+        if total_steps == float("inf") and not self.schedule.startswith("constant"):
+            raise UsageError(
+                f"Updates: schedule={self.schedule} needs an end of training; "
+                "set --trainer.max_steps, or schedule=constant."
+            )
+        steps = None if total_steps == float("inf") else int(total_steps)
+        return get_scheduler(self.schedule, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=steps)

@@ -1,6 +1,7 @@
 """`CriticEnsemble`: M critics, each trained on its own shard of the responses, and their aggregate as V."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -59,4 +60,7 @@ class CriticEnsemble(ValueSource):
         shards = self.shards(batch.group_ids, len(self))
         for index, (name, critic) in enumerate(self.learners.items()):
             own = batch.replace(values=batch.critic_values[index]).select(learns_from(shards, index))
-            context.minimize(name, own, lambda rows, critic=critic: self.loss(critic(rows), rows))
+            context.minimize(name, own, partial(self._losses, critic))
+
+    def _losses(self, critic: nn.Module, rows: RolloutBatch) -> Float[Tensor, "batch time"]:
+        return self.loss(critic(rows), rows)

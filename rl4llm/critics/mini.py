@@ -23,7 +23,8 @@ class MiniCritics(ValueSpec):
     Args:
         model: The critics' base: a hub name, a folder, or an embedded model. Each gets its own new value head.
         size: M, how many critics.
-        shards: What each learns from: "group", its part of every prompt's responses; "prompt", whole prompts; "shared", all.
+        shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt") or all
+            of them ("shared").
         aggregate: The estimator's value: "mean" or "min" over critics.
         loss: Value loss of one token.
         head_scale: Scale of the new heads' weights; 0 starts all values at 0.
@@ -49,8 +50,8 @@ class MiniCritics(ValueSpec):
         check_model(self.model)
         if self.shards == "group" and responses_per_prompt < self.size:
             raise UsageError(
-                f"MiniCritics: more critics (size={self.size}) than responses per prompt ({responses_per_prompt}): some "
-                "critic would learn nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
+                f"MiniCritics: more critics (size={self.size}) than responses per prompt ({responses_per_prompt}), so "
+                "some critic learns nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
             )
 
     def build(self, policy: str) -> CriticEnsemble:

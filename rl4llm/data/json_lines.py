@@ -13,7 +13,7 @@ from rl4llm.rewards import Reward
 
 @dataclass(frozen=True)
 class JsonLines(Task):
-    """A task from files: each line an object with a prompt (text or chat messages), an answer and, optionally, a response.
+    """A task from files: each line an object with a prompt (text or chat), an answer and, optionally, a response.
 
     Args:
         train: File of training prompts.

@@ -1,4 +1,4 @@
-"""From a model's name to its weights and tokenizer: one code path for hub names, local folders and the embedded models."""
+"""From a model's name to its weights and tokenizer: one code path for hub, local and embedded models."""
 
 import inspect
 from pathlib import Path

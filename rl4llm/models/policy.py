@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.log_probs import token_log_probs
+from rl4llm.masked import keep
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, load_tokenizer
 
 
@@ -78,10 +79,9 @@ class Policy(nn.Module):
         inputs = for_model(self.model, prefix_inputs(batch))
         options = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
         logits = self.model(**inputs, **options, use_cache=False).logits[:, -time:]
-        output = (
-            token_log_probs(logits, batch.response_ids, temperature=temperature, entropy=True, logsumexp=logsumexp)
-            if entropies or logsumexp
-            else (token_log_probs(logits, batch.response_ids, temperature=temperature), None, None)
+        output = token_log_probs(
+            logits, batch.response_ids, temperature=temperature, entropy=entropies, logsumexp=logsumexp
         )
-        kept = [None if x is None else torch.where(batch.response_mask, x, 0.0) for x in output]
-        return PolicyOutput(*kept)
+        log_probs, *extras = output if isinstance(output, tuple) else (output, None, None)
+        kept = [None if x is None else keep(x, batch.response_mask) for x in extras]
+        return PolicyOutput(keep(log_probs, batch.response_mask), *kept)

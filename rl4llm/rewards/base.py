@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Scores one response. The number must be finite (True and False count as 1 and 0). None, NaN, an infinity, anything else or
-# an exception mean "could not be scored": the response is left out of every statistic and counted, never scored 0 in silence.
+# Scores one response with a finite number (True and False are 1 and 0). None, NaN, an infinity, anything else or an
+# exception mean "could not be scored": the response is left out of every statistic and counted, never silently 0.
 Reward = Callable[[Any, str, Any], float | None]
 
 
@@ -32,7 +32,7 @@ def score_responses(reward: Reward, prompts: Sequence[Any], responses: Sequence[
         One score a response, and the distinct problems in order of appearance.
 
     Example:
-        >>> score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], ["1", "2"], ["1", "1"])
+        >>> score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], ["1", "2"], "11")
         Scores(scores=tensor([1., nan]), problems=['ZeroDivisionError: division by zero'])
     """
     scores, problems = [], []

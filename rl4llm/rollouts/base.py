@@ -23,4 +23,4 @@ class RolloutEngine(ABC):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> RolloutBatch:
-        """Responses to every prompt, those of one prompt together; `scores` NaN and `rewards` 0 until they are scored."""
+        """Responses to every prompt, those of one prompt together; `scores` NaN, `rewards` 0 until scored."""

@@ -1,5 +1,7 @@
 """From prompts as text or chats to left-padded token ids."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -12,13 +14,15 @@ from rl4llm.models.loading import context_length
 
 def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
     """Token ids of a text as it stands, or of a chat through the tokenizer's chat template."""
+    ids: Any
     if isinstance(prompt, str):
         return policy.tokenizer(prompt)["input_ids"]
     if policy.tokenizer.chat_template is None:
         raise UsageError(
             "prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text."
         )
-    return policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    ids = policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return ids
 
 
 def encode_prompts(

@@ -14,7 +14,7 @@ class Sampling:
     """How response tokens are drawn.
 
     Args:
-        temperature: Logits are divided by it, in the engine and in the trainer's log-probs; 0 takes the likeliest token.
+        temperature: Divides the logits, in the engine and in the trainer's log-probs; 0 takes the likeliest token.
         top_k: Keep only the k likeliest tokens; None keeps all. For evaluation only.
         top_p: Keep the smallest set of likeliest tokens with this mass; 1 keeps all. For evaluation only.
         max_response_tokens: Length limit of a response.

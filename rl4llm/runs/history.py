@@ -20,7 +20,7 @@ class History(Callback):
         self.training.append((trainer.global_step, {n: v for n, v in numbers.items() if not n.startswith("val/")}))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keep the evaluation. The Trainer's check before training is the evaluation at step 0, and is logged as such."""
+        """Keep the evaluation. The Trainer's check before training is the one at step 0, and is logged as such."""
         numbers = {name: value for name, value in _numbers(trainer).items() if name.startswith("val/")}
         self.validation.append((trainer.global_step, numbers))
         if trainer.sanity_checking:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
+from rl4llm.models import Policy
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.history import History
 
@@ -30,12 +31,13 @@ class Summary(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop the clock and write the policy."""
         self.minutes = (time.perf_counter() - self.started) / 60
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            module.policy.save(_folder(trainer) / "policy")
+        policy = module.policy
+        if trainer.is_global_zero and isinstance(policy, Policy):
+            policy.save(_folder(trainer) / "policy")
 
     def finish(self, trainer: Trainer) -> None:
         """Draw the curves and print the table."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero:
             return
         folder = _folder(trainer)
         draw_curves(self.history, folder / "curves.png", title=self.title)
@@ -47,10 +49,9 @@ class Summary(Callback):
             (_, before), (_, after) = self.history.validation[0], self.history.validation[-1]
             lines.append(f"{'held out':24}{'before':>10}{'after':>10}")
             names = [name for row in _ROWS for name in after if name.startswith(f"val/{row}")]
-            lines += [
-                f"{name.removeprefix('val/').replace('_', ' '):24}{before.get(name, float('nan')):>10.3f}{after[name]:>10.3f}"
-                for name in names
-            ]
+            for name in names:
+                label = name.removeprefix("val/").replace("_", " ")
+                lines.append(f"{label:24}{before.get(name, float('nan')):>10.3f}{after[name]:>10.3f}")
         what = {"run folder": "", "learning curves": "curves.png", "policy": "policy", "numbers": "metrics.csv"}
         lines += ["", *(f"{label:18}{folder / name}" for label, name in what.items())]
         return "\n".join(lines)

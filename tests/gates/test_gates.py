@@ -13,10 +13,7 @@ from rl4llm.critics import critic_std
 from rl4llm.gates import (
     AdvantageMagnitude,
     AgreementGate,
-    Both,
-    Complement,
     DivergenceFilter,
-    Either,
     Gate,
     HighEntropy,
     RandomGate,
@@ -43,7 +40,6 @@ FEWER = settings(max_examples=settings.default.max_examples // 3)  # whole batch
 EVERY = pytest.mark.parametrize("kind", KINDS)
 fractions = st.sampled_from([0.0, 0.1, 0.2, 0.29, 0.5, 0.8, 0.95])
 batches = rollouts()
-gates = st.builds(lambda kind, fraction: kind(fraction=fraction), st.sampled_from(KINDS), fractions)
 
 
 def with_masked(batch, garbage):
@@ -300,25 +296,3 @@ def test_the_defaults_are_the_papers():
     assert int(high_entropy(x[0], mask).sum()) == 20
     assert int(advantage_magnitude(x[0], mask).sum()) == 80
     assert torch.equal(high_entropy(x[0], mask), drop_smallest(x[0], mask, 0.8))
-
-
-@FEWER
-@given(batches, gates, gates)
-def test_the_algebra_of_gates_is_boolean(batch, a, b):
-    assert torch.equal((a & b)(batch), a(batch) & b(batch))
-    assert torch.equal((a | b)(batch), a(batch) | b(batch))
-    assert torch.equal((~a)(batch), batch.response_mask & ~a(batch))
-    assert torch.equal((a & b)(batch), (b & a)(batch))
-    assert torch.equal((a | b)(batch), (b | a)(batch))
-    assert torch.equal((~~a)(batch), a(batch))
-    assert torch.equal((~(a & b))(batch), (~a | ~b)(batch))
-    assert torch.equal((~(a | b))(batch), (~a & ~b)(batch))
-    assert torch.equal((a | ~a)(batch), batch.response_mask)
-    assert not (a & ~a)(batch).any()
-    assert torch.equal((a & a)(batch), a(batch))
-
-
-def test_composed_gates_are_named_values_that_need_what_their_parts_need():
-    a, b = AgreementGate(), HighEntropy()
-    assert (a & b, a | b, ~a) == (Both(a, b), Either(a, b), Complement(a))
-    assert (a & ~b).needs == ("critic_values", "entropies")
