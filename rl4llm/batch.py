@@ -161,8 +161,8 @@ class RolloutBatch:
         return [self.select(piece) for piece in pieces]
 
     def trim(self) -> "RolloutBatch":
-        """Without the padding columns that no row needs."""
-        time = int(self.widths.max()) if len(self) else 0
+        """Without the padding columns that no row needs; one column stays where every row is empty."""
+        time = max(1, int(self.widths.max())) if len(self) else 0
         used = self.prompt_mask.any(0).nonzero()
         start = int(used[0]) if len(used) else self.prompt_mask.shape[1]
         cut: dict[str, Any] = {n: t[..., :time] for n, t in self._tensors().items() if t.ndim > 1}
@@ -183,13 +183,14 @@ class RolloutBatch:
             joined[name] = torch.cat(pieces, dim=int(name in _STACKED))
         return cls(**joined)
 
-    def require(self, *names: str, by: str) -> None:
-        """Raise unless the fields are there, naming who needs them and what provides them."""
+    def require(self, *names: str, by: str) -> tuple[Tensor, ...]:
+        """The named fields. Raises if one is not there, naming who needs it and what provides it."""
         for name in names:
             if getattr(self, name) is None:
                 raise UsageError(
                     f"{by} needs {name}, which this batch does not hold; it comes from {_PROVIDERS.get(name, name)}."
                 )
+        return tuple(getattr(self, name) for name in names)
 
 
 def _padded(name: str, tensor: Tensor, prompt: int, time: int) -> Tensor:

@@ -62,7 +62,7 @@ def group_max(
 
 def group_count(group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """How many rows of each group count, given back to every row."""
-    return group_sum(mask.double(), group_ids, torch.ones_like(mask))
+    return group_sum(mask.float(), group_ids, torch.ones_like(mask))
 
 
 def group_mean(

@@ -19,3 +19,22 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory):
+    """Folder of an untrained policy of a few thousand weights over digits."""
+    return _tiny(tmp_path_factory.mktemp("policy"), hidden_size=32, layers=1, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_critic(tmp_path_factory):
+    """Folder of a still smaller model for critics."""
+    return _tiny(tmp_path_factory.mktemp("critic"), hidden_size=16, layers=1, seed=1)
+
+
+def _tiny(folder, **sizes):
+    from rl4llm.models import Policy, TinyQwen3
+
+    Policy(*TinyQwen3(heads=2, key_value_heads=1, head_size=8, context=64, **sizes).build()).save(folder)
+    return str(folder)

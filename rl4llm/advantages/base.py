@@ -24,10 +24,12 @@ class AdvantageEstimator(ABC):
 
     Attributes:
         needs: Optional fields of the batch that it reads.
+        smallest_group: Responses of one prompt below which it gives no signal.
         paper: arXiv id of its source.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    smallest_group: ClassVar[int] = 1
     paper: ClassVar[str]
 
     @abstractmethod

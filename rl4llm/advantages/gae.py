@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -154,8 +154,7 @@ class GAE(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages and value targets of every trained token."""
-        batch.require("values", by="GAE")
-        values: Float[Tensor, "batch time"] = batch.values  # type: ignore[assignment]
+        (values,) = batch.require("values", by="GAE")
         mask = batch.scored_mask
         return gae(batch.rewards, values, mask, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
 
@@ -184,7 +183,6 @@ class LengthAdaptiveGAE(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages and value targets of every trained token."""
-        batch.require("values", by="LengthAdaptiveGAE")
-        values: Float[Tensor, "batch time"] = batch.values  # type: ignore[assignment]
+        (values,) = batch.require("values", by="LengthAdaptiveGAE")
         options = {"gamma": self.gamma, "alpha": self.alpha, "lam_returns": self.lam_returns}
         return length_adaptive_gae(batch.rewards, values, batch.scored_mask, **options)

@@ -107,6 +107,7 @@ class GroupRelative(AdvantageEstimator):
 
     normalize_std: bool = True
     unbiased: bool = True
+    smallest_group: ClassVar[int] = 2
     paper: ClassVar[str] = "2402.03300"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:

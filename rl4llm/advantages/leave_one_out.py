@@ -54,6 +54,7 @@ class LeaveOneOut(AdvantageEstimator):
     It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
+    smallest_group: ClassVar[int] = 2
     paper: ClassVar[str] = "2402.14740"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:

@@ -25,9 +25,7 @@ def policy_losses(
         temperature: At which the responses were sampled.
         on_policy: Whether the policy is still the one that acted, so that this pass gives `old_log_probs` too.
     """
-    rows.require("advantages", "gates", by="policy_losses")
-    gates = rows.gates
-    assert gates is not None
+    _, gates = rows.require("advantages", "gates", by="policy_losses")
     output = policy(
         rows,
         temperature=temperature,
@@ -53,9 +51,9 @@ def policy_losses(
 
 
 def _observe(log_probs: Tensor, objective: Tensor, rows: RolloutBatch, gate: Tensor, meter: Meter) -> None:
-    assert rows.advantages is not None
     if torch.is_grad_enabled():
-        silenced = silenced_tokens(objective, log_probs, rows.advantages, rows.response_mask)
+        (advantages,) = rows.require("advantages", by="policy_losses")
+        silenced = silenced_tokens(objective, log_probs, advantages, rows.response_mask)
         meter.add("policy/clip_share", silenced.float(), gate)
     meter.add("policy/loss", objective, rows.response_mask if objective.ndim == 2 else rows.response_mask.any(-1))
     meter.add(

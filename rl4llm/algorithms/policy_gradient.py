@@ -269,12 +269,10 @@ class PolicyGradient(LightningModule):
 
     def _observe_values(self, batch: RolloutBatch, meter: Meter) -> None:
         mask = batch.response_mask
-        batch.require("gates", "advantages", by="PolicyGradient")
-        assert batch.gates is not None
-        assert batch.advantages is not None
-        meter.add("policy/advantage", batch.advantages, mask)
-        meter.add("policy/gated_share", (~batch.gates[0]).float(), mask)
-        for slot, where in zip(self.composition.active_regularizers(), batch.gates[1:], strict=True):
+        advantages, gates = batch.require("advantages", "gates", by="PolicyGradient")
+        meter.add("policy/advantage", advantages, mask)
+        meter.add("policy/gated_share", (~gates[0]).float(), mask)
+        for slot, where in zip(self.composition.active_regularizers(), gates[1:], strict=True):
             meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
         if batch.values is None or batch.returns is None:
             return

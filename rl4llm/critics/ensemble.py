@@ -55,11 +55,10 @@ class CriticEnsemble(ValueSource):
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
         """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
-        batch.require("critic_values", "returns", by="CriticEnsemble.learn")
-        assert batch.critic_values is not None
+        critic_values, _ = batch.require("critic_values", "returns", by="CriticEnsemble.learn")
         shards = self.shards(batch.group_ids, len(self))
         for index, (name, critic) in enumerate(self.learners.items()):
-            own = batch.replace(values=batch.critic_values[index]).select(learns_from(shards, index))
+            own = batch.replace(values=critic_values[index]).select(learns_from(shards, index))
             context.minimize(name, own, partial(self._losses, critic))
 
     def _losses(self, critic: nn.Module, rows: RolloutBatch) -> Float[Tensor, "batch time"]:

@@ -121,8 +121,8 @@ class SquaredValueLoss(ValueLoss):
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`value_loss` against `batch.returns`."""
-        batch.require(*self.needs, by="SquaredValueLoss")
-        return value_loss(values, batch.returns, batch.scored_mask)  # type: ignore[arg-type]
+        (returns,) = batch.require("returns", by="SquaredValueLoss")
+        return value_loss(values, returns, batch.scored_mask)
 
 
 @dataclass(frozen=True)
@@ -142,5 +142,5 @@ class ClippedValueLoss(ValueLoss):
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`clipped_value_loss` against `batch.returns`, around `batch.values`."""
-        batch.require(*self.needs, by="ClippedValueLoss")
-        return clipped_value_loss(values, batch.values, batch.returns, batch.scored_mask, clip=self.clip)  # type: ignore[arg-type]
+        old_values, returns = batch.require("values", "returns", by="ClippedValueLoss")
+        return clipped_value_loss(values, old_values, returns, batch.scored_mask, clip=self.clip)

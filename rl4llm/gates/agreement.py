@@ -69,5 +69,5 @@ class AgreementGate(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`agreement_gate` of `batch.critic_values`."""
-        batch.require(*self.needs, by="AgreementGate")
-        return agreement_gate(batch.critic_values, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]
+        (critic_values,) = batch.require("critic_values", by="AgreementGate")
+        return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction)

@@ -72,5 +72,5 @@ class DivergenceFilter(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`divergence_filter` of `batch.critic_values`."""
-        batch.require(*self.needs, by="DivergenceFilter")
-        return divergence_filter(batch.critic_values, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]
+        (critic_values,) = batch.require("critic_values", by="DivergenceFilter")
+        return divergence_filter(critic_values, batch.response_mask, fraction=self.fraction)

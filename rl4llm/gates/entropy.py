@@ -62,5 +62,5 @@ class HighEntropy(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_entropy` of `batch.entropies`."""
-        batch.require(*self.needs, by="HighEntropy")
-        return high_entropy(batch.entropies, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]
+        (entropies,) = batch.require("entropies", by="HighEntropy")
+        return high_entropy(entropies, batch.response_mask, fraction=self.fraction)

@@ -179,8 +179,8 @@ class AdvantageMagnitude(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`advantage_magnitude` of `batch.advantages`."""
-        batch.require(*self.needs, by="AdvantageMagnitude")
-        return advantage_magnitude(batch.advantages, batch.response_mask, fraction=self.fraction)  # type: ignore[arg-type]
+        (advantages,) = batch.require("advantages", by="AdvantageMagnitude")
+        return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,5 @@ class ImportanceWeighted(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        batch.require("advantages", by="ImportanceWeighted")
-        advantages: Float[Tensor, "batch time"] = batch.advantages  # type: ignore[assignment]
+        (advantages,) = batch.require("advantages", by="ImportanceWeighted")
         return importance_weighted(policy.log_probs, batch.old_log_probs, advantages, batch.response_mask)

@@ -102,8 +102,7 @@ class PPOClip(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        batch.require("advantages", by="PPOClip")
-        advantages: Float[Tensor, "batch time"] = batch.advantages  # type: ignore[assignment]
+        (advantages,) = batch.require("advantages", by="PPOClip")
         return ppo_clip(
             policy.log_probs,
             batch.old_log_probs,

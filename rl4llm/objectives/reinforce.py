@@ -58,6 +58,5 @@ class Reinforce(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        batch.require("advantages", by="Reinforce")
-        advantages: Float[Tensor, "batch time"] = batch.advantages  # type: ignore[assignment]
+        (advantages,) = batch.require("advantages", by="Reinforce")
         return reinforce(policy.log_probs, advantages, batch.response_mask)

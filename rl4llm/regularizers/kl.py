@@ -178,8 +178,7 @@ class KLPenalty(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
-        batch.require("ref_log_probs", by="KLPenalty")
-        reference: Float[Tensor, "batch time"] = batch.ref_log_probs  # type: ignore[assignment]
+        (reference,) = batch.require("ref_log_probs", by="KLPenalty")
         return self.coef * kl_penalty(
             policy.log_probs,
             reference,

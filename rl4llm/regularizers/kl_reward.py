@@ -80,8 +80,7 @@ class KLReward:
 
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """The batch's rewards less the divergence."""
-        batch.require("ref_log_probs", by="KLReward")
-        reference: Float[Tensor, "batch time"] = batch.ref_log_probs  # type: ignore[assignment]
+        (reference,) = batch.require("ref_log_probs", by="KLReward")
         return kl_reward(
             batch.rewards,
             batch.old_log_probs,

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rl4llm.gates
 from rl4llm.checks import UsageError
 from rl4llm.critics import critic_std
 from rl4llm.gates import (
@@ -271,7 +272,7 @@ def test_a_missing_field_is_named_with_who_needs_it(batch):
     "gate", [k(fraction=0.3) for k in KINDS] + [AgreementGate() & ~HighEntropy() | RandomGate(seed=3)]
 )
 def test_a_gate_is_a_frozen_value(gate):
-    assert eval(repr(gate)) == gate
+    assert eval(repr(gate), dict(vars(rl4llm.gates))) == gate
     assert pickle.loads(pickle.dumps(gate)) == gate
     assert hash(gate) == hash(replace(gate))
     assert isinstance(gate, Gate)

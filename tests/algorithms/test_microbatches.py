@@ -1,0 +1,100 @@
+"""Any cut gives the gradient of the whole batch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl4llm.algorithms import accumulate_gradients, cut_by_tokens, map_microbatches
+from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.microbatches import loss_counts
+from rl4llm.batch import PolicyOutput
+from rl4llm.models import Policy, TinyQwen3
+from rl4llm.objectives import ConstantNorm, PPOClip, Reinforce, SequenceMean, SequenceSum, TokenMean
+from rl4llm.regularizers import EntropyBonus, KLPenalty
+from rl4llm.testing.strategies import rollouts
+
+AGGREGATORS = [TokenMean(), SequenceMean(), SequenceSum(), ConstantNorm(max_tokens=7)]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    sizes = {"hidden_size": 16, "layers": 1, "heads": 2, "key_value_heads": 1, "head_size": 8}
+    return Policy(*TinyQwen3(**sizes).build()).double()
+
+
+@given(rollouts(max_batch=6), st.integers(1, 40))
+def test_a_cut_holds_every_row_once_and_keeps_the_budget(batch, budget):
+    pieces = list(cut_by_tokens(batch, budget))
+    assert sorted(torch.cat(pieces).tolist()) == list(range(len(batch)))
+    for rows in pieces:
+        piece = batch.select(rows).trim()
+        tokens = len(piece) * (piece.prompt_mask.shape[1] + piece.response_mask.shape[1])
+        assert tokens <= budget or len(piece) == 1
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda a: type(a).__name__)
+@given(batch=rollouts(max_batch=5, max_time=6), budget=st.integers(1, 60))
+@settings(max_examples=15)
+def test_any_cut_into_microbatches_gives_the_whole_batch_gradient(policy, aggregator, batch, budget):
+    objective, regularizers = PPOClip(), [EntropyBonus(0.1), KLPenalty(0.1)]
+
+    def losses(rows):
+        output = policy(rows, entropies=True)
+        terms = [objective(output, rows), *(part(output, rows) for part in regularizers)]
+        return [*terms, terms[0].sum(-1)]  # and a loss a response
+
+    def gradient(max_tokens):
+        policy.zero_grad()
+        loss = accumulate_gradients(batch, losses, aggregator, max_tokens=max_tokens)
+        return loss, [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    loss, whole = gradient(10**6)
+    cut_loss, cut = gradient(budget)
+    torch.testing.assert_close(loss.double(), cut_loss.double(), rtol=1e-6, atol=1e-6)
+    for a, b in zip(whole, cut, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@given(rollouts(max_batch=6, max_time=5), st.integers(1, 4))
+def test_simulated_ranks_with_summed_counts_give_the_update_of_one_rank(batch, ranks):
+    weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+    def losses(rows):
+        output = PolicyOutput(log_probs=rows.rollout_log_probs.double() * weight)
+        return [Reinforce()(output, rows)]
+
+    aggregator = TokenMean()
+    accumulate_gradients(batch, losses, aggregator, max_tokens=1000)
+    whole, weight.grad = weight.grad, None
+    shards = [batch.select(torch.arange(len(batch)) % ranks == rank) for rank in range(ranks)]
+    each = [loss_counts(aggregator, shard.response_mask) for shard in shards]
+    counts = {axes: sum(count[axes] for count in each) for axes in (1, 2)}
+    for shard in shards:
+        accumulate_gradients(shard, losses, aggregator, max_tokens=1000, counts=counts)
+    torch.testing.assert_close(weight.grad, whole, rtol=1e-10, atol=1e-10)
+
+
+@given(rollouts(max_batch=6, critics=2), st.integers(1, 40))
+def test_mapping_over_microbatches_equals_the_whole_batch(batch, budget):
+    def function(rows):
+        return torch.where(rows.response_mask, rows.critic_values, 0.0)
+
+    torch.testing.assert_close(map_microbatches(function, batch, budget), function(batch))
+
+
+def test_mapping_an_all_masked_batch_keeps_its_shape():
+    batch = rollouts(critics=2).example()
+    batch = batch.replace(response_mask=torch.zeros_like(batch.response_mask))
+    values = map_microbatches(lambda rows: rows.critic_values.double(), batch, 100)
+    assert values.shape == batch.critic_values.shape
+
+
+def test_meter_weighs_by_tokens_not_by_microbatch():
+    meter = Meter()
+    meter.add("x", torch.tensor([1.0, 1.0, 1.0]))
+    meter.add("x", torch.tensor([5.0, float("nan")]), torch.tensor([True, False]))
+    meter.add("none", torch.tensor([1.0]), torch.tensor([False]))
+    means = meter.means()
+    assert means["x"] == 2.0
+    assert "none" not in means
