@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.microbatches import LossFunction, accumulate_gradients, loss_counts
@@ -25,6 +26,7 @@ class Learner:
         name: Under which it is logged.
         module: The model.
         optimizer: Its optimizer, as the Trainer wrapped it.
+        schedule: Its learning rate, stepped once a rollout batch on which it learned.
         updates: Epochs, minibatches, clip-norm.
         aggregator: From losses to a scalar.
     """
@@ -32,6 +34,7 @@ class Learner:
     name: str
     module: nn.Module
     optimizer: LightningOptimizer
+    schedule: LRScheduler
     updates: Updates
     aggregator: Aggregator
 
@@ -63,6 +66,7 @@ class Learner:
                 self.optimizer.step()
             else:
                 loop.trainer.strategy.optimizer_step(self.optimizer.optimizer, lambda: None)
+        self.schedule.step()
 
     def _backward(self, loop: "PolicyGradient", loss: Tensor, last: bool) -> None:
         # Gradients are averaged over ranks; the loss is divided by counts summed over ranks, so it is scaled back.

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -162,8 +161,6 @@ class PolicyGradient(LightningModule):
         batch = self._with_values(batch, meter)
         batch = self.composition.with_gates(batch)
         self._improve(batch, meter)
-        for scheduler in self._schedulers():
-            scheduler.step()
         seconds = time.perf_counter() - started
         meter.add("time/rollout_seconds", scalar(acted - started))
         meter.add("time/step_seconds", scalar(seconds))
@@ -245,12 +242,10 @@ class PolicyGradient(LightningModule):
         return self.trainer.global_step < self.critic_warmup
 
     def _learner(self, name: str, index: int, module: torch.nn.Module) -> Learner:
-        optimizers = self.optimizers()
-        wrapped = optimizers[index] if isinstance(optimizers, list) else optimizers
-        assert isinstance(wrapped, LightningOptimizer)
-        policy = index == 0
-        updates = self.updates if policy else self.critic_updates
-        return Learner(name, module, wrapped, updates, self.composition.aggregator if policy else TokenMean())
+        optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
+        updates = self.critic_updates if index else self.updates
+        aggregator = TokenMean() if index else self.composition.aggregator
+        return Learner(name, module, optimizer, schedule, updates, aggregator)
 
     def _improve(self, batch: RolloutBatch, meter: Meter) -> None:
         self._observe_values(batch, meter)
@@ -283,10 +278,6 @@ class PolicyGradient(LightningModule):
             correlation = spread_error_correlation(batch.critic_values, batch.returns, mask)
             meter.add("critics/spread_error_correlation", correlation.reshape(1))
 
-    def _schedulers(self) -> list[LRScheduler]:
-        schedulers = self.lr_schedulers()
-        return schedulers if isinstance(schedulers, list) else [schedulers]  # type: ignore[list-item]
-
     def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
         means = meter.means(self.sum_over_ranks)
         means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
@@ -311,3 +302,8 @@ class PolicyGradient(LightningModule):
     def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Judge the policy on test prompts."""
         self.evaluator.step(self, self.policy, prompts, "test")
+
+
+def _nth(things: Any, index: int) -> Any:
+    """Lightning gives one optimizer or schedule alone and several as a list."""
+    return things[index] if isinstance(things, list) else things

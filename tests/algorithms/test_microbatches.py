@@ -83,8 +83,8 @@ def test_mapping_over_microbatches_equals_the_whole_batch(batch, budget):
     torch.testing.assert_close(map_microbatches(function, batch, budget), function(batch))
 
 
-def test_mapping_an_all_masked_batch_keeps_its_shape():
-    batch = rollouts(critics=2).example()
+@given(rollouts(critics=2))
+def test_mapping_an_all_masked_batch_keeps_its_shape(batch):
     batch = batch.replace(response_mask=torch.zeros_like(batch.response_mask))
     values = map_microbatches(lambda rows: rows.critic_values.double(), batch, 100)
     assert values.shape == batch.critic_values.shape
