@@ -25,9 +25,9 @@ def asyppo(
     entropy: Regularizer | None = EntropyBonus(
         1e-3, where=DivergenceFilter(fraction=0.2)
     ),  # none where they diverge most
-    updates: Updates = Updates(epochs=1, minibatches=2),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.0),
+    updates: Updates = Updates(epochs=1, minibatches=4),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     **options: Any,
 ) -> PolicyGradient:
     """Train a policy against an ensemble of mini-critics.
@@ -61,4 +61,4 @@ def asyppo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(asyppo, PromptData, max_steps=300, val_check_interval=30)
+    RecipeCLI(asyppo, PromptData, max_steps=200, val_check_interval=25)

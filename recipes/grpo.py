@@ -18,8 +18,8 @@ def grpo(
     advantage: AdvantageEstimator = GroupRelative(normalize_std=True),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
-    updates: Updates = Updates(epochs=1, minibatches=2),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
+    updates: Updates = Updates(epochs=1, minibatches=4),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
     **options: Any,
 ) -> PolicyGradient:
     """Train a policy against the mean and spread of each prompt's scores.
@@ -45,4 +45,4 @@ def grpo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(grpo, PromptData, max_steps=300, val_check_interval=30)
+    RecipeCLI(grpo, PromptData, max_steps=200, val_check_interval=25)

@@ -21,9 +21,9 @@ def ppo(
     whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3),
-    updates: Updates = Updates(epochs=1, minibatches=2),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.0),
+    updates: Updates = Updates(epochs=1, minibatches=4),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     **options: Any,
 ) -> PolicyGradient:
     """Train a policy against its critic's value.
@@ -55,4 +55,4 @@ def ppo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(ppo, PromptData, max_steps=300, val_check_interval=30)
+    RecipeCLI(ppo, PromptData, max_steps=200, val_check_interval=25)

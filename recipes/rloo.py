@@ -48,4 +48,4 @@ def rloo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(rloo, PromptData, max_steps=300, val_check_interval=30)
+    RecipeCLI(rloo, PromptData, max_steps=350, val_check_interval=50)

@@ -28,7 +28,7 @@ class Updates:
     """
 
     epochs: int = 1
-    minibatches: int = 2
+    minibatches: int = 4
     max_grad_norm: float | None = 1.0
     schedule: str = "linear"
     warmup_steps: int = 10

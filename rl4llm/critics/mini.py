@@ -36,7 +36,7 @@ class MiniCritics(ValueSpec):
     shards: Literal["group", "prompt", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
     loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
-    head_scale: float = 1.0
+    head_scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class SymmetricCritic(ValueSpec):
     """
 
     loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
-    head_scale: float = 1.0
+    head_scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,147 @@
+"""Tasks, their splits and their verifiers; what becomes of rewards that fail."""
+
+import json
+
+import pytest
+import torch
+
+from rl4llm.checks import UsageError
+from rl4llm.data import AbsoluteDifference, JsonLines, PromptBatch, PromptData
+from rl4llm.data.absolute_difference import answer_after_thinking, running_differences
+from rl4llm.rewards import score_responses
+
+
+def test_examples_are_the_same_every_time_and_differ_by_seed():
+    first, again, other = (AbsoluteDifference(seed=seed).examples("train")[:20] for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_splits_share_no_prompt():
+    task = AbsoluteDifference(digits=3, train_size=2000, held_out_size=200)
+    seen = {split: {e.prompt for e in task.examples(split)} for split in ("train", "validation", "test")}
+    assert not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["validation"] & seen["test"]
+    assert len(seen["train"]) > 600
+
+
+def test_demonstrations_are_right_and_mix_thinking_with_direct_answers():
+    task = AbsoluteDifference()
+    examples = task.examples("train")[:500]
+    assert all(answer_after_thinking(e.prompt, e.demonstration, e.answer) == 1.0 for e in examples)
+    thinking = sum(task.traits(e.demonstration)["thinks"] for e in examples) / 500
+    assert 0.33 < thinking < 0.47
+    for example in examples[:50]:
+        steps = running_differences([int(c) for c in example.prompt[:-1]])
+        assert example.answer == str(steps[-1])
+        assert int(example.prompt[:-1]) == example.uid
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [("(30986)6", 1.0), ("()6", 1.0), ("6", 0.0), ("()6)6", 0.0), ("()66", 0.0), ("()", 0.0), ("", 0.0), (")6", 1.0)],
+)
+def test_the_verifier_reads_what_follows_the_single_parenthesis(response, score):
+    assert answer_after_thinking("583912=", response, "6") == score
+
+
+def test_difficulty_is_one_field():
+    assert len(AbsoluteDifference(digits=9).examples("train")[0].prompt) == 10
+    with pytest.raises(UsageError, match="digits must be a whole number of at least 3, got 2"):
+        AbsoluteDifference(digits=2)
+
+
+def test_indices_beyond_the_split_raise():
+    examples = AbsoluteDifference(held_out_size=3).examples("test")
+    assert len(list(examples)) == 3
+    assert examples[-1] == examples[2]
+    with pytest.raises(IndexError, match="test has 3 examples"):
+        examples[3]
+
+
+def test_every_way_a_reward_can_fail_is_counted_and_named():
+    def reward(prompt, response, answer):
+        if response == "raise":
+            raise KeyError("x")
+        return {"none": None, "nan": float("nan"), "inf": float("inf"), "text": "high", "true": True, "one": 1}[
+            response
+        ]
+
+    responses = ["raise", "none", "nan", "inf", "text", "true", "one", "none"]
+    scores, problems = score_responses(reward, [""] * 8, responses, [None] * 8)
+    assert scores.isnan().tolist() == [True] * 5 + [False, False, True]
+    assert scores[5:7].tolist() == [1.0, 1.0]
+    assert problems == [
+        "KeyError: 'x'",
+        "returned None, not a number",
+        "returned nan",
+        "returned inf",
+        "returned 'high', not a number",
+    ]
+
+
+def test_scores_go_with_the_draw_they_answer():
+    task = AbsoluteDifference(reward=lambda prompt, response, answer: float(answer == response))
+    batch = PromptBatch(task.examples("test")[:2], task)
+    answers = [example.answer for example in batch.examples]
+    assert batch.score([answers[1], answers[0], answers[0]], [1, 0, 0]).scores.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_loaders_yield_prompts_in_an_order_that_depends_on_the_seed_alone():
+    def order(seed):
+        loader = PromptData(AbsoluteDifference(train_size=50), prompts_per_step=10, seed=seed).train_dataloader()
+        return [uid for batch in loader for uid in batch.uids.tolist()]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert len(order(1)) == 50
+    torch.manual_seed(5)
+    by_run_seed = order(None)
+    torch.manual_seed(5)
+    assert order(None) == by_run_seed
+
+
+def test_held_out_prompts_come_in_order_and_all_of_them():
+    data = PromptData(AbsoluteDifference(held_out_size=5), held_out_per_step=2)
+    assert [len(batch) for batch in data.val_dataloader()] == [2, 2, 1]
+    assert [len(batch) for batch in data.test_dataloader()] == [2, 2, 1]
+
+
+def test_too_few_prompts_for_a_step_is_one_line():
+    data = PromptData(AbsoluteDifference(train_size=5), prompts_per_step=6)
+    with pytest.raises(UsageError, match="prompts_per_step is 6, the training split has 5"):
+        data.train_dataloader()
+
+
+def lines(path, *records):
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return str(path)
+
+
+def one(prompt, response, answer):
+    return 1.0
+
+
+def test_json_lines_hold_texts_or_chats(tmp_path):
+    chat = [{"role": "user", "content": "1+1"}]
+    path = lines(tmp_path / "a.jsonl", {"prompt": "1+1=", "answer": 2, "response": "2"}, {"prompt": chat})
+    task = JsonLines(train=path, reward=one)
+    first, second = task.examples("train")
+    assert (first.prompt, first.answer, first.uid, first.demonstration) == ("1+1=", 2, 0, "2")
+    assert (second.prompt, second.answer, second.uid, second.demonstration) == (chat, None, 1, None)
+    assert task.examples("validation") == []
+    assert JsonLines(train=path, reward=one, validation=path).examples("test") == [first, second]
+
+
+def test_json_lines_name_what_is_wrong(tmp_path):
+    with pytest.raises(UsageError, match=r"train file '.*none.jsonl' does not exist"):
+        JsonLines(train=str(tmp_path / "none.jsonl"), reward=one)
+    broken = tmp_path / "b.jsonl"
+    broken.write_text('{"prompt": "a"}\n{"prompt"')
+    with pytest.raises(UsageError, match="line 2 is not JSON"):
+        JsonLines(train=str(broken), reward=one).examples("train")
+    other = lines(tmp_path / "c.jsonl", {"question": "a"})
+    with pytest.raises(UsageError, match="line 1 has no field 'prompt'; name the prompt's field with prompt_key"):
+        JsonLines(train=other, reward=one).examples("train")
+    assert JsonLines(train=other, reward=one, prompt_key="question").examples("train")[0].prompt == "a"
