@@ -1,7 +1,5 @@
 """Asymmetric PPO (arXiv:2510.01656): mini-critics whose disagreement decides where the policy learns."""
 
-from typing import Any
-
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
@@ -17,18 +15,16 @@ from rl4llm.regularizers import EntropyBonus, Regularizer
 
 def asyppo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = MiniCritics("rl4llm/digits-critic", size=2),  # V is their mean, σ their spread
+    critics: ValueSpec | None = MiniCritics("rl4llm/digits-critic", size=2),  # V is their mean, σ their spread
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
     whitening: Whiten | None = Whiten(),
     gate: Gate | None = AgreementGate(fraction=0.2),  # no policy gradient where the critics agree most
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
-    entropy: Regularizer | None = EntropyBonus(
-        1e-3, where=DivergenceFilter(fraction=0.2)
-    ),  # none where they diverge most
+    entropy: Regularizer | None = EntropyBonus(1e-3, where=DivergenceFilter(fraction=0.2)),  # none where they diverge
     updates: Updates = Updates(epochs=1, minibatches=4),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
-    **options: Any,
+    **options: object,
 ) -> PolicyGradient:
     """Train a policy against an ensemble of mini-critics.
 
@@ -43,7 +39,7 @@ def asyppo(
         updates: Optimizer steps of the policy on one rollout batch.
         optimizer: Of the policy.
         critic_optimizer: Of each critic.
-        options: Any other slot of `PolicyGradient`.
+        options: Any other slot.
     """
     return PolicyGradient(
         policy,

@@ -1,7 +1,5 @@
 """Group Relative Policy Optimization (arXiv:2402.03300): each response against its siblings, without a critic."""
 
-from typing import Any
-
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
@@ -20,7 +18,7 @@ def grpo(
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
     updates: Updates = Updates(epochs=1, minibatches=4),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
-    **options: Any,
+    **options: object,
 ) -> PolicyGradient:
     """Train a policy against the mean and spread of each prompt's scores.
 

@@ -1,7 +1,5 @@
 """Proximal Policy Optimization (arXiv:1707.06347) with one critic as large as the policy."""
 
-from typing import Any
-
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
@@ -16,7 +14,7 @@ from rl4llm.regularizers import EntropyBonus, Regularizer
 
 def ppo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = SymmetricCritic(),
+    critics: ValueSpec | None = SymmetricCritic(),
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
     whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
@@ -24,7 +22,7 @@ def ppo(
     updates: Updates = Updates(epochs=1, minibatches=4),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
-    **options: Any,
+    **options: object,
 ) -> PolicyGradient:
     """Train a policy against its critic's value.
 

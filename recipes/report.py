@@ -13,7 +13,7 @@ COLUMNS = "| recipe | seed | held-out sampled accuracy | held-out greedy accurac
 
 
 def report(
-    recipes: list[str], seeds: list[int] = [0, 1, 2], folder: str = "runs/report", options: list[str] = []
+    recipes: list[str], seeds: tuple[int, ...] = (0, 1, 2), folder: str = "runs/report", options: tuple[str, ...] = ()
 ) -> None:
     """Run every recipe with every seed and print the table as Markdown.
 

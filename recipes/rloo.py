@@ -1,7 +1,5 @@
 """REINFORCE Leave-One-Out (arXiv:2402.14740): each response against the mean of the others, fully on-policy."""
 
-from typing import Any
-
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
@@ -21,7 +19,7 @@ def rloo(
     kl_reward: KLReward | None = None,
     updates: Updates = Updates(epochs=1, minibatches=1),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
-    **options: Any,
+    **options: object,
 ) -> PolicyGradient:
     """Train a policy by REINFORCE with a leave-one-out baseline.
 

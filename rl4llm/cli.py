@@ -18,6 +18,7 @@ from rl4llm.cli_errors import one_line
 from rl4llm.data import PromptData
 from rl4llm.runs import History, Summary
 
+_PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _QUIET = (".*does not have many workers.*", ".*LeafSpec.*", ".*Consider setting `persistent_workers.*")
 
 
@@ -83,6 +84,10 @@ class RecipeCLI(LightningCLI):
             )
         except (UsageError, MisconfigurationException) as error:
             _leave(" ".join(str(error).split()))
+        except ValueError as error:
+            if _PARSER_SAYS not in str(error):
+                raise
+            _leave(one_line(str(error), []))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The one flag that is neither the recipe's, the data's nor the Trainer's."""

@@ -1,0 +1,410 @@
+"""The contract of every component: found through the family bases, so a new one is covered as soon as it exists."""
+
+import dataclasses
+import importlib
+import inspect
+import pickle
+import pkgutil
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rl4llm
+from rl4llm.advantages import (
+    GAE,
+    AdvantageEstimator,
+    GroupRelative,
+    LeaveOneOut,
+    LengthAdaptiveGAE,
+    MonteCarlo,
+    Whiten,
+)
+from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.critics import ClippedValueLoss, SquaredValueLoss, ValueLoss
+from rl4llm.gates import (
+    AdvantageMagnitude,
+    AgreementGate,
+    Both,
+    Complement,
+    DivergenceFilter,
+    Either,
+    Gate,
+    HighEntropy,
+    RandomGate,
+)
+from rl4llm.objectives import (
+    Aggregator,
+    ConstantNorm,
+    ImportanceWeighted,
+    PolicyObjective,
+    PPOClip,
+    Reinforce,
+    SequenceMean,
+    SequenceSum,
+    TokenMean,
+)
+from rl4llm.regularizers import EntropyBonus, KLPenalty, KLReward, Regularizer
+from rl4llm.testing.strategies import rollouts
+
+for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
+    importlib.import_module(module.name)
+
+# One or more instances of every component; every field takes a value other than its default in at least one of them.
+EXAMPLES = {
+    GAE: [GAE(gamma=0.9, lam=0.5, lam_returns=0.7), GAE()],
+    LengthAdaptiveGAE: [LengthAdaptiveGAE(gamma=0.9, alpha=0.4, lam_returns=0.8)],
+    MonteCarlo: [MonteCarlo(gamma=0.9)],
+    GroupRelative: [GroupRelative(normalize_std=False), GroupRelative(unbiased=False)],
+    LeaveOneOut: [LeaveOneOut()],
+    Whiten: [Whiten(), Whiten(level="response"), Whiten(level="group", unbiased=False)],
+    AgreementGate: [AgreementGate(fraction=0.4)],
+    DivergenceFilter: [DivergenceFilter(fraction=0.4)],
+    HighEntropy: [HighEntropy(fraction=0.4)],
+    AdvantageMagnitude: [AdvantageMagnitude(fraction=0.4)],
+    RandomGate: [RandomGate(fraction=0.4, seed=7)],
+    Both: [AgreementGate(fraction=0.3) & ~HighEntropy(fraction=0.5)],
+    Either: [AdvantageMagnitude(fraction=0.3) | DivergenceFilter(fraction=0.5)],
+    Complement: [~RandomGate(fraction=0.3)],
+    Reinforce: [Reinforce()],
+    ImportanceWeighted: [ImportanceWeighted()],
+    PPOClip: [PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), PPOClip()],
+    TokenMean: [TokenMean()],
+    SequenceMean: [SequenceMean()],
+    SequenceSum: [SequenceSum()],
+    ConstantNorm: [ConstantNorm(max_tokens=7)],
+    EntropyBonus: [EntropyBonus(coef=0.5, where=DivergenceFilter(fraction=0.4))],
+    KLPenalty: [
+        KLPenalty(coef=0.5, estimator=k, where=HighEntropy(), unbiased_gradient=k == "k1") for k in ("k1", "k2")
+    ]
+    + [KLPenalty()],
+    KLReward: [KLReward(coef=0.5, estimator="k3"), KLReward()],
+    SquaredValueLoss: [SquaredValueLoss()],
+    ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
+}
+
+# (class, field): why its default differs from that of the siblings.
+DEFAULTS_THAT_DIFFER = {
+    (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
+    (LengthAdaptiveGAE, "lam_returns"): "VAPO's targets are Monte Carlo returns; GAE's follow its own λ",
+}
+
+# Functions that move numbers about instead of saying mathematics: they need no references, and their one line says
+# what comes in and out.
+BUILDING_BLOCKS = {
+    "drop_smallest",
+    "learns_from",
+    "response_count",
+    "result_dtype",
+    "reverse_linear_scan",
+    "spread",
+    "tangent_exp",
+    "token_count",
+    "token_log_ratio",
+    "token_ratio",
+}
+
+FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss)
+FAMILY_PACKAGES = ("advantages", "critics", "gates", "objectives", "regularizers", "metrics")
+FEW = settings(max_examples=25)
+
+
+def finals(base: type) -> list[type]:
+    """The classes of the library that can be built, below a base."""
+    found = [base] if base.__module__.startswith("rl4llm") and not inspect.isabstract(base) else []
+    return found + [final for child in base.__subclasses__() for final in finals(child)]
+
+
+SIBLINGS = {base: sorted(set(finals(base)), key=lambda c: c.__name__) for base in (*FAMILIES, Whiten, KLReward)}
+COMPONENTS = [component for siblings in SIBLINGS.values() for component in siblings]
+PARTS = [pytest.param(part, id=repr(part)) for component in COMPONENTS for part in EXAMPLES.get(component, [])]
+NAMESPACE = {component.__name__: component for component in COMPONENTS}
+
+each_component = pytest.mark.parametrize("component", COMPONENTS, ids=lambda c: c.__name__)
+each_part = pytest.mark.parametrize("part", PARTS)
+each_differentiable_part = pytest.mark.parametrize(
+    "part", [p for p in PARTS if isinstance(p.values[0], (PolicyObjective, Regularizer, ValueLoss, Aggregator))]
+)
+each_constant_part = pytest.mark.parametrize(
+    "part", [p for p in PARTS if isinstance(p.values[0], (AdvantageEstimator, Gate, Whiten, KLReward))]
+)
+each_float_part = pytest.mark.parametrize("part", [p for p in PARTS if not isinstance(p.values[0], (Gate, Aggregator))])
+
+
+def own_inputs(part, batch):
+    """Tensors that a component is given beside the batch, by name; made from fields of the batch."""
+    if isinstance(part, (PolicyObjective, Regularizer)):
+        return {"log_probs": batch.rollout_log_probs, "entropies": batch.entropies, "logsumexp": batch.values}
+    if isinstance(part, ValueLoss):
+        return {"values": batch.critic_values[0]}
+    return {"advantages": batch.advantages} if isinstance(part, (Aggregator, Whiten)) else {}
+
+
+def results(part, batch, inputs=None):
+    """What a component gives, as a list of tensors."""
+    inputs = own_inputs(part, batch) if inputs is None else inputs
+    if isinstance(part, (PolicyObjective, Regularizer)):
+        given = part(PolicyOutput(**inputs), batch)
+    elif isinstance(part, Aggregator):
+        given = part(*inputs.values(), batch.response_mask)
+    else:
+        given = part(*inputs.values(), batch)
+    return [given] if isinstance(given, torch.Tensor) else [tensor for tensor in given if tensor is not None]
+
+
+def floats(batch):
+    """The floating fields of a batch, by name."""
+    named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: x for name, x in named.items() if x is not None and x.is_floating_point()}
+
+
+def with_garbage(batch, garbage):
+    """The batch with a number at every masked position of every floating token field."""
+    tokens = {name: x for name, x in floats(batch).items() if x.ndim > 1}
+    return batch.replace(**{name: x.masked_fill(~batch.response_mask, garbage) for name, x in tokens.items()})
+
+
+def with_gradient(batch):
+    """The batch with every floating field a leaf that wants a gradient."""
+    return batch.replace(**{name: x.clone().requires_grad_() for name, x in floats(batch).items()})
+
+
+def wider(batch, columns=3):
+    """The batch with columns of padding."""
+    empty = RolloutBatch(
+        **{
+            field.name: None
+            if x is None
+            else x[..., :1].repeat_interleave(x.shape[-1] + columns, -1)
+            if x.ndim > 1 and not field.name.startswith("prompt")
+            else x
+            for field in dataclasses.fields(batch)
+            for x in [getattr(batch, field.name)]
+        }
+    ).replace(response_mask=torch.zeros(len(batch), batch.response_mask.shape[1] + columns, dtype=torch.bool))
+    return RolloutBatch.cat([batch, empty]).select(torch.arange(len(batch)))
+
+
+def close(got, expected):
+    """Equal up to the rounding of another order of summation."""
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+@each_component
+def test_component_has_an_example(component):
+    assert component in EXAMPLES, (
+        f"{component.__name__} ({component.__module__}) is a component without an example: add an instance with "
+        "non-default values to EXAMPLES in tests/contracts/test_components.py"
+    )
+
+
+@each_component
+def test_examples_change_every_field(component):
+    for field in dataclasses.fields(component):
+        assert any(getattr(part, field.name) != field.default for part in EXAMPLES[component]), field.name
+
+
+@each_component
+def test_component_is_a_frozen_dataclass(component):
+    assert dataclasses.is_dataclass(component)
+    assert component.__dataclass_params__.frozen
+    assert component.__dataclass_params__.eq
+
+
+@each_component
+def test_paper_is_named(component):
+    assert isinstance(component.paper, str), f"{component.__name__}.paper is no string"
+
+
+@each_component
+def test_every_field_is_documented(component):
+    documented = re.findall(r"^\s+(\w+): \S", component.__doc__.partition("Args:")[2], re.MULTILINE)
+    missing = [field.name for field in dataclasses.fields(component) if field.name not in documented]
+    assert not missing, f"{component.__name__} does not document {missing} under Args:"
+
+
+@each_part
+def test_setting_a_field_raises(part):
+    for name in [field.name for field in dataclasses.fields(part)] or ["anything"]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, 1)
+
+
+@each_part
+def test_equal_values_are_equal_and_hash_alike(part):
+    copy = dataclasses.replace(part)
+    assert copy == part
+    assert hash(copy) == hash(part)
+    assert all(part != other for param in PARTS for other in param.values if other is not part)
+
+
+@each_part
+def test_part_survives_pickling(part):
+    assert pickle.loads(pickle.dumps(part)) == part
+
+
+@each_part
+def test_representation_evaluates_to_the_part(part):
+    assert eval(repr(part), dict(NAMESPACE)) == part
+
+
+@pytest.mark.parametrize("base", SIBLINGS, ids=lambda base: base.__name__)
+def test_fields_of_one_name_have_one_default(base):
+    seen = {}
+    for component in SIBLINGS[base]:
+        for field in dataclasses.fields(component):
+            if field.default is dataclasses.MISSING or (component, field.name) in DEFAULTS_THAT_DIFFER:
+                continue
+            first, default = seen.setdefault(field.name, (component, field.default))
+            assert field.default == default, (
+                f"{component.__name__}.{field.name}={field.default} but {first.__name__}.{field.name}={default}; a flag "
+                "keeps its value when the class is swapped. Make them equal, or give a reason in DEFAULTS_THAT_DIFFER"
+            )
+
+
+@pytest.mark.parametrize(("component", "field"), DEFAULTS_THAT_DIFFER, ids=str)
+def test_exceptions_to_common_defaults_are_still_needed(component, field):
+    default = component.__dataclass_fields__[field].default
+    (siblings,) = [siblings for siblings in SIBLINGS.values() if component in siblings]
+    others = [
+        other.__dataclass_fields__[field] for other in siblings if other is not component and field in fields_of(other)
+    ]
+    assert any(other.default != default for other in others)
+
+
+def fields_of(component):
+    """Names of the fields."""
+    return {field.name for field in dataclasses.fields(component)}
+
+
+# --- tensors --------------------------------------------------------------------------------------------------------
+
+
+@each_part
+@FEW
+@given(batch=rollouts())
+def test_result_is_finite_and_zero_outside_the_mask(part, batch):
+    for result in results(part, batch):
+        assert result.isfinite().all()
+        if result.ndim == 2:
+            assert result.shape == batch.response_mask.shape
+            assert not result[~batch.response_mask].any()
+        else:
+            assert result.shape in {(len(batch),), ()}
+
+
+@each_part
+@FEW
+@given(batch=rollouts())
+def test_batch_is_not_mutated(part, batch):
+    named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    named = {name: x for name, x in named.items() if x is not None}
+    before = {name: (x.clone(), x._version) for name, x in named.items()}
+    results(part, batch)
+    for name, x in named.items():
+        copy, version = before[name]
+        torch.testing.assert_close(x, copy, rtol=0, atol=0, equal_nan=True, msg=name)
+        assert x._version == version, name
+
+
+@each_part
+@FEW
+@given(batch=rollouts())
+def test_masked_numbers_are_never_read(part, batch):
+    expected = results(part, batch)
+    for garbage in (float("nan"), float("inf"), -float("inf")):
+        for result, clean in zip(results(part, with_garbage(batch, garbage)), expected, strict=True):
+            assert torch.equal(result, clean)
+
+
+@each_part
+@FEW
+@given(batch=rollouts(), seed=st.integers(0, 2**31))
+def test_result_follows_the_rows(part, batch, seed):
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
+    for result, expected in zip(results(part, batch.select(order)), results(part, batch), strict=True):
+        close(result, expected[order] if expected.ndim else expected)
+
+
+@each_part
+@FEW
+@given(batch=rollouts())
+def test_padding_is_inert(part, batch):
+    time = batch.response_mask.shape[1]
+    for result, expected in zip(results(part, wider(batch)), results(part, batch), strict=True):
+        close(result[:, :time] if result.ndim == 2 else result, expected)
+        assert result.ndim < 2 or not result[:, time:].any()
+
+
+@each_part
+@FEW
+@given(batch=rollouts())
+def test_names_of_groups_do_not_matter(part, batch):
+    renamed = batch.replace(group_ids=1000 - 3 * batch.group_ids)
+    for result, expected in zip(results(part, renamed), results(part, batch), strict=True):
+        close(result, expected)
+
+
+@each_float_part
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@settings(max_examples=10)
+@given(batch=rollouts())
+def test_dtype_is_preserved(part, dtype, batch):
+    cast = batch.replace(**{name: x.to(dtype) for name, x in floats(batch).items()})
+    for result in results(part, cast):
+        assert result.dtype == dtype
+        assert result.isfinite().all()
+
+
+@each_constant_part
+@FEW
+@given(batch=rollouts())
+def test_no_graph_is_returned(part, batch):
+    assert not any(result.requires_grad for result in results(part, with_gradient(batch)))
+
+
+@each_differentiable_part
+@FEW
+@given(batch=rollouts())
+def test_gradient_reaches_trained_positions_of_the_own_inputs_only(part, batch):
+    batch = with_gradient(with_garbage(batch, float("nan")))
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, batch).items()}
+    (result,) = results(part, batch, inputs)
+    assert result.requires_grad
+    result.sum().backward()
+    for name, x in floats(batch).items():
+        assert x.grad is None, f"gradient reached batch.{name}"
+    reached = [x.grad for x in inputs.values() if x.grad is not None]
+    assert reached
+    for gradient in reached:
+        assert gradient.isfinite().all()
+        assert not gradient[~batch.response_mask].any()
+
+
+# --- documentation --------------------------------------------------------------------------------------------------
+
+
+def public_functions():
+    """Every function in the `__all__` of a family, by its name."""
+    packages = [importlib.import_module(f"rl4llm.{name}") for name in FAMILY_PACKAGES]
+    named = {name: getattr(package, name) for package in packages for name in package.__all__}
+    return {name: thing for name, thing in named.items() if inspect.isfunction(thing)}
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_function_says_what_it_takes_and_gives(name):
+    doc = inspect.getdoc(public_functions()[name]) or ""
+    elsewhere = re.search(r"[Aa]rguments.*\bas\s+in\s+\[", doc, re.DOTALL)
+    needed = {"Example:": ">>>" in doc}
+    if name not in BUILDING_BLOCKS:
+        needed["Args:"] = "Args:" in doc or bool(elsewhere)
+        needed["Returns:"] = "Returns" in doc or bool(elsewhere)
+        needed["References:"] = "References:" in doc
+    missing = [section for section, there in needed.items() if not there]
+    assert doc, f"{name} has no docstring"
+    assert not missing, f"the docstring of {name} lacks {', '.join(missing)}"

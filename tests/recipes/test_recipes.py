@@ -1,0 +1,200 @@
+"""Recipes run as they stand, every documented override parses, and bad input is one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes.asyppo import asyppo
+from recipes.grpo import grpo
+from recipes.ppo import ppo
+from recipes.rloo import rloo
+from recipes.sft import sft
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+
+RECIPES = [asyppo, ppo, grpo, rloo, sft]
+SHORT = [
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false",
+    "--data.task.held_out_size=4", "--data.prompts_per_step=2", "--model.evaluation.samples=2",
+]  # fmt: skip
+SNAPSHOT = Path(__file__).parent / "defaults"
+
+
+def cli(recipe, *args):
+    return RecipeCLI(recipe, PromptData, args=list(args), max_steps=200, val_check_interval=25)
+
+
+def config(capsys, recipe, *args):
+    with pytest.raises(SystemExit) as left:
+        cli(recipe, "fit", "--print_config", *args)
+    assert left.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_a_recipe_fits_and_leaves_everything_in_its_run_folder(recipe, tmp_path, capsys):
+    run = cli(recipe, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    assert run.trainer.global_step == 2
+    folder = tmp_path / recipe.__name__ / "version_0"
+    for name in ("config.yaml", "metrics.csv", "curves.png", "policy/config.json", "policy/model.safetensors"):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert list(folder.glob("checkpoints/*.ckpt"))
+    shown = capsys.readouterr().out
+    assert re.search(r"2 steps in \d+\.\d minutes of training", shown)
+    assert re.search(r"sampled accuracy +\d\.\d{3} +\d\.\d{3}", shown)
+    assert str(folder) in shown
+    assert [step for step, _ in run.history.validation] == [0, 2]
+
+
+def test_validate_and_test_work_from_the_saved_configuration_and_checkpoint(tmp_path, capsys):
+    cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    folder = tmp_path / "grpo" / "version_0"
+    (checkpoint,) = folder.glob("checkpoints/*.ckpt")
+    for command, stage in (("validate", "val"), ("test", "test")):
+        run = cli(grpo, command, f"--config={folder / 'config.yaml'}", f"--ckpt_path={checkpoint}")
+        assert {f"{stage}/greedy_accuracy", f"{stage}/sampled_accuracy", f"{stage}/pass_at_2"} <= set(
+            run.trainer.callback_metrics
+        )
+
+
+def test_a_run_resumes_from_its_checkpoint(tmp_path):
+    cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    (checkpoint,) = (tmp_path / "grpo" / "version_0").glob("checkpoints/*.ckpt")
+    longer = [flag for flag in SHORT if "max_steps" not in flag] + ["--trainer.max_steps=3"]
+    run = cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={checkpoint}", *longer)
+    assert run.trainer.global_step == 3
+
+
+def test_the_saved_policy_is_a_model_for_the_next_run(tmp_path):
+    cli(sft, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    policy = tmp_path / "sft" / "version_0" / "policy"
+    run = cli(grpo, "fit", f"--model.policy={policy}", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    assert run.trainer.global_step == 2
+
+
+OVERRIDES = [
+    ("--model.critics.size=4", "critics.init_args.size", 4),
+    ("--model.critics.model=Qwen/Qwen3-0.6B-Base", "critics.init_args.model", "Qwen/Qwen3-0.6B-Base"),
+    ("--model.critics.shards=prompt", "critics.init_args.shards", "prompt"),
+    ("--model.critics.shards=shared", "critics.init_args.shards", "shared"),
+    ("--model.critics.aggregate=min", "critics.init_args.aggregate", "min"),
+    ("--model.critics=SymmetricCritic", "critics.class_path", "rl4llm.critics.SymmetricCritic"),
+    ("--model.gate.fraction=0.05", "gate.init_args.fraction", 0.05),
+    ("--model.gate=null", "gate", None),
+    ("--model.gate=RandomGate", "gate.class_path", "rl4llm.gates.RandomGate"),
+    ("--model.gate=DivergenceFilter", "gate.class_path", "rl4llm.gates.DivergenceFilter"),
+    ("--model.gate=AdvantageMagnitude", "gate.class_path", "rl4llm.gates.AdvantageMagnitude"),
+    ("--model.entropy.where.fraction=0.4", "entropy.init_args.where.init_args.fraction", 0.4),
+    ("--model.entropy.where=null", "entropy.init_args.where", None),
+    ("--model.entropy=null", "entropy", None),
+    ("--model.entropy.coef=0.01", "entropy.init_args.coef", 0.01),
+    ("--model.advantage.gamma=0.99", "advantage.init_args.gamma", 0.99),
+    ("--model.advantage.lam=1.0", "advantage.init_args.lam", 1.0),
+    ("--model.responses_per_prompt=32", "responses_per_prompt", 32),
+    ("--model.updates.epochs=4", "updates.epochs", 4),
+    ("--model.updates.minibatches=8", "updates.minibatches", 8),
+    ("--model.learn_critics_first=true", "learn_critics_first", True),
+    ("--model.critic_warmup=10", "critic_warmup", 10),
+    ("--model.whitening=null", "whitening", None),
+    ("--model.policy=Qwen/Qwen3-4B-Base", "policy", "Qwen/Qwen3-4B-Base"),
+    ("--model.optimizer.lr=1e-6", "optimizer.init_args.lr", 1e-6),
+    ("--model.critic_optimizer.lr=1e-5", "critic_optimizer.init_args.lr", 1e-5),
+]
+
+
+@pytest.mark.parametrize(("flag", "place", "value"), OVERRIDES, ids=lambda x: str(x))
+def test_every_ablation_of_the_paper_is_one_flag(capsys, flag, place, value):
+    found = config(capsys, asyppo, flag)["model"]
+    for key in place.split("."):
+        found = found[key]
+    assert found == value
+
+
+def test_difficulty_is_one_flag(capsys):
+    assert config(capsys, asyppo, "--data.task.digits=9")["data"]["task"]["init_args"]["digits"] == 9
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_defaults_are_as_recorded(capsys, recipe):
+    """A changed default is a visible change: write the new file on purpose, and label the change in the CHANGELOG."""
+    model = config(capsys, recipe)["model"]
+    recorded = SNAPSHOT / f"{recipe.__name__}.yaml"
+    if not recorded.exists():
+        recorded.parent.mkdir(exist_ok=True)
+        recorded.write_text(yaml.safe_dump(model, sort_keys=False))
+    assert model == yaml.safe_load(recorded.read_text())
+
+
+BAD = [
+    (["--model.gat=null"], r"unknown flag --model\.gat"),
+    (["--modle.gate=null"], r"unknown flag --modle\.gate; did you mean --model\.gate\?"),
+    (["--model.gate.fractoin=0.1"], r"fractoin"),
+    (["--model.gate=Nope"], r"--model\.gate: 'Nope' is no known class; give a class that --help lists"),
+    (["--model.gate=no.such.Gate"], r"--model\.gate: .*no\.such"),
+    (["--model.gate.fraction=1.0"], r"AgreementGate: fraction must be in \[0, 1\), got 1\.0"),
+    (["--model.gate.fraction=-0.1"], r"AgreementGate: fraction must be in \[0, 1\), got -0\.1"),
+    (["--model.gate.fraction=much"], r"fraction: expected a number, got much"),
+    (["--model.critics=null"], r"needs .*critic_values|needs values"),
+    (["--model.critics.size=9"], r"more critics \(size=9\) than responses per prompt \(8\)"),
+    (["--model.critics.size=0"], r"MiniCritics: size must be a whole number of at least 1, got 0"),
+    (["--model.critics.shards=random"], r"shards"),
+    (["--model.policy=/no/such/folder"], r"model folder '/no/such/folder' does not exist"),
+    (["--model.sampling.top_p=0.9"], r"top_p=0\.9 draws from a filtered distribution"),
+    (
+        ["--model.sampling.max_response_tokens=500"],
+        r"exceeds the policy's context of 128; shorten or drop it, or lower",
+    ),
+    (
+        ["--data.task=JsonLines", "--data.task.train=/no.jsonl", "--data.task.reward=builtins.len"],
+        r"/no\.jsonl' does not",
+    ),
+    (["--trainer.max_steps=many"], r"--trainer\.max_steps: expected a whole number, got many"),
+    (["--config=/no/such.yaml"], r"/no/such\.yaml"),
+    (["--model.responses_per_prompt=0"], r"responses_per_prompt must be a whole number of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD, ids=lambda x: str(x)[:60])
+def test_bad_input_is_one_clear_line(args, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        cli(asyppo, "fit", f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false", *args)
+    assert left.value.code == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, shown[-1]), shown
+    assert shown[-1].startswith("error: ")
+    assert "Traceback" not in "".join(shown)
+
+
+def test_a_class_of_the_users_own_fits_any_slot(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from rl4llm.gates import Gate\n"
+        "@dataclass(frozen=True)\n"
+        "class EveryOther(Gate):\n"
+        "    '''Keeps every other token.'''\n"
+        "    phase: int = 0\n"
+        "    paper: ClassVar[str] = ''\n"
+        "    def __call__(self, batch):\n"
+        "        keep = batch.response_mask.clone()\n"
+        "        keep[:, self.phase::2] = False\n"
+        "        return keep\n"
+        "def length(prompt, response, answer):\n"
+        "    return len(response) % 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--model.gate=mine.EveryOther", "--model.gate.phase=1", "--data.task.reward=mine.length"]
+    run = cli(asyppo, "fit", f"--trainer.default_root_dir={tmp_path}", *flags, *SHORT)
+    assert type(run.model.composition.gate).__name__ == "EveryOther"
+    assert run.model.composition.gate.phase == 1
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.py")), ids=lambda path: path.name)
+def test_recipes_are_short_and_stand_alone(path):
+    text = path.read_text()
+    assert text.count("\n") <= 60
+    assert "from recipes" not in text
+    assert text.startswith('"""')
