@@ -19,7 +19,12 @@ from rl4llm.data import PromptData
 from rl4llm.runs import History, Summary
 
 _PARSER_SAYS = "Does not validate against any of the Union subtypes"
-_QUIET = (".*does not have many workers.*", ".*LeafSpec.*", ".*Consider setting `persistent_workers.*")
+_QUIET = (
+    ".*does not have many workers.*",
+    ".*exists and is not empty. Previous log files.*",
+    ".*LeafSpec.*",
+    ".*Consider setting `persistent_workers.*",
+)
 
 
 class _Parser(LightningArgumentParser):

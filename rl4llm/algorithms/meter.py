@@ -23,12 +23,14 @@ class Meter:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
-    def means(self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, Tensor]:
-        """Σ values / Σ weights for every name with a weight."""
+    def means(
+        self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Σ values / Σ weights for every name with a weight; `device` is where ranks can sum."""
         names = sorted(self._sums)
         if not names:
             return {}
-        sums = torch.stack([self._sums[name].double() for name in names])
-        weights = torch.stack([self._weights[name].double() for name in names])
+        sums = torch.stack([self._sums[name].to(device, torch.float32) for name in names])
+        weights = torch.stack([self._weights[name].to(device, torch.float32) for name in names])
         sums, weights = sum_over_ranks(torch.stack([sums, weights]))
-        return {n: (s / w).float() for n, s, w in zip(names, sums, weights, strict=True) if w > 0}
+        return {n: s / w for n, s, w in zip(names, sums, weights, strict=True) if w > 0}

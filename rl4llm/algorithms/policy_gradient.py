@@ -279,7 +279,7 @@ class PolicyGradient(LightningModule):
             meter.add("critics/spread_error_correlation", correlation.reshape(1))
 
     def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
-        means = meter.means(self.sum_over_ranks)
+        means = meter.means(self.sum_over_ranks, self.device)
         means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
         shown = {"train/reward", "train/accuracy", "train/tokens_per_second"}
         for name, value in means.items():

@@ -63,14 +63,14 @@ def load_backbone(name: str) -> PreTrainedModel:
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, dropping nothing in train mode: a dropped unit would make the first ratio differ from 1."""
+    """The same model in train mode, dropping nothing: a dropped unit would make the first ratio differ from 1."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
-    return model
+    return model.train()
 
 
 def accepts(model: nn.Module, argument: str) -> bool:
