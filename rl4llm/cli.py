@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,6 +116,8 @@ class RecipeCLI(LightningCLI):
         place = {"save_dir": str(root), "name": self.recipe_name, "version": version}
         loggers: list[Logger] = [TensorBoardLogger(**place), CSVLogger(**place)]  # type: ignore[arg-type]
         project = self._get(self.config_init, "wandb")
+        if project and find_spec("wandb") is None:
+            raise UsageError(f"--wandb={project} needs the wandb package; pip install 'rl4llm[wandb]'.")
         return loggers + ([WandbLogger(project=project, save_dir=str(root))] if project else [])
 
     def before_fit(self) -> None:

@@ -129,6 +129,8 @@ class PolicyGradient(LightningModule):
 
     def on_fit_start(self) -> None:
         """Explicit random generators: one for sampling on the device, one for the order of rows."""
+        if self.trainer.precision == "16-mixed":
+            raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         seed = torch.initial_seed() + self.global_rank
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.shuffle = torch.Generator().manual_seed(seed)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from rl4llm.models import Policy
 from rl4llm.runs.curves import draw_curves
@@ -31,15 +32,15 @@ class Summary(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop the clock and write the policy."""
         self.minutes = (time.perf_counter() - self.started) / 60
-        policy = module.policy
-        if trainer.is_global_zero and isinstance(policy, Policy):
-            policy.save(_folder(trainer) / "policy")
+        folder, policy = _folder(trainer), module.policy
+        if _writes(trainer) and isinstance(policy, Policy):
+            policy.save(folder / "policy")
 
     def finish(self, trainer: Trainer) -> None:
         """Draw the curves and print the table."""
-        if not trainer.is_global_zero:
-            return
         folder = _folder(trainer)
+        if not _writes(trainer):
+            return
         draw_curves(self.history, folder / "curves.png", title=self.title)
         print(self._table(trainer.global_step, folder))
 
@@ -53,11 +54,18 @@ class Summary(Callback):
                 label = name.removeprefix("val/").replace("_", " ")
                 lines.append(f"{label:24}{before.get(name, float('nan')):>10.3f}{after[name]:>10.3f}")
         what = {"run folder": "", "learning curves": "curves.png", "policy": "policy", "numbers": "metrics.csv"}
-        lines += ["", *(f"{label:18}{folder / name}" for label, name in what.items())]
+        lines += ["", *(f"{label:18}{folder / name}" for label, name in what.items() if (folder / name).exists())]
         return "\n".join(lines)
 
 
+def _writes(trainer: Trainer) -> bool:
+    """Whether this process leaves files: the first one does, unless the run is only a rehearsal (fast_dev_run)."""
+    rehearsal = any(isinstance(logger, DummyLogger) for logger in trainer.loggers)
+    return trainer.is_global_zero and not rehearsal
+
+
 def _folder(trainer: Trainer) -> Path:
+    """The run's folder. All processes must ask for it together: the first one tells the others."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -262,8 +262,9 @@ def test_fields_of_one_name_have_one_default(base):
                 continue
             first, default = seen.setdefault(field.name, (component, field.default))
             assert field.default == default, (
-                f"{component.__name__}.{field.name}={field.default} but {first.__name__}.{field.name}={default}; a flag "
-                "keeps its value when the class is swapped. Make them equal, or give a reason in DEFAULTS_THAT_DIFFER"
+                f"{component.__name__}.{field.name}={field.default} but {first.__name__}.{field.name}={default}; a "
+                "flag keeps its value when the class is swapped. Make them equal, or give a reason in "
+                "DEFAULTS_THAT_DIFFER"
             )
 
 
@@ -384,6 +385,17 @@ def test_gradient_reaches_trained_positions_of_the_own_inputs_only(part, batch):
     for gradient in reached:
         assert gradient.isfinite().all()
         assert not gradient[~batch.response_mask].any()
+
+
+@pytest.mark.parametrize("part", [p for p in PARTS if isinstance(p.values[0], Aggregator)])
+@FEW
+@given(batch=rollouts(), data=st.data())
+def test_microbatches_with_the_common_count_add_up_to_the_whole(part, batch, data):
+    cut = data.draw(st.integers(0, len(batch)))
+    whole = part(batch.advantages, batch.response_mask)
+    count = part.count(batch.response_mask)
+    pieces = [part(b.advantages, b.response_mask, normalizer=count) for b in batch.split([cut, len(batch) - cut])]
+    close(sum(pieces), whole)
 
 
 # --- documentation --------------------------------------------------------------------------------------------------
