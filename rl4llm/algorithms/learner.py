@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -77,8 +76,3 @@ class Learner:
         limit = self.updates.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), float("inf") if limit is None else limit)
         return norm.detach().reshape(1)
-
-
-def scalar(value: float) -> Tensor:
-    """A number as the one-entry tensor that a meter takes."""
-    return torch.tensor([float(value)])

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rl4llm.algorithms.composition import Composition
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics import critic_std, explained_variance, spread_error_correlation
 from rl4llm.masked import masked_sum
 
 
@@ -34,3 +37,26 @@ class Meter:
         weights = torch.stack([self._weights[name].to(device, torch.float32) for name in names])
         sums, weights = sum_over_ranks(torch.stack([sums, weights]))
         return {n: s / w for n, s, w in zip(names, sums, weights, strict=True) if w > 0}
+
+
+def scalar(value: float) -> Tensor:
+    """A number as the one-entry tensor that a meter takes."""
+    return torch.tensor([float(value)])
+
+
+def observe_batch(batch: RolloutBatch, composition: Composition, meter: Meter) -> None:
+    """What a rollout batch shows before the update: advantages, gates and, where there are critics, their values."""
+    mask = batch.response_mask
+    advantages, gates = batch.require("advantages", "gates", by="observe_batch")
+    meter.add("policy/advantage", advantages, mask)
+    meter.add("policy/gated_share", (~gates[0]).float(), mask)
+    for slot, where in zip(composition.active_regularizers(), gates[1:], strict=True):
+        meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
+    if batch.values is None or batch.returns is None:
+        return
+    meter.add("critics/value", batch.values, mask)
+    meter.add("critics/explained_variance", explained_variance(batch.values, batch.returns, mask).reshape(1))
+    if batch.critic_values is not None:
+        meter.add("critics/spread", critic_std(batch.critic_values), mask)
+        correlation = spread_error_correlation(batch.critic_values, batch.returns, mask)
+        meter.add("critics/spread_error_correlation", correlation.reshape(1))

@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator, mean_traits
-from rl4llm.algorithms.learner import Learner, scalar
+from rl4llm.algorithms.learner import Learner
 from rl4llm.algorithms.losses import policy_losses
-from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.meter import Meter, observe_batch, scalar
 from rl4llm.algorithms.microbatches import map_microbatches
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch, place_scores
 from rl4llm.checks import UsageError, check_at_least
-from rl4llm.critics import ValueContext, ValueSpec, critic_std, explained_variance, spread_error_correlation
+from rl4llm.critics import ValueContext, ValueSpec
 from rl4llm.data.task import PromptBatch
 from rl4llm.gates import Gate
 from rl4llm.models import Policy, check_model
@@ -119,6 +119,8 @@ class PolicyGradient(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer and schedule for the policy, then one for each learner of the value source."""
+        if self.trainer.precision == "16-mixed":
+            raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         total = self.trainer.estimated_stepping_batches
         learners = {} if self.critics is None else self.critics.learners
         optimizers = [self.optimizer(self.policy.parameters())]
@@ -129,8 +131,6 @@ class PolicyGradient(LightningModule):
 
     def on_fit_start(self) -> None:
         """Explicit random generators: one for sampling on the device, one for the order of rows."""
-        if self.trainer.precision == "16-mixed":
-            raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         seed = torch.initial_seed() + self.global_rank
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.shuffle = torch.Generator().manual_seed(seed)
@@ -250,7 +250,7 @@ class PolicyGradient(LightningModule):
         return Learner(name, module, optimizer, schedule, updates, aggregator)
 
     def _improve(self, batch: RolloutBatch, meter: Meter) -> None:
-        self._observe_values(batch, meter)
+        observe_batch(batch, self.composition, meter)
         on_policy, temperature = self.updates.steps == 1, self.sampling.temperature
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
@@ -263,22 +263,6 @@ class PolicyGradient(LightningModule):
             learner.minimize(self, batch, losses, meter, counted=True)
         if self.critics is not None and not self.learn_critics_first:
             self.critics.learn(batch, self._context(meter))
-
-    def _observe_values(self, batch: RolloutBatch, meter: Meter) -> None:
-        mask = batch.response_mask
-        advantages, gates = batch.require("advantages", "gates", by="PolicyGradient")
-        meter.add("policy/advantage", advantages, mask)
-        meter.add("policy/gated_share", (~gates[0]).float(), mask)
-        for slot, where in zip(self.composition.active_regularizers(), gates[1:], strict=True):
-            meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
-        if batch.values is None or batch.returns is None:
-            return
-        meter.add("critics/value", batch.values, mask)
-        meter.add("critics/explained_variance", explained_variance(batch.values, batch.returns, mask).reshape(1))
-        if batch.critic_values is not None:
-            meter.add("critics/spread", critic_std(batch.critic_values), mask)
-            correlation = spread_error_correlation(batch.critic_values, batch.returns, mask)
-            meter.add("critics/spread_error_correlation", correlation.reshape(1))
 
     def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
         means = meter.means(self.sum_over_ranks, self.device)

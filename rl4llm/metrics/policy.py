@@ -26,6 +26,15 @@ def silenced_tokens(
 
     Returns:
         True where a token is silenced; False outside the mask.
+
+    Example:
+        >>> log_probs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+        >>> loss = -torch.minimum((log_probs + 1.0 + torch.tensor([[0.0, 0.5]])).exp(), torch.tensor(1.2))
+        >>> silenced_tokens(loss, log_probs, torch.ones(1, 2), torch.tensor([[True, True]]))
+        tensor([[False,  True]])
+
+    References:
+        A diagnostic of this library.
     """
     check_token_tensors("silenced_tokens", response_mask, log_probs=log_probs, advantages=advantages)
     if not loss.requires_grad:
@@ -42,6 +51,11 @@ def approximate_kl(
     """How far the policy has moved on its own samples, per token: k3 of KL(π_old ‖ π).
 
         d = log π − log π_old        k3 = eᵈ − 1 − d ≥ 0
+
+    Args:
+        log_probs: Under the policy now.
+        old_log_probs: Under the policy that the update began with.
+        response_mask: True at trained tokens; nothing else is read.
 
     Returns:
         Float32 or wider, no graph; 0 where `response_mask` is False.

@@ -126,12 +126,22 @@ def constant_norm(
 
 
 def token_count(mask: Mask) -> Int[Tensor, ""]:
-    """Number of entries that count."""
+    """Number of entries that count.
+
+    Example:
+        >>> token_count(torch.tensor([[True, False], [True, True]]))
+        tensor(3)
+    """
     return mask.sum()
 
 
 def response_count(mask: Mask) -> Int[Tensor, ""]:
-    """Number of responses of which anything counts."""
+    """Number of responses of which anything counts.
+
+    Example:
+        >>> response_count(torch.tensor([[True, False], [False, False]]))
+        tensor(1)
+    """
     return mask.any(-1).sum() if mask.ndim > 1 else mask.sum()
 
 

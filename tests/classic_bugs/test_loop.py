@@ -3,7 +3,6 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from torch.optim import SGD
 
 from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut, LengthAdaptiveGAE, MonteCarlo, Whiten
 from rl4llm.algorithms import Updates
@@ -13,7 +12,7 @@ from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.supervised import demonstrations
 from rl4llm.batch import place_scores
 from rl4llm.critics import MiniCritics, ValueContext, group_shards, learns_from
-from rl4llm.data import AbsoluteDifference, Example, PromptBatch
+from rl4llm.data import AbsoluteDifference, Example, PromptBatch, PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter
 from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import PPOClip, TokenMean
@@ -225,8 +224,10 @@ def test_prompts_are_scored_against_their_own_answers(tiny_policy):
         return even_length(prompt, response, answer)
 
     task = AbsoluteDifference(digits=3, train_size=64, reward=record)
-    module = loop(tiny_policy, optimizer=lambda p: SGD(p, lr=0.0))
-    module.on_fit_start()
-    examples = task.examples("train")[0:3]
-    batch = module._rollout(PromptBatch(examples, task), Meter())
-    assert asked == [(examples[g].prompt, examples[g].answer) for g in batch.group_ids.tolist()]
+    engine = Engine()
+    module = loop(tiny_policy, engine=engine)
+    run(module, steps=1, data=PromptData(task, prompts_per_step=3))
+    shown = [ids[mask] for ids, mask in zip(engine.drawn.prompt_ids, engine.drawn.prompt_mask, strict=True)]
+    assert [prompt for prompt, _ in asked] == module.policy.tokenizer.batch_decode(shown)
+    answers = {example.prompt: example.answer for example in task.examples("train")}
+    assert all(answer == answers[prompt] for prompt, answer in asked)

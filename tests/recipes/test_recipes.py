@@ -192,6 +192,26 @@ def test_a_class_of_the_users_own_fits_any_slot(tmp_path, monkeypatch):
     assert run.model.composition.gate.phase == 1
 
 
+def test_the_readme_shows_the_recipe_as_it_is():
+    recipe = Path("recipes/asyppo.py").read_text()
+    body = recipe[recipe.index("def asyppo(") : recipe.index("if __name__")].rstrip()
+    assert body in Path("README.md").read_text()
+
+
+def test_weights_and_biases_is_a_flag(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rl4llm.cli.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        cli(grpo, "fit", "--wandb=project", f"--trainer.default_root_dir={tmp_path}", *SHORT)
+    assert "--wandb=project needs the wandb package; pip install 'rl4llm[wandb]'" in capsys.readouterr().err
+
+
+def test_a_rehearsal_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli(grpo, "fit", "--trainer.fast_dev_run=true", *SHORT)
+    assert not list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.py")), ids=lambda path: path.name)
 def test_recipes_are_short_and_stand_alone(path):
     text = path.read_text()

@@ -101,6 +101,25 @@ def test_a_model_without_end_of_sequence_fills_every_response(policy):
     assert batch.lengths.tolist() == [5] * 4
 
 
+def test_the_prompt_is_computed_once_and_shared_by_its_responses(policy):
+    seen = []
+    forward = policy.model.forward
+
+    def watched(*args, **kwargs):
+        seen.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    policy.model.forward = watched
+    try:
+        batch = generate(policy, prompts("583912=", "12="), n=8)
+    finally:
+        del policy.model.forward
+    assert seen[0] == (2, 7)
+    assert all(width == 1 for _, width in seen[1:])
+    still_going = [(batch.lengths > step).sum().item() for step in range(1, len(seen))]
+    assert [rows for rows, _ in seen[1:]] == still_going  # rows that have ended cost nothing more
+
+
 @given(st.lists(st.integers(2, 14), min_size=1, max_size=12))
 def test_token_ids_are_never_decoded_and_encoded_again(ids):
     policy = Policy(*TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build())
