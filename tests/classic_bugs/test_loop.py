@@ -109,6 +109,8 @@ def test_the_first_step_has_ratio_one_at_the_temperature_of_sampling(tiny_policy
 def test_a_step_reaches_the_policy_through_entropies_as_through_log_probs(tiny_policy):
     policy = Policy.load(tiny_policy)
     batch = _fixed(policy)
+    batch = batch.replace(response_mask=batch.response_mask & (torch.arange(batch.response_mask.shape[1]) < 3))
+    assert not batch.response_mask.all()
     parameters = [p for p in policy.parameters() if p.requires_grad]
     output = policy(batch, entropies=True)
     inputs = torch.cat([batch.prompt_ids, batch.response_ids[:, :-1]], -1)
