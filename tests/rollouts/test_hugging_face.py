@@ -92,6 +92,14 @@ def test_every_declared_end_token_ends_a_response():
     assert {5, 6} & set(last.tolist())
 
 
+def test_a_response_that_ends_at_the_limit_is_not_truncated():
+    policy = Policy(*TinyQwen3().build())
+    batch = generate(policy, prompts("12="), n=128, max_response_tokens=1)
+    ended = batch.response_ids[:, 0] == 1
+    assert ended.any()
+    assert torch.equal(batch.truncated, ~ended)
+
+
 def test_a_model_without_end_of_sequence_fills_every_response(policy):
     model, tokenizer = TinyQwen3().build()
     policy = Policy(model, tokenizer)
