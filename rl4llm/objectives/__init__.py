@@ -14,10 +14,17 @@ from rl4llm.objectives.aggregate import (
     token_mean,
 )
 from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.cispo import CISPO, cispo
+from rl4llm.objectives.dppo import DPPO, binary_kl, binary_tv, dppo
 from rl4llm.objectives.importance import ImportanceWeighted, importance_weighted
+from rl4llm.objectives.min_prefix_ratio import MinPrefixRatio, min_prefix_ratio, smallest_before
 from rl4llm.objectives.ppo_clip import PPOClip, ppo_clip
 from rl4llm.objectives.ratio import MAX_LOG_RATIO, tangent_exp, token_log_ratio, token_ratio
-from rl4llm.objectives.reinforce import Reinforce, reinforce
+from rl4llm.objectives.ratio_variance import RatioVariance, ratio_variance
+from rl4llm.objectives.reinforce import Reinforce, reinforce, weighted_reinforce
+from rl4llm.objectives.sapo import SAPO, sapo
+from rl4llm.objectives.sols import SoLS, sols
+from rl4llm.objectives.topr import TOPR, topr
 
 __all__ = [
     # bases
@@ -30,6 +37,21 @@ __all__ = [
     "ImportanceWeighted",
     "ppo_clip",
     "PPOClip",
+    "dppo",
+    "DPPO",
+    "min_prefix_ratio",
+    "MinPrefixRatio",
+    "ratio_variance",
+    "RatioVariance",
+    "cispo",
+    "CISPO",
+    "sapo",
+    "SAPO",
+    "sols",
+    "SoLS",
+    "topr",
+    "TOPR",
+    "weighted_reinforce",
     # aggregators
     "token_mean",
     "TokenMean",
@@ -45,5 +67,8 @@ __all__ = [
     "token_log_ratio",
     "token_ratio",
     "tangent_exp",
+    "binary_tv",
+    "binary_kl",
+    "smallest_before",
     "MAX_LOG_RATIO",
 ]

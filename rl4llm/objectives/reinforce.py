@@ -50,6 +50,39 @@ def reinforce(
     return (costs * keep(at_least_float32(log_probs), response_mask)).to(log_probs.dtype)
 
 
+def weighted_reinforce(
+    log_probs: Float[Tensor, "batch time"],
+    weights: Float[Tensor, "batch time"],
+    advantages: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+) -> Float[Tensor, "batch time"]:
+    """Policy gradient with weights that carry no gradient: what CISPO, DPPO, MinPRO and TOPR differ in.
+
+        ℓₜ = −sg[wₜ] Aₜ log π_θ(yₜ)
+
+    Args:
+        log_probs: log π_θ(yₜ), t in [0, T).
+        weights: wₜ; constants.
+        advantages: Aₜ; constants.
+        response_mask: True at trained tokens; the others are read only there.
+
+    Returns:
+        Loss of each token in the dtype of `log_probs`; 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If shapes differ or the mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(1, 1)
+        >>> weighted_reinforce(-one, 3.0 * one, 2.0 * one, torch.tensor([[True]]))
+        tensor([[6.]])
+    """
+    check_token_tensors("weighted_reinforce", response_mask, weights=weights, advantages=advantages)
+    products = keep(at_least_float32(weights.detach()), response_mask) * keep(advantages.detach(), response_mask)
+    return reinforce(log_probs, products, response_mask)
+
+
 @dataclass(frozen=True)
 class Reinforce(PolicyObjective):
     """The plain policy gradient, for strictly on-policy steps. See [reinforce][]."""

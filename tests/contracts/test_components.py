@@ -36,14 +36,21 @@ from rl4llm.gates import (
     RandomGate,
 )
 from rl4llm.objectives import (
+    CISPO,
+    DPPO,
+    SAPO,
+    TOPR,
     Aggregator,
     ConstantNorm,
     ImportanceWeighted,
+    MinPrefixRatio,
     PolicyObjective,
     PPOClip,
+    RatioVariance,
     Reinforce,
     SequenceMean,
     SequenceSum,
+    SoLS,
     TokenMean,
 )
 from rl4llm.regularizers import EntropyBonus, KLPenalty, KLReward, Regularizer
@@ -71,6 +78,13 @@ EXAMPLES = {
     Reinforce: [Reinforce()],
     ImportanceWeighted: [ImportanceWeighted()],
     PPOClip: [PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), PPOClip()],
+    DPPO: [DPPO(delta_low=0.1, delta_high=0.2, weight_cap=5.0), DPPO("kl")],
+    MinPrefixRatio: [MinPrefixRatio(clip_low=0.5, clip_high=2.0, cap_prefix_at_one=True), MinPrefixRatio()],
+    RatioVariance: [RatioVariance(multiplier=0.3)],
+    CISPO: [CISPO(clip_low=0.5, clip_high=2.0)],
+    SAPO: [SAPO(tau_positive=2.0, tau_negative=3.0)],
+    SoLS: [SoLS(clip=0.1)],
+    TOPR: [TOPR(), TOPR(whole_response=False)],
     TokenMean: [TokenMean()],
     SequenceMean: [SequenceMean()],
     SequenceSum: [SequenceSum()],
@@ -85,9 +99,12 @@ EXAMPLES = {
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
 }
 
+WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]
+
 # (class, field): why its default differs from that of the siblings.
 DEFAULTS_THAT_DIFFER = {
     (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
+    **dict.fromkeys(WIDTHS_OF_A_WEIGHT, "widths of a weight, not of a mask: no floor, a high ceiling"),
     (LengthAdaptiveGAE, "lam_returns"): "VAPO's targets are Monte Carlo returns; GAE's follow its own λ",
 }
 

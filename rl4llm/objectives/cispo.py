@@ -1,0 +1,97 @@
+"""CISPO: every token keeps its gradient, weighted by a clipped ratio."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.ppo_clip import check_bounds
+from rl4llm.objectives.ratio import token_ratio
+from rl4llm.objectives.reinforce import weighted_reinforce
+
+
+def cispo(
+    log_probs: Float[Tensor, "batch time"],
+    old_log_probs: Float[Tensor, "batch time"],
+    advantages: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    clip_low: float = 1.0,
+    clip_high: float = 4.0,
+) -> Float[Tensor, "batch time"]:
+    """Policy gradient weighted by the clipped importance ratio.
+
+        rₜ = π_θ(yₜ) / π_old(yₜ)
+        ℓₜ = −sg[clip(rₜ, 1 − clip_low, 1 + clip_high)] Aₜ log π_θ(yₜ)
+
+        ∂ℓₜ/∂log π_θ(yₜ) = −clip(rₜ, 1 − clip_low, 1 + clip_high) Aₜ
+
+    The weight is bounded and no token is dropped: unlike PPO's clip, which is a mask. sg stops the gradient, so the
+    value of the loss says nothing; its gradient is the method.
+
+    Args:
+        log_probs: log π_θ(yₜ), t in [0, T).
+        old_log_probs: log π_old(yₜ), under the policy at the start of the update; constants.
+        advantages: Aₜ; constants.
+        response_mask: True at trained tokens; the others are read only there.
+        clip_low: Width below 1, in [0, 1]; 1 puts no floor under the weight.
+        clip_high: Width above 1, at least 0: the largest weight is 1 + clip_high.
+
+    Returns:
+        Loss of each token, to be minimized, in the dtype of `log_probs`; 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or a width is outside its range.
+
+    Example:
+        >>> import torch
+        >>> log_probs = torch.tensor([[0.9, 0.9]]).log().requires_grad_()
+        >>> old, mask = torch.tensor([[0.9, 0.1]]).log(), torch.ones(1, 2, dtype=torch.bool)
+        >>> cispo(log_probs, old, torch.ones(1, 2), mask).sum().backward()
+        >>> log_probs.grad
+        tensor([[-1., -5.]])
+
+    References:
+        MiniMax, 2025. arXiv:2506.13585, eq. 4; the widths of Khatri et al., 2025. arXiv:2510.13786.
+    """
+    check_cispo("cispo", clip_low, clip_high)
+    ratios = token_ratio(log_probs, old_log_probs, response_mask).detach()
+    weights = ratios.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return weighted_reinforce(log_probs, weights, advantages, response_mask)
+
+
+def check_cispo(by: str, clip_low: float, clip_high: float) -> None:
+    """Raise unless the hyperparameters are in their ranges."""
+    check_bounds(by, clip_low, clip_high)
+
+
+@dataclass(frozen=True)
+class CISPO(PolicyObjective):
+    """Policy gradient weighted by the clipped ratio. See [cispo][].
+
+    Args:
+        clip_low: Width below 1, in [0, 1]; 1 puts no floor under the weight.
+        clip_high: Width above 1, at least 0: the largest weight is 1 + clip_high.
+    """
+
+    clip_low: float = 1.0
+    clip_high: float = 4.0
+    paper: ClassVar[str] = "2506.13585"
+
+    def __post_init__(self) -> None:
+        check_cispo("CISPO", self.clip_low, self.clip_high)
+
+    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
+        """Loss of every response token."""
+        (advantages,) = batch.require("advantages", by="CISPO")
+        return cispo(
+            policy.log_probs,
+            batch.old_log_probs,
+            advantages,
+            batch.response_mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+        )
