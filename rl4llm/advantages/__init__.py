@@ -1,9 +1,14 @@
 """Advantage estimators: functions of tensors, and frozen components that feed them from a batch."""
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.correctness import CorrectnessRelative, correctness_relative
 from rl4llm.advantages.gae import GAE, LengthAdaptiveGAE, gae, length_adaptive_gae
 from rl4llm.advantages.group import GroupRelative, group_relative
 from rl4llm.advantages.leave_one_out import LeaveOneOut, leave_one_out
+from rl4llm.advantages.max_rl import MaxRL, max_rl
+from rl4llm.advantages.optimal_baseline import OptimalBaseline, optimal_baseline
+from rl4llm.advantages.pass_at_k import PassAtKTraining, pass_at_k
+from rl4llm.advantages.quantile import QuantileRelative, quantile_relative
 from rl4llm.advantages.returns import MonteCarlo, discounted_returns
 from rl4llm.advantages.scan import reverse_linear_scan
 from rl4llm.advantages.whiten import Whiten, whiten
@@ -22,8 +27,18 @@ __all__ = [
     # Against the group
     "group_relative",
     "leave_one_out",
+    "correctness_relative",
+    "optimal_baseline",
+    "max_rl",
+    "quantile_relative",
+    "pass_at_k",
     "GroupRelative",
     "LeaveOneOut",
+    "CorrectnessRelative",
+    "OptimalBaseline",
+    "MaxRL",
+    "QuantileRelative",
+    "PassAtKTraining",
     # Transforms
     "whiten",
     "Whiten",

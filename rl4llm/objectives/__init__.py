@@ -17,7 +17,7 @@ from rl4llm.objectives.base import PolicyObjective
 from rl4llm.objectives.cispo import CISPO, cispo
 from rl4llm.objectives.dppo import DPPO, binary_kl, binary_tv, dppo
 from rl4llm.objectives.importance import ImportanceWeighted, importance_weighted
-from rl4llm.objectives.min_prefix_ratio import MinPrefixRatio, min_prefix_ratio, smallest_before
+from rl4llm.objectives.min_prefix_ratio import MinPrefixRatio, min_prefix_ratio
 from rl4llm.objectives.ppo_clip import PPOClip, ppo_clip
 from rl4llm.objectives.ratio import MAX_LOG_RATIO, tangent_exp, token_log_ratio, token_ratio
 from rl4llm.objectives.ratio_variance import RatioVariance, ratio_variance
@@ -69,6 +69,5 @@ __all__ = [
     "tangent_exp",
     "binary_tv",
     "binary_kl",
-    "smallest_before",
     "MAX_LOG_RATIO",
 ]

@@ -55,7 +55,7 @@ def cispo(
         tensor([[-1., -5.]])
 
     References:
-        MiniMax, 2025. arXiv:2506.13585, eq. 4; the widths of Khatri et al., 2025. arXiv:2510.13786.
+        MiniMax-M1, 2025. arXiv:2506.13585; insensitivity to the ceiling: ScaleRL, 2025. arXiv:2510.13786.
     """
     check_cispo("cispo", clip_low, clip_high)
     ratios = token_ratio(log_probs, old_log_probs, response_mask).detach()

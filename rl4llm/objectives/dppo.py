@@ -64,7 +64,7 @@ def dppo(
         tensor([[  -0.0000, -100.0000,   -0.6670]])
 
     References:
-        Qi et al., 2026. arXiv:2602.04879, eq. 12 and appendix (weights and thresholds as in the authors' code).
+        Qi et al., 2026. arXiv:2602.04879 (weights and thresholds as in the authors' code).
     """
     check_dppo("dppo", divergence, delta_low, delta_high, weight_cap)
     new = keep(at_least_float32(log_probs.detach()), response_mask)
@@ -88,12 +88,36 @@ def check_dppo(
 
 
 def binary_tv(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """|π − μ| from log-probs: total variation between "this token" and "any other"."""
+    """|π − μ| from log-probs: total variation between "this token" and "any other".
+
+    Args:
+        new: log π of the token.
+        old: log μ of the token.
+
+    Returns:
+        A distance in [0, 1], with the shape of the two.
+
+    Example:
+        >>> binary_tv(torch.tensor([0.5]).log(), torch.tensor([0.25]).log())
+        tensor([0.2500])
+    """
     return (new.exp() - old.exp()).abs()
 
 
 def binary_kl(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """KL(μ ‖ π) between "this token" and "any other", from log-probs; finite where a probability rounds to 1."""
+    """KL(μ ‖ π) between "this token" and "any other", from log-probs; finite where a probability rounds to 1.
+
+    Args:
+        new: log π of the token.
+        old: log μ of the token.
+
+    Returns:
+        A divergence ≥ 0, with the shape of the two.
+
+    Example:
+        >>> binary_kl(torch.tensor([0.5]).log(), torch.tensor([0.5]).log())
+        tensor([0.])
+    """
     tiny = torch.finfo(new.dtype).eps
     log_other_new, log_other_old = ((-x.expm1()).clamp(min=tiny).log() for x in (new, old))
     other = -old.expm1()

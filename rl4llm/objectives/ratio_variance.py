@@ -51,7 +51,7 @@ def ratio_variance(
         >>> old, mask = torch.tensor([[0.5, 0.3]]).log(), torch.ones(1, 2, dtype=torch.bool)
         >>> ratio_variance(log_probs, old, torch.ones(1, 2), mask, multiplier=0.5).sum().backward()
         >>> log_probs.grad
-        tensor([[-1.0000,  3.0000]])
+        tensor([[-1.,  3.]])
 
     References:
         Luo et al., 2026. arXiv:2601.03320 (penalty form inferred).

@@ -54,7 +54,7 @@ def sapo(
         tensor([[-1.0000, -1.2599]])
 
     References:
-        Gao et al., 2025. arXiv:2511.20347 (as in the code of frameworks that cite it).
+        SAPO, 2025. arXiv:2511.20347 (as in the code of frameworks that cite it).
     """
     check_sapo("sapo", tau_positive, tau_negative)
     check_token_tensors("sapo", response_mask, advantages=advantages)

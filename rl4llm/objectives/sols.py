@@ -53,7 +53,7 @@ def sols(
         tensor([[-3.,  0.,  1.]])
 
     References:
-        Papagiannis et al., 2025. arXiv:2509.01720 (equation as noted by a third party, in agreement with the text).
+        Succeed or Learn Slowly, 2025. arXiv:2509.01720 (equation as noted by a third party).
     """
     check_sols("sols", clip)
     check_token_tensors("sols", response_mask, advantages=advantages)

@@ -16,13 +16,18 @@ import rl4llm
 from rl4llm.advantages import (
     GAE,
     AdvantageEstimator,
+    CorrectnessRelative,
     GroupRelative,
     LeaveOneOut,
     LengthAdaptiveGAE,
+    MaxRL,
     MonteCarlo,
+    OptimalBaseline,
+    PassAtKTraining,
+    QuantileRelative,
     Whiten,
 )
-from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.batch import PolicyOutput, RolloutBatch, place_scores
 from rl4llm.critics import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.gates import (
     AdvantageMagnitude,
@@ -66,6 +71,11 @@ EXAMPLES = {
     MonteCarlo: [MonteCarlo(gamma=0.9)],
     GroupRelative: [GroupRelative(normalize_std=False), GroupRelative(unbiased=False)],
     LeaveOneOut: [LeaveOneOut()],
+    CorrectnessRelative: [CorrectnessRelative(min_correct=0.5)],
+    OptimalBaseline: [OptimalBaseline()],
+    MaxRL: [MaxRL()],
+    QuantileRelative: [QuantileRelative(quantile=0.6)],
+    PassAtKTraining: [PassAtKTraining(k=2)],
     Whiten: [Whiten(), Whiten(level="response"), Whiten(level="group", unbiased=False)],
     AgreementGate: [AgreementGate(fraction=0.4)],
     DivergenceFilter: [DivergenceFilter(fraction=0.4)],
@@ -111,6 +121,8 @@ DEFAULTS_THAT_DIFFER = {
 # Functions that move numbers about instead of saying mathematics: they need no references, and their one line says
 # what comes in and out.
 BUILDING_BLOCKS = {
+    "binary_kl",
+    "binary_tv",
     "drop_smallest",
     "learns_from",
     "response_count",
@@ -159,9 +171,16 @@ def own_inputs(part, batch):
     return {"advantages": batch.advantages} if isinstance(part, (Aggregator, Whiten)) else {}
 
 
+def binary(batch):
+    """The batch with scores of 0 and 1 (and NaN), the domain of some estimators."""
+    scores = torch.where(batch.scores.isnan(), batch.scores, (batch.scores > 0).to(batch.scores.dtype))
+    return batch.replace(scores=scores, rewards=place_scores(scores, batch.response_mask))
+
+
 def results(part, batch, inputs=None):
     """What a component gives, as a list of tensors."""
     inputs = own_inputs(part, batch) if inputs is None else inputs
+    batch = binary(batch) if isinstance(part, (MaxRL, PassAtKTraining)) else batch
     if isinstance(part, (PolicyObjective, Regularizer)):
         given = part(PolicyOutput(**inputs), batch)
     elif isinstance(part, Aggregator):

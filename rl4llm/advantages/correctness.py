@@ -1,0 +1,80 @@
+"""CoRPO: a group's mean as baseline, but never below what counts as correct."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.group import centred_in_group
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_group_tensors, check_interval
+from rl4llm.groups import group_mean
+from rl4llm.masked import at_least_float32, keep
+
+
+@torch.no_grad()
+def correctness_relative(
+    scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *, min_correct: float = 0.0
+) -> Float[Tensor, " batch"]:
+    """Scores relative to the larger of their group's mean and a fixed pass mark.
+
+        b = max(min_correct, r̄)        Aᵢ = rᵢ − b
+
+    While a group fails on average, the pass mark is the baseline and no failed response is reinforced for being less
+    bad than its siblings; once the mean reaches it, this is the mean baseline (Dr. GRPO). A group that fails with
+    equal scores is pushed down, and so is a single failed response: that is the method, not a degenerate case. There
+    is no division by the standard deviation, which would undo the construction. The formula is that of several
+    agreeing third parties; the paper's method section was not readable.
+
+    Args:
+        scores: rᵢ, one number a response; NaN where it could not be scored.
+        group_ids: Which prompt draw a response answers; any order, ragged.
+        min_correct: The lowest score that counts as correct.
+
+    Returns:
+        One advantage a response, without graph; 0 where the score is NaN.
+
+    Raises:
+        UsageError: If shapes differ, `min_correct` is not finite, or `group_ids` does not hold integers.
+
+    Example:
+        >>> correctness_relative(torch.tensor([-1.0, -0.5, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]))
+        tensor([-1.0000, -0.5000, 0.0000, 0.0000])
+
+    References:
+        Garg et al., 2025 (CoRPO). arXiv:2511.04439 (eq. 11 as cited by implementers).
+    """
+    check_group_tensors("correctness_relative", group_ids, scores=scores)
+    check_interval("correctness_relative", ends="()", min_correct=min_correct)
+    scored, wide = ~scores.isnan(), at_least_float32(scores)
+    passes = group_mean(wide, group_ids, scored) >= min_correct
+    advantages = torch.where(passes, centred_in_group(scores, group_ids, scored), wide - min_correct)
+    return keep(advantages, scored).to(result_dtype(scores))
+
+
+@dataclass(frozen=True)
+class CorrectnessRelative(AdvantageEstimator):
+    """CoRPO's advantage, the same at every token of a response. See [correctness_relative][].
+
+    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+
+    Args:
+        min_correct: The lowest score that counts as correct.
+    """
+
+    min_correct: float = 0.0
+    paper: ClassVar[str] = "2511.04439"
+
+    def __post_init__(self) -> None:
+        check_interval("CorrectnessRelative", ends="()", min_correct=self.min_correct)
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages of every trained token; no value targets."""
+        return Advantages(
+            spread(
+                correctness_relative(batch.outcomes, batch.group_ids, min_correct=self.min_correct), batch.scored_mask
+            )
+        )

@@ -1,0 +1,66 @@
+"""MaxRL: the group's mean score as baseline and as scale."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.group import centred_in_group
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError, check_group_tensors
+from rl4llm.groups import group_mean
+
+
+@torch.no_grad()
+def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Scores relative to their group's mean, in units of that mean.
+
+        Aᵢ = (rᵢ − r̄) / r̄
+
+    With binary scores and success rate p: (1 − p)/p for a success, −1 for a failure, so rare successes weigh like
+    those of a log-likelihood. Defined for scores that are never negative; a group whose mean is 0 gets 0.
+
+    Args:
+        scores: rᵢ, one number a response; NaN where it could not be scored.
+        group_ids: Which prompt draw a response answers; any order, ragged.
+
+    Returns:
+        One advantage a response, without graph; 0 where the score is NaN.
+
+    Raises:
+        UsageError: If shapes differ, a score is negative, or `group_ids` does not hold integers.
+
+    Example:
+        >>> max_rl(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0, 0, 0, 0]))
+        tensor([ 3., -1., -1., -1.])
+
+    References:
+        MaxRL, as in its authors' code (github.com/tajwarfahim/maxrl).
+    """
+    check_group_tensors("max_rl", group_ids, scores=scores)
+    if bool((scores < 0).any()):
+        raise UsageError(
+            "max_rl: scores must not be negative, since the mean is the scale; shift them, or use group_relative."
+        )
+    scored = ~scores.isnan()
+    mean = group_mean(scores, group_ids, scored)
+    centred = centred_in_group(scores, group_ids, scored)
+    return (centred / torch.where(mean > 0, mean, 1.0)).to(result_dtype(scores))
+
+
+@dataclass(frozen=True)
+class MaxRL(AdvantageEstimator):
+    """MaxRL's advantage, the same at every token of a response. See [max_rl][].
+
+    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    """
+
+    smallest_group: ClassVar[int] = 2
+    paper: ClassVar[str] = ""
+
+    def __call__(self, batch: RolloutBatch) -> Advantages:
+        """Advantages of every trained token; no value targets."""
+        return Advantages(spread(max_rl(batch.outcomes, batch.group_ids), batch.scored_mask))
