@@ -53,4 +53,4 @@ def ppo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(ppo, PromptData, max_steps=150, val_check_interval=25)
+    RecipeCLI(ppo, PromptData, max_steps=180, val_check_interval=30)

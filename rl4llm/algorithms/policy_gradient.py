@@ -101,6 +101,7 @@ class PolicyGradient(LightningModule):
         self.evaluator = Evaluator(evaluation, sampling, engine)
         self._warned: set[str] = set()
         self._restored: dict[str, Tensor] = {}
+        self._warming_up = False
 
     def _check(self, policy: str, critics: ValueSpec | None) -> None:
         check_at_least("PolicyGradient", 1, responses_per_prompt=self.responses_per_prompt)
@@ -155,6 +156,7 @@ class PolicyGradient(LightningModule):
     def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Act, judge, learn, log."""
         started, meter = time.perf_counter(), Meter()
+        self._warming_up = self.trainer.global_step < self.critic_warmup
         batch = self._rollout(prompts, meter)
         acted = time.perf_counter()
         batch = self._with_log_probs(batch)
@@ -238,10 +240,6 @@ class PolicyGradient(LightningModule):
 
         tokens = self.critic_updates.microbatch_tokens
         return ValueContext(map=lambda f, rows: map_microbatches(f, rows, tokens), minimize=minimize)
-
-    @property
-    def _warming_up(self) -> bool:
-        return self.trainer.global_step < self.critic_warmup
 
     def _learner(self, name: str, index: int, module: torch.nn.Module) -> Learner:
         optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)

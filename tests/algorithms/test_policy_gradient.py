@@ -152,8 +152,9 @@ def test_critics_learn_before_or_after_their_values_are_read(tiny_policy, tiny_c
     assert order == (["values", "learn", "values", "improve"] if first else ["values", "improve", "learn"])
 
 
-def test_warm_up_moves_the_critics_and_not_the_policy(tiny_policy, tiny_critic):
-    module = PolicyGradient(tiny_policy, **critic_slots(tiny_critic, critic_warmup=2))
+@pytest.mark.parametrize("first", [True, False])
+def test_warm_up_moves_the_critics_and_not_the_policy(tiny_policy, tiny_critic, first):
+    module = PolicyGradient(tiny_policy, **critic_slots(tiny_critic, critic_warmup=2, learn_critics_first=first))
     policy, critics = weights(module.policy), weights(module.critics)
     trainer = run(module, steps=2)
     assert trainer.global_step == 2
