@@ -12,6 +12,7 @@ from rl4llm.advantages.group import centred_in_group
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_group_tensors
 from rl4llm.groups import group_mean
+from rl4llm.masked import at_least_float32
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> F
             "max_rl: scores must not be negative, since the mean is the scale; shift them, or use group_relative."
         )
     scored = ~scores.isnan()
-    mean = group_mean(scores, group_ids, scored)
+    mean = group_mean(at_least_float32(scores), group_ids, scored)
     centred = centred_in_group(scores, group_ids, scored)
     return (centred / torch.where(mean > 0, mean, 1.0)).to(result_dtype(scores))
 

@@ -50,7 +50,7 @@ def optimal_baseline(
     weights = at_least_float32(lengths).to(centred.dtype)
     total = group_sum(weights, group_ids, scored)
     baseline = group_sum(weights * centred, group_ids, scored) / torch.where(total > 0, total, 1.0)
-    varies = varies_in_group(scores, group_ids, scored) & (total > 0)
+    varies = varies_in_group(at_least_float32(scores), group_ids, scored) & (total > 0)
     return keep(centred - baseline, varies).to(result_dtype(scores))
 
 

@@ -77,6 +77,9 @@ def weighted_reinforce(
         >>> one = torch.ones(1, 1)
         >>> weighted_reinforce(-one, 3.0 * one, 2.0 * one, torch.tensor([[True]]))
         tensor([[6.]])
+
+    References:
+        The common form of arXiv:2506.13585, 2602.04879, 2601.22718 and 2503.14286.
     """
     check_token_tensors("weighted_reinforce", response_mask, weights=weights, advantages=advantages)
     products = keep(at_least_float32(weights.detach()), response_mask) * keep(advantages.detach(), response_mask)
