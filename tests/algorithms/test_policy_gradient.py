@@ -259,6 +259,15 @@ def test_rewards_hold_the_score_at_the_last_token(tiny_policy):
     torch.testing.assert_close(batch.rewards.gather(1, last[:, None])[:, 0], batch.scores)
 
 
+def test_the_logged_entropy_is_that_of_response_tokens(tiny_policy):
+    module, meter = loop(tiny_policy), Meter()
+    module.on_fit_start()
+    batch = module._rollout(next(iter(PromptData(TASK, prompts_per_step=4, seed=0).train_dataloader())), meter)
+    assert not batch.response_mask.all()
+    expected = batch.entropies[batch.response_mask].mean()
+    torch.testing.assert_close(meter.means()["policy/entropy"], expected)
+
+
 def test_two_draws_of_one_prompt_are_two_groups(tiny_policy):
     module = loop(tiny_policy)
     module.on_fit_start()

@@ -120,6 +120,18 @@ def test_other_architectures_load_through_the_same_path(tmp_path):
     assert ValueModel.load(str(tmp_path))(a_batch()).shape == (5, 6)
 
 
+def test_left_padding_moves_no_position():
+    """Seen on learned positions: rotary ones would hide a constant shift."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = TinyQwen3().build()[1]
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32, eos_token_id=1)
+    policy, batch = Policy(GPT2LMHeadModel(config).eval(), tokenizer), a_batch()
+    pad = torch.nn.functional.pad
+    wider = batch.replace(prompt_ids=pad(batch.prompt_ids, (3, 0)), prompt_mask=pad(batch.prompt_mask, (3, 0)))
+    torch.testing.assert_close(policy(wider).log_probs, policy(batch).log_probs)
+
+
 def test_tool_output_inside_a_response_is_seen_and_not_trained(policy):
     batch = a_batch()
     mask = torch.ones_like(batch.response_mask)
