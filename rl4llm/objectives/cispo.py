@@ -57,15 +57,10 @@ def cispo(
     References:
         MiniMax-M1, 2025. arXiv:2506.13585; insensitivity to the ceiling: ScaleRL, 2025. arXiv:2510.13786.
     """
-    check_cispo("cispo", clip_low, clip_high)
+    check_bounds("cispo", clip_low, clip_high)
     ratios = token_ratio(log_probs, old_log_probs, response_mask).detach()
     weights = ratios.clamp(1.0 - clip_low, 1.0 + clip_high)
     return weighted_reinforce(log_probs, weights, advantages, response_mask)
-
-
-def check_cispo(by: str, clip_low: float, clip_high: float) -> None:
-    """Raise unless the hyperparameters are in their ranges."""
-    check_bounds(by, clip_low, clip_high)
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ class CISPO(PolicyObjective):
     paper: ClassVar[str] = "2506.13585"
 
     def __post_init__(self) -> None:
-        check_cispo("CISPO", self.clip_low, self.clip_high)
+        check_bounds("CISPO", self.clip_low, self.clip_high)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
