@@ -73,6 +73,8 @@ class RecipeCLI(LightningCLI):
             **trainer_defaults,
             "callbacks": [self.history, self.summary],
         }
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
         transformers.utils.logging.disable_progress_bar()
         logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
         for message in _QUIET:

@@ -1,6 +1,7 @@
 """Recipes run as they stand, every documented override parses, and bad input is one line."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,8 @@ def test_a_class_of_the_users_own_fits_any_slot(tmp_path, monkeypatch):
         "def length(prompt, response, answer):\n"
         "    return len(response) % 2\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as for a script that lies elsewhere
     flags = ["--model.gate=mine.EveryOther", "--model.gate.phase=1", "--data.task.reward=mine.length"]
     run = cli(asyppo, "fit", f"--trainer.default_root_dir={tmp_path}", *flags, *SHORT)
     assert type(run.model.composition.gate).__name__ == "EveryOther"
