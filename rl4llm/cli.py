@@ -132,10 +132,11 @@ class RecipeCLI(LightningCLI):
     def after_fit(self) -> None:
         """Save and evaluate the final policy unless the last step did (validation saves too), then sum up."""
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
-        if evaluated != self.trainer.global_step and self.datamodule.val_dataloader():
+        if evaluated != self.trainer.global_step:
             if self.trainer.checkpoint_callback is not None and self.trainer.log_dir:
                 self.trainer.save_checkpoint(Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt")
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+            if self.datamodule.val_dataloader():
+                self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.summary.finish(self.trainer)
 
 

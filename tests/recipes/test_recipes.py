@@ -69,6 +69,15 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
     assert run.trainer.global_step == 3
 
 
+def test_a_run_without_held_out_prompts_still_leaves_its_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text('{"prompt": "12=", "answer": "1"}\n' * 4)
+    Path("my_verifier.py").write_text("def odd(prompt, response, answer):\n    return len(response) % 2\n")
+    task = ["--data.task=JsonLines", "--data.task.train=train.jsonl", "--data.task.reward=my_verifier.odd"]
+    cli(grpo, "fit", *task, "--data.prompts_per_step=2", "--trainer.max_steps=1", "--trainer.enable_progress_bar=false")
+    assert Path("runs/grpo/version_0/checkpoints/last.ckpt").is_file()
+
+
 def test_the_saved_policy_is_a_model_for_the_next_run(tmp_path):
     cli(sft, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
     policy = tmp_path / "sft" / "version_0" / "policy"
