@@ -13,10 +13,15 @@ from rl4llm.masked import keep
 
 _PROMPT = ("prompt_ids", "prompt_mask")
 _STACKED = ("critic_values", "gates")  # a leading axis before `batch`
+_LISTED = ("top_ids", "top_log_probs")  # a trailing axis after `time`
 _PROVIDERS = {
     "values": "a value source (the `critics` slot)",
     "critic_values": "an ensemble of critics (the `critics` slot)",
     "ref_log_probs": "a reference policy (the loop loads one when a part needs it)",
+    "ref_logsumexp": "a reference policy (the loop loads one when a part needs it)",
+    "segment_ids": "a value source that cuts responses into steps (for example MonteCarloValues)",
+    "top_ids": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))",
+    "top_log_probs": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))",
     "entropies": "the forward pass before the update (the loop asks for them when a part needs them)",
     "advantages": "an advantage estimator (the `advantage` slot)",
     "returns": "an advantage estimator that gives value targets (for example GAE)",
@@ -32,11 +37,15 @@ class PolicyOutput(NamedTuple):
         log_probs: log π_θ(token), with gradient.
         entropies: H(π_θ(·|sₜ)), with gradient; None unless a part asks.
         logsumexp: log Σ exp(logits) at each position, with gradient; None unless a part asks.
+        values: V(sₜ) of the policy's own value head, with gradient; None unless a part asks.
+        top_log_probs: log π_θ of the batch's `top_ids`, without gradient; None unless a part asks.
     """
 
     log_probs: Float[Tensor, "batch time"]
     entropies: Float[Tensor, "batch time"] | None = None
     logsumexp: Float[Tensor, "batch time"] | None = None
+    values: Float[Tensor, "batch time"] | None = None
+    top_log_probs: Float[Tensor, "batch time top"] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,19 +68,24 @@ class RolloutBatch:
         response_ids: B×T, right-padded; the first EOS is part of the response.
         response_mask: B×T bool, True where the policy sampled the token and may learn from it.
         group_ids: B, which prompt *draw* a response answers; any order, ragged; two draws of a prompt are two groups.
-        prompt_uids: B, stable identity of the prompt in its data set.
+        prompt_uids: B, stable identity of the prompt in its data set; negative where it has none.
         scores: B, one verified score a response; NaN = could not be scored (left out of statistics, advantage 0).
         truncated: B bool, True where the length limit came before EOS.
         rewards: B×T, `scores` on the last response token plus any per-token shaping.
         rollout_log_probs: B×T, as the sampling engine reported them.
         old_log_probs: B×T, under the policy at the start of the update.
         ref_log_probs: B×T, under the frozen reference.
+        ref_logsumexp: B×T, log Σ exp(logits) under the frozen reference.
         critic_values: M×B×T, one slice a critic.
         values: B×T, what the estimator uses: V(sₜ), sₜ = the prefix before token t.
         entropies: B×T, H(π(·|sₜ)) at rollout time.
         advantages: B×T, Aₜ as the objective uses it.
         returns: B×T, the value targets.
         gates: G×B×T bool, one slice a gate of the composed algorithm (the objective's first).
+        segment_ids: B×T int, which step of its response a token belongs to: 0, 1, ... in order.
+        top_ids: B×T×K int, the likeliest tokens of the sampling engine.
+        top_log_probs: B×T×K, their log-probs, as the engine reported them.
+        replayed: B bool, True where the response was drawn at an earlier step; its `old_log_probs` are of that time.
     """
 
     prompt_ids: Int[Tensor, "batch prompt"]
@@ -86,12 +100,17 @@ class RolloutBatch:
     rollout_log_probs: Float[Tensor, "batch time"]
     old_log_probs: Float[Tensor, "batch time"]
     ref_log_probs: Float[Tensor, "batch time"] | None = None
+    ref_logsumexp: Float[Tensor, "batch time"] | None = None
     critic_values: Float[Tensor, "critic batch time"] | None = None
     values: Float[Tensor, "batch time"] | None = None
     entropies: Float[Tensor, "batch time"] | None = None
     advantages: Float[Tensor, "batch time"] | None = None
     returns: Float[Tensor, "batch time"] | None = None
     gates: Bool[Tensor, "gate batch time"] | None = None
+    segment_ids: Int[Tensor, "batch time"] | None = None
+    top_ids: Int[Tensor, "batch time top"] | None = None
+    top_log_probs: Float[Tensor, "batch time top"] | None = None
+    replayed: Bool[Tensor, " batch"] | None = None
 
     def __post_init__(self) -> None:
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
@@ -104,11 +123,12 @@ class RolloutBatch:
                 expected = (batch,)
             else:
                 expected = (batch, time)
-            got = tuple(tensor.shape[1:] if name in _STACKED else tensor.shape)
-            if got != expected:
+            got = tuple(tensor.shape)
+            stacked, listed = name in _STACKED, name in _LISTED
+            if (got[1:] if stacked else got[:-1] if listed else got) != expected:
+                shape = ("*", *expected) if stacked else (*expected, "*") if listed else expected
                 raise UsageError(
-                    f"RolloutBatch: {name} has shape {tuple(tensor.shape)}, response_mask {(batch, time)}; "
-                    f"expected {('*', *expected) if name in _STACKED else expected}."
+                    f"RolloutBatch: {name} has shape {got}, response_mask {(batch, time)}; expected {shape}."
                 )
 
     def __len__(self) -> int:
@@ -165,7 +185,9 @@ class RolloutBatch:
         time = max(1, int(self.widths.max())) if len(self) else 0
         used = self.prompt_mask.any(0).nonzero()
         start = int(used[0]) if len(used) else self.prompt_mask.shape[1]
-        cut: dict[str, Any] = {n: t[..., :time] for n, t in self._tensors().items() if t.ndim > 1}
+        cut: dict[str, Any] = {
+            n: t[:, :time] if n in _LISTED else t[..., :time] for n, t in self._tensors().items() if t.ndim > 1
+        }
         cut |= {name: getattr(self, name)[:, start:] for name in _PROMPT}
         return self.replace(**cut)
 
@@ -198,6 +220,8 @@ def _padded(name: str, tensor: Tensor, prompt: int, time: int) -> Tensor:
         return tensor
     if name in _PROMPT:
         return torch.nn.functional.pad(tensor, (prompt - tensor.shape[-1], 0))
+    if name in _LISTED:
+        return torch.nn.functional.pad(tensor, (0, 0, 0, time - tensor.shape[1]))
     return torch.nn.functional.pad(tensor, (0, time - tensor.shape[-1]))
 
 

@@ -1,6 +1,7 @@
 """The family of advantage estimators: `batch -> Advantages`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import reduce
 from typing import ClassVar, NamedTuple
 
@@ -35,6 +36,10 @@ class AdvantageEstimator(ABC):
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token of the batch."""
+
+    def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
+        """Numbers worth a curve, by name, of which the loop logs the mean; none by default."""
+        return {}
 
 
 def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:

@@ -1,14 +1,56 @@
 """The family of value sources: where V(sₜ) comes from, and how it learns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
 
+if TYPE_CHECKING:
+    from rl4llm.models import Policy
+
 TokenFunction = Callable[[RolloutBatch], Tensor]
+
+
+@runtime_checkable
+class Complete(Protocol):
+    """Draws completions of cut responses and scores them."""
+
+    def __call__(
+        self, batch: RolloutBatch, rows: Tensor, cuts: Tensor, *, samples: int, greedy: bool = False
+    ) -> Tensor:
+        """Scores, cut × sample.
+
+        Args:
+            batch: The rollout batch.
+            rows: Which response is cut, one entry a cut.
+            cuts: Before which column of the response; 0 starts from the prompt alone.
+            samples: Completions of each cut response, each as long as the response may still become.
+            greedy: Whether the likeliest tokens are taken instead of drawn ones.
+        """
+
+
+@runtime_checkable
+class Decode(Protocol):
+    """Gives the text of every response token."""
+
+    def __call__(self, batch: RolloutBatch) -> Sequence[Sequence[str]]:
+        """One list of pieces of text a response, one piece a column up to its last token; joined, the response."""
+
+
+@runtime_checkable
+class Survey(Protocol):
+    """Scores responses of the policy as it is before training to every training prompt."""
+
+    def __call__(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
+        """The scores of `samples` responses to each prompt, by its uid; read from the cache as far as it goes.
+
+        Raises:
+            UsageError: If the cache belongs to another policy, data set or sampling, or prompts have no uid.
+        """
 
 
 @dataclass(frozen=True)
@@ -20,10 +62,16 @@ class ValueContext:
             whole batch (the batch and time axes are f's last two).
         minimize: `minimize(name, batch, f)` steps the optimizer of the learner `name` on the per-token losses that
             f gives, over the epochs, minibatches and microbatches of its schedule.
+        log_probs: log π of the response tokens under the policy as it is now, without grad, in microbatches.
+        complete: Draws completions of cut responses with the policy as it is now and scores them.
+        decode: The text of every response token.
     """
 
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
     minimize: Callable[[str, RolloutBatch, TokenFunction], None]
+    log_probs: Callable[[RolloutBatch], Tensor]
+    complete: Complete
+    decode: Decode
 
 
 class ValueSource(nn.Module, ABC):
@@ -40,16 +88,23 @@ class ValueSource(nn.Module, ABC):
 
     @abstractmethod
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Learn from the batch, which holds `returns` by now."""
+        """Learn from the batch, which holds `returns` by now where the estimator gives them."""
+
+    def prepare(self, survey: Survey) -> None:
+        """Called once before training, and again when training is resumed; nothing to do by default."""
+
+    def priorities(self, uids: Tensor) -> Tensor | None:
+        """How much each of these prompts is worth drawing, at least 0; None where the source cannot say."""
+        return None
 
 
 class ValueSpec(ABC):
     """A frozen choice of value source: cheap in a signature, heavy when built."""
 
     @abstractmethod
-    def build(self, policy: str) -> ValueSource:
-        """The value source; `policy` is the policy's model name, for sources that take the same one."""
+    def build(self, name: str, policy: "Policy") -> ValueSource:
+        """The value source, for the policy and its model name, for sources that take the same model or share it."""
 
     @abstractmethod
-    def check(self, policy: str, responses_per_prompt: int) -> None:
+    def check(self, name: str, responses_per_prompt: int) -> None:
         """Raise, before anything is loaded, if it cannot work beside this policy with so many responses a prompt."""

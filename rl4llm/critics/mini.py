@@ -11,6 +11,7 @@ from rl4llm.critics.losses import SquaredValueLoss, ValueLoss
 from rl4llm.critics.shards import group_shards, prompt_shards, shared_shards
 from rl4llm.critics.value_model import ValueModel
 from rl4llm.models.loading import check_model
+from rl4llm.models.policy import Policy
 
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "shared": shared_shards}
 _AGGREGATES = {"mean": critic_mean, "min": critic_min}
@@ -45,7 +46,7 @@ class MiniCritics(ValueSpec):
         check_choice("MiniCritics", _AGGREGATES, aggregate=self.aggregate)
         check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
-    def check(self, policy: str, responses_per_prompt: int) -> None:
+    def check(self, name: str, responses_per_prompt: int) -> None:
         """Raise if the model is missing or a prompt has fewer responses than there are critics."""
         check_model(self.model)
         if self.shards == "group" and responses_per_prompt < self.size:
@@ -54,7 +55,7 @@ class MiniCritics(ValueSpec):
                 "some critic learns nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
             )
 
-    def build(self, policy: str) -> CriticEnsemble:
+    def build(self, name: str, policy: Policy | None = None) -> CriticEnsemble:
         """The critics, with the same base weights and different heads."""
         heads = range(self.seed, self.seed + self.size)
         critics = [ValueModel.load(self.model, head_scale=self.head_scale, seed=seed) for seed in heads]
@@ -79,10 +80,10 @@ class SymmetricCritic(ValueSpec):
     def __post_init__(self) -> None:
         check_interval("SymmetricCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
-    def check(self, policy: str, responses_per_prompt: int) -> None:
+    def check(self, name: str, responses_per_prompt: int) -> None:
         """Nothing can be wrong: it is the policy's own model."""
 
-    def build(self, policy: str) -> CriticEnsemble:
+    def build(self, name: str, policy: Policy | None = None) -> CriticEnsemble:
         """One critic from the policy's base weights."""
-        alone = MiniCritics(policy, 1, "shared", loss=self.loss, head_scale=self.head_scale, seed=self.seed)
-        return alone.build(policy)
+        alone = MiniCritics(name, 1, "shared", loss=self.loss, head_scale=self.head_scale, seed=self.seed)
+        return alone.build(name, policy)

@@ -57,13 +57,14 @@ def rollouts(draw: Draw, critics: int | None = None, unscorable: bool = True, **
     drawn_scores = draw(scores(batch, unscorable))
     log_probs = draw(tensors((batch, time), -6.0, -0.01))
     critic_values = draw(tensors((count, batch, time)))
+    groups = draw(group_ids(batch))
     return RolloutBatch(
         prompt_ids=torch.ones(batch, 3, dtype=torch.long),
         prompt_mask=torch.ones(batch, 3, dtype=torch.bool),
         response_ids=torch.ones(batch, time, dtype=torch.long),
         response_mask=mask,
-        group_ids=draw(group_ids(batch)),
-        prompt_uids=torch.arange(batch),
+        group_ids=groups,
+        prompt_uids=groups.abs() // 2,  # two draws of a prompt may be in one batch
         scores=drawn_scores,
         truncated=torch.zeros(batch, dtype=torch.bool),
         rewards=place_scores(drawn_scores, mask),
@@ -75,4 +76,9 @@ def rollouts(draw: Draw, critics: int | None = None, unscorable: bool = True, **
         entropies=draw(tensors((batch, time), 0.0, 3.0)),
         advantages=draw(tensors((batch, time))),
         returns=draw(tensors((batch, time))),
+        ref_logsumexp=draw(tensors((batch, time))),
+        segment_ids=draw(tensors((batch, time), 0.0, 1.0)).round().long().cumsum(-1),
+        top_ids=torch.stack([torch.full((batch, time), 2), draw(tensors((batch, time), 0.0, 1.0)).round().long()], -1),
+        top_log_probs=draw(tensors((batch, time, 2), -6.0, -1.0)),
+        replayed=torch.zeros(batch, dtype=torch.bool),
     )

@@ -165,7 +165,13 @@ each_float_part = pytest.mark.parametrize("part", [p for p in PARTS if not isins
 def own_inputs(part, batch):
     """Tensors that a component is given beside the batch, by name; made from fields of the batch."""
     if isinstance(part, (PolicyObjective, Regularizer)):
-        return {"log_probs": batch.rollout_log_probs, "entropies": batch.entropies, "logsumexp": batch.values}
+        return {
+            "log_probs": batch.rollout_log_probs,
+            "entropies": batch.entropies,
+            "logsumexp": batch.values,
+            "values": batch.critic_values[0],
+            "top_log_probs": batch.top_log_probs,
+        }
     if isinstance(part, ValueLoss):
         return {"values": batch.critic_values[0]}
     return {"advantages": batch.advantages} if isinstance(part, (Aggregator, Whiten)) else {}
@@ -199,7 +205,8 @@ def floats(batch):
 def with_garbage(batch, garbage):
     """The batch with a number at every masked position of every floating token field."""
     tokens = {name: x for name, x in floats(batch).items() if x.ndim > 1}
-    return batch.replace(**{name: x.masked_fill(~batch.response_mask, garbage) for name, x in tokens.items()})
+    outside = {False: ~batch.response_mask, True: ~batch.response_mask[..., None]}
+    return batch.replace(**{name: x.masked_fill(outside[name.startswith("top_")], garbage) for name, x in tokens.items()})
 
 
 def with_gradient(batch):
@@ -213,6 +220,8 @@ def wider(batch, columns=3):
         **{
             field.name: None
             if x is None
+            else x[:, :1].repeat_interleave(x.shape[1] + columns, 1)
+            if field.name.startswith("top_")
             else x[..., :1].repeat_interleave(x.shape[-1] + columns, -1)
             if x.ndim > 1 and not field.name.startswith("prompt")
             else x
