@@ -61,7 +61,7 @@ def rollouts(draw: Draw, critics: int | None = None, unscorable: bool = True, **
     return RolloutBatch(
         prompt_ids=torch.ones(batch, 3, dtype=torch.long),
         prompt_mask=torch.ones(batch, 3, dtype=torch.bool),
-        response_ids=torch.ones(batch, time, dtype=torch.long),
+        response_ids=torch.arange(batch)[:, None].repeat(1, time),  # no two responses are the same
         response_mask=mask,
         group_ids=groups,
         prompt_uids=groups.abs() // 2,  # two draws of a prompt may be in one batch
