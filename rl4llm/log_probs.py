@@ -116,6 +116,32 @@ def token_log_probs(
     return TokenLogProbs(log_probs, entropies, normalizers if logsumexp else None)
 
 
+def listed_log_probs(
+    logits: Float[Tensor, "*axes vocab"],
+    ids: Int[Tensor, "*axes listed"],
+    logsumexp: Float[Tensor, "*axes"],
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, "*axes listed"]:
+    """Log-probs of several tokens a position, given the log-normalizer that [token_log_probs][] gives; no gradient.
+
+    Args:
+        logits: Unnormalized scores, the vocabulary last.
+        ids: Some tokens at each position.
+        logsumexp: log Σ exp(logits / temperature).
+        temperature: What the logits are divided by.
+
+    Returns:
+        log π of each listed token, in the dtype of `logsumexp`.
+
+    Example:
+        >>> listed_log_probs(torch.zeros(1, 4), torch.tensor([[0, 3]]), torch.tensor([4.0]).log())
+        tensor([[-1.3863, -1.3863]])
+    """
+    listed = at_least_float32(logits.detach().gather(-1, ids.long())) / temperature
+    return listed - logsumexp.detach()[..., None]
+
+
 def _check_ids(logits: Tensor, ids: Tensor) -> None:
     if logits.shape[:-1] != ids.shape:
         raise UsageError(

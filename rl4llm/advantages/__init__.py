@@ -11,6 +11,8 @@ from rl4llm.advantages.pass_at_k import PassAtKTraining, pass_at_k
 from rl4llm.advantages.quantile import QuantileRelative, quantile_relative
 from rl4llm.advantages.returns import MonteCarlo, discounted_returns
 from rl4llm.advantages.scan import reverse_linear_scan
+from rl4llm.advantages.segment import SegmentMonteCarlo, segment_advantages
+from rl4llm.advantages.single_stream import SingleStream, tracker_advantages
 from rl4llm.advantages.whiten import Whiten, whiten
 
 __all__ = [
@@ -39,6 +41,11 @@ __all__ = [
     "MaxRL",
     "QuantileRelative",
     "PassAtKTraining",
+    # Against a value from elsewhere
+    "tracker_advantages",
+    "segment_advantages",
+    "SingleStream",
+    "SegmentMonteCarlo",
     # Transforms
     "whiten",
     "Whiten",

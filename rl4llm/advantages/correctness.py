@@ -1,10 +1,11 @@
 """CoRPO: a group's mean as baseline, but never below what counts as correct."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
@@ -50,9 +51,14 @@ def correctness_relative(
     check_group_tensors("correctness_relative", group_ids, scores=scores)
     check_interval("correctness_relative", ends="()", min_correct=min_correct)
     scored, wide = ~scores.isnan(), at_least_float32(scores)
-    passes = group_mean(wide, group_ids, scored) >= min_correct
-    advantages = torch.where(passes, centred_in_group(scores, group_ids, scored), wide - min_correct)
+    fails = _group_fails(wide, group_ids, min_correct)
+    advantages = torch.where(fails, wide - min_correct, centred_in_group(scores, group_ids, scored))
     return keep(advantages, scored).to(result_dtype(scores))
+
+
+def _group_fails(scores: Tensor, group_ids: Tensor, min_correct: float) -> Bool[Tensor, " batch"]:
+    """Whether the pass mark is the baseline: the group's mean is below it."""
+    return group_mean(scores, group_ids, ~scores.isnan()) < min_correct
 
 
 @dataclass(frozen=True)
@@ -78,3 +84,9 @@ class CorrectnessRelative(AdvantageEstimator):
                 correctness_relative(batch.outcomes, batch.group_ids, min_correct=self.min_correct), batch.scored_mask
             )
         )
+
+    def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
+        """`floor_share`: for each scored response, 1 if the pass mark was its baseline, 0 if the group's mean was."""
+        scored = ~batch.scores.isnan()
+        fails = _group_fails(batch.outcomes, batch.group_ids, self.min_correct)
+        return {"floor_share": fails[scored].float()}

@@ -1,14 +1,16 @@
 """`Learner`: the only place that backpropagates and steps. One learner a model: the policy, each critic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from rl4llm.algorithms.meter import Meter
-from rl4llm.algorithms.microbatches import LossFunction, accumulate_gradients, loss_counts
+from rl4llm.algorithms.microbatches import LossFunction, accumulate_gradients, loss_counts, units
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
 from rl4llm.objectives import Aggregator
@@ -28,6 +30,7 @@ class Learner:
         schedule: Its learning rate, stepped once a rollout batch on which it learned.
         updates: Epochs, minibatches, clip-norm.
         aggregator: From losses to a scalar.
+        whole_groups: Whether the responses to one prompt are never separated.
     """
 
     name: str
@@ -36,18 +39,28 @@ class Learner:
     schedule: LRScheduler
     updates: Updates
     aggregator: Aggregator
+    whole_groups: bool = False
 
     def minimize(
-        self, loop: "PolicyGradient", batch: RolloutBatch, losses: LossFunction, meter: Meter, *, counted: bool
+        self,
+        loop: "PolicyGradient",
+        batch: RolloutBatch,
+        losses: LossFunction,
+        meter: Meter,
+        *,
+        counted: bool,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         """Step on the batch, `updates.steps` times.
 
         `trainer.global_step` counts rollout batches: of all optimizer steps on one, only the last of the counted
         learner goes through the Trainer's counter.
         """
-        parts = list(self.updates.cut(len(batch), loop.shuffle))
-        for index, rows in enumerate(parts):
-            part = batch.select(rows.to(batch.response_mask.device))
+        unit = units(batch, self.whole_groups)
+        parts = list(self.updates.cut(int(unit.max()) + 1 if len(batch) else 0, loop.shuffle))
+        for index, chosen in enumerate(parts):
+            chosen = chosen.to(unit.device)
+            part = batch.select(torch.isin(unit, chosen) if self.whole_groups else chosen)
             counts = {
                 axes: loop.sum_over_ranks(n) for axes, n in loss_counts(self.aggregator, part.response_mask).items()
             }
@@ -58,6 +71,7 @@ class Learner:
                 self.aggregator,
                 max_tokens=self.updates.microbatch_tokens,
                 counts=counts,
+                whole_groups=self.whole_groups,
                 backward=lambda loss, last: self._backward(loop, loss, last),
             )
             meter.add(f"grad_norm/{self.name}", self._clip())
@@ -65,6 +79,7 @@ class Learner:
                 self.optimizer.step()
             else:
                 loop.trainer.strategy.optimizer_step(self.optimizer.optimizer, lambda: None)
+            after_step()
         self.schedule.step()
 
     def _backward(self, loop: "PolicyGradient", loss: Tensor, last: bool) -> None:

@@ -47,16 +47,26 @@ def scalar(value: float) -> Tensor:
 def observe_batch(batch: RolloutBatch, composition: Composition, meter: Meter) -> None:
     """What a rollout batch shows before the update: advantages, gates and, where there are critics, their values."""
     mask = batch.response_mask
-    advantages, gates = batch.require("advantages", "gates", by="observe_batch")
-    meter.add("policy/advantage", advantages, mask)
+    (gates,) = batch.require("gates", by="observe_batch")
     meter.add("policy/gated_share", (~gates[0]).float(), mask)
     for slot, where in zip(composition.active_regularizers(), gates[1:], strict=True):
         meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
-    if batch.values is None or batch.returns is None:
-        return
-    meter.add("critics/value", batch.values, mask)
-    meter.add("critics/explained_variance", explained_variance(batch.values, batch.returns, mask).reshape(1))
+    if batch.replayed is not None:
+        meter.add("train/replayed_share", batch.replayed.float())
+    if composition.advantage is not None and batch.advantages is not None:
+        meter.add("policy/advantage", batch.advantages, mask)
+        for name, values in composition.advantage.diagnostics(batch).items():
+            meter.add(f"advantage/{name}", values)
+    if batch.values is not None:
+        meter.add("critics/value", batch.values, mask)
+    if batch.values is not None and batch.returns is not None:
+        _observe_critics(batch, batch.values, batch.returns, meter)
+
+
+def _observe_critics(batch: RolloutBatch, values: Tensor, returns: Tensor, meter: Meter) -> None:
+    mask = batch.response_mask
+    meter.add("critics/explained_variance", explained_variance(values, returns, mask).reshape(1))
     if batch.critic_values is not None:
         meter.add("critics/spread", critic_std(batch.critic_values), mask)
-        correlation = spread_error_correlation(batch.critic_values, batch.returns, mask)
+        correlation = spread_error_correlation(batch.critic_values, returns, mask)
         meter.add("critics/spread_error_correlation", correlation.reshape(1))

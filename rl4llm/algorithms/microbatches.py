@@ -6,25 +6,39 @@ import torch
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.groups import dense_group_ids
 from rl4llm.objectives.aggregate import Aggregator
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
 LossFunction = Callable[[RolloutBatch], Sequence[Tensor]]
 
 
-def cut_by_tokens(batch: RolloutBatch, max_tokens: int) -> Iterator[Tensor]:
+def units(batch: RolloutBatch, whole_groups: bool) -> Tensor:
+    """Which unit each row belongs to: rows of one unit are never separated. A row is a unit, or a whole group is."""
+    if whole_groups:
+        return dense_group_ids(batch.group_ids)[0]
+    return torch.arange(len(batch), device=batch.group_ids.device)
+
+
+def cut_by_tokens(batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Tensor]:
     """Row indices of microbatches: rows of similar length together, at most `max_tokens` of prompt and response each.
 
-    A row longer than the budget is a microbatch of its own.
+    A row (or, with `whole_groups`, a group) beyond the budget is a microbatch of its own.
     """
-    order = batch.widths.argsort()
-    lengths = (batch.prompt_mask.sum(-1).amax() + batch.widths).tolist() if len(batch) else []
+    if not len(batch):
+        return
+    unit = units(batch, whole_groups)
+    sizes = torch.bincount(unit)
+    widest = torch.zeros_like(sizes).scatter_reduce(0, unit, batch.widths, "amax")
+    order = widest.argsort(stable=True)
+    lengths = (batch.prompt_mask.sum(-1).amax() + widest[order]).tolist()
+    rows_before = [0, *sizes[order].cumsum(0).tolist()]
+    by_unit = order.argsort()[unit].argsort(stable=True)
     start = 0
-    rows = order.tolist()
-    for stop in range(1, len(rows) + 1):
-        full = stop == len(rows) or (stop + 1 - start) * lengths[rows[stop]] > max_tokens
-        if full:
-            yield order[start:stop]
+    for stop in range(1, len(lengths) + 1):
+        rows = rows_before[min(stop + 1, len(lengths))] - rows_before[start]
+        if stop == len(lengths) or rows * lengths[stop] > max_tokens:
+            yield by_unit[rows_before[start] : rows_before[stop]]
             start = stop
 
 
@@ -54,6 +68,7 @@ def accumulate_gradients(
     *,
     max_tokens: int,
     counts: dict[int, Tensor] | None = None,
+    whole_groups: bool = False,
     backward: Callable[[Tensor, bool], None] = lambda loss, last: loss.backward(),
 ) -> Tensor:
     """Gradients of the aggregated losses of a whole batch, taken microbatch by microbatch.
@@ -68,13 +83,14 @@ def accumulate_gradients(
         aggregator: How terms become a scalar.
         max_tokens: Token budget of a microbatch.
         counts: Normalizers by number of axes; by default those of `batch`. On several ranks, the sum over ranks.
+        whole_groups: Whether the responses to one prompt stay together, for losses that compare them.
         backward: Called with the loss of each microbatch and whether it is the last.
 
     Returns:
         The loss of the step, without graph.
     """
     counts = loss_counts(aggregator, batch.response_mask) if counts is None else counts
-    pieces = list(cut_by_tokens(batch, max_tokens))
+    pieces = list(cut_by_tokens(batch, max_tokens, whole_groups=whole_groups))
     total = torch.zeros((), device=batch.response_mask.device)
     for index, rows in enumerate(pieces):
         piece = batch.select(rows).trim()

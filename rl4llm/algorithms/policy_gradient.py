@@ -2,34 +2,39 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rl4llm.advantages import AdvantageEstimator, Whiten
+from rl4llm.algorithms.acting import Actor
 from rl4llm.algorithms.composition import Composition
-from rl4llm.algorithms.evaluation import Evaluation, Evaluator, mean_traits
+from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.learner import Learner
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, observe_batch, scalar
-from rl4llm.algorithms.microbatches import map_microbatches
+from rl4llm.algorithms.survey import survey_once
 from rl4llm.algorithms.updates import Updates
-from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.algorithms.valuing import value_context, with_log_probs, with_values
+from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least
-from rl4llm.critics import ValueContext, ValueSpec
+from rl4llm.corrections import Correction
+from rl4llm.critics import ValueSpec
 from rl4llm.data.task import PromptBatch
 from rl4llm.gates import Gate
 from rl4llm.models import Policy, check_model
 from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean, TokenMean
-from rl4llm.regularizers import KLReward, Regularizer
-from rl4llm.rollouts import HuggingFaceRollout, RolloutEngine, Sampling, decode_responses
+from rl4llm.regularizers import Constrained, KLReward, Regularizer
+from rl4llm.replay import ReplaySpec
+from rl4llm.rewards import RewardShaping
+from rl4llm.rollouts import DynamicSampling, HuggingFaceRollout, RolloutEngine, Sampling
 
 
 class PolicyGradient(LightningModule):
@@ -39,16 +44,20 @@ class PolicyGradient(LightningModule):
 
     Args:
         policy: Model name: a hub name, a folder, or an embedded model.
-        advantage: From rewards and values to advantages.
-        objective: From advantages to the policy's loss.
+        objective: From advantages (or scores) to the policy's loss.
         aggregator: From losses to a scalar.
+        advantage: From rewards and values to advantages; None for objectives that compare scores themselves.
         critics: Where values come from; None for critic-free methods.
         whitening: Normalizes the advantages of the rollout batch, before any gate.
+        correction: Weighs the advantages by how far engine and trainer disagree.
         gate: Tokens from which the objective learns; None: all.
         regularizers: Penalties beside the objective, by slot name.
         kl_reward: Divergence from the reference policy, in the reward.
+        length_penalty: Length, in the reward.
         sampling: How responses are drawn; its temperature is that of the log-probs.
         responses_per_prompt: n.
+        dynamic_sampling: Draw prompts until there are enough groups with unequal scores.
+        replay: Earlier responses beside the fresh ones.
         updates: Optimizer steps of the policy on one rollout batch.
         critic_updates: Optimizer steps of each critic on its part of one rollout batch.
         optimizer: Of the policy.
@@ -56,6 +65,7 @@ class PolicyGradient(LightningModule):
         learn_critics_first: Train the critics before their values are read, rather than after.
         critic_warmup: Rollout batches on which only the critics learn.
         trust_rollout_log_probs: Take the engine's log-probs as `old_log_probs` instead of computing them again.
+        reference_interval: Rollout batches after which the reference becomes the policy as it is; None: never.
         engine: What draws responses.
         evaluation: How the policy is judged on held-out prompts.
     """
@@ -64,57 +74,88 @@ class PolicyGradient(LightningModule):
         self,
         policy: str,
         *,
-        advantage: AdvantageEstimator,
         objective: PolicyObjective,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+        advantage: AdvantageEstimator | None = None,
         critics: ValueSpec | None = None,
         critic_optimizer: OptimizerCallable | None = None,
         aggregator: Aggregator = SequenceMean(),
         whitening: Whiten | None = None,
+        correction: Correction | None = None,
         gate: Gate | None = None,
         regularizers: Mapping[str, Regularizer | None] = MappingProxyType({}),
         kl_reward: KLReward | None = None,
+        length_penalty: RewardShaping | None = None,
         responses_per_prompt: int = 8,
         sampling: Sampling = Sampling(),
+        dynamic_sampling: DynamicSampling | None = None,
+        replay: ReplaySpec | None = None,
         updates: Updates = Updates(),
         critic_updates: Updates = Updates(),
         learn_critics_first: bool = False,
         critic_warmup: int = 0,
         trust_rollout_log_probs: bool = False,
+        reference_interval: int | None = None,
         engine: RolloutEngine = HuggingFaceRollout(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.composition = Composition(
-            advantage, objective, aggregator, whitening, gate, MappingProxyType(dict(regularizers)), kl_reward
+            objective,
+            aggregator,
+            advantage,
+            critics,
+            whitening,
+            correction,
+            gate,
+            MappingProxyType(dict(regularizers)),
+            kl_reward,
+            length_penalty,
+            dynamic_sampling,
+            replay,
         )
-        self.sampling, self.responses_per_prompt = sampling, responses_per_prompt
+        self.sampling, self.actor = sampling, Actor(engine, sampling, responses_per_prompt)
         self.updates, self.critic_updates = updates, critic_updates
         self.optimizer, self.critic_optimizer = optimizer, critic_optimizer or optimizer
         self.learn_critics_first, self.critic_warmup = learn_critics_first, critic_warmup
-        self.trust_rollout_log_probs, self.engine = trust_rollout_log_probs, engine
-        self._check(policy, critics)
-        self.policy = Policy.load(policy)
-        self.critics = None if critics is None else critics.build(policy)
-        self.reference = Policy.load(policy).requires_grad_(False) if self.composition.needs("ref_log_probs") else None
+        self.trust_rollout_log_probs, self.reference_interval = trust_rollout_log_probs, reference_interval
+        self._check(policy)
+        self._build(policy)
         self.evaluator = Evaluator(evaluation, sampling, engine)
-        self._warned: set[str] = set()
         self._restored: dict[str, Tensor] = {}
-        self._warming_up = False
+        self.warming_up = False
 
-    def _check(self, policy: str, critics: ValueSpec | None) -> None:
-        check_at_least("PolicyGradient", 1, responses_per_prompt=self.responses_per_prompt)
+    def _check(self, policy: str) -> None:
+        composition, n = self.composition, self.actor.responses_per_prompt
+        check_at_least("PolicyGradient", 1, responses_per_prompt=n, reference_interval=self.reference_interval)
         check_at_least("PolicyGradient", 0, critic_warmup=self.critic_warmup)
         self.sampling.check_trainable()
-        self.composition.check(critics=None if critics is None else 1, responses_per_prompt=self.responses_per_prompt)
+        composition.check(responses_per_prompt=n, engine=self.actor.engine)
         check_model(policy)
-        if critics is not None:
-            critics.check(policy, self.responses_per_prompt)
-        elif self.critic_warmup:
+        if composition.critics is not None:
+            composition.critics.check(policy, n)
+        if self.trust_rollout_log_probs and composition.correction is not None:
             raise UsageError(
-                f"critic_warmup={self.critic_warmup}, but there are no critics; set --model.critic_warmup=0."
+                f"correction={type(composition.correction).__name__} compares the trainer's log-probs with the "
+                "engine's, and trust_rollout_log_probs=true computes none; set one of the two to false or null."
             )
+
+    def _build(self, policy: str) -> None:
+        composition = self.composition
+        self.policy = Policy.load(policy)
+        self.critics = None if composition.critics is None else composition.critics.build(policy, self.policy)
+        if self.critic_warmup and not (self.critics and self.critics.learners):
+            raise UsageError(
+                f"critic_warmup={self.critic_warmup}, but there are no critics that learn by gradient; "
+                "set --model.critic_warmup=0."
+            )
+        referred = composition.needs("ref_log_probs") or composition.needs("ref_logsumexp")
+        self.reference = Policy.load(policy).requires_grad_(False) if referred else None
+        self.replay = None if composition.replay is None else composition.replay.build()
+        self.collector = None if composition.dynamic_sampling is None else composition.dynamic_sampling.build()
+        constrained = composition.active_regularizers().items()
+        self.duals = torch.nn.ModuleDict({s: p.build() for s, p in constrained if isinstance(p, Constrained)})
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -138,6 +179,15 @@ class PolicyGradient(LightningModule):
         for name, state in self._restored.items():
             getattr(self, name).set_state(state)
 
+    def on_train_start(self) -> None:
+        """Let the value source look at the training prompts."""
+        if self.critics is not None:
+            self.critics.prepare(partial(survey_once, self))
+
+    def prompt_priorities(self, uids: Tensor) -> Tensor | None:
+        """How much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
+        return None if self.critics is None else self.critics.priorities(uids)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Random states travel with the weights."""
         if hasattr(self, "generator"):
@@ -156,111 +206,53 @@ class PolicyGradient(LightningModule):
     def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Act, judge, learn, log."""
         started, meter = time.perf_counter(), Meter()
-        self._warming_up = self.trainer.global_step < self.critic_warmup
-        batch = self._rollout(prompts, meter)
+        self.warming_up = self.trainer.global_step < self.critic_warmup
+        fresh = self.actor.act(self.policy, prompts, self.generator, meter)
         acted = time.perf_counter()
-        batch = self._with_log_probs(batch)
-        if self.composition.kl_reward is not None:
-            batch = batch.replace(rewards=self.composition.kl_reward(batch))
-        batch = self._with_values(batch, meter)
-        batch = self.composition.with_gates(batch)
-        self._improve(batch, meter)
+        if self.collector is not None:
+            drawn = self.collector(fresh, prompts)
+            if drawn is None:
+                return
+            fresh, prompts = drawn
+        batch = with_log_probs(self, fresh if self.replay is None else self.replay.mix(fresh, self.shuffle))
+        batch = with_values(self, self.composition.with_rewards(batch), prompts, meter)
+        self._improve(self.composition.with_gates(batch), prompts, meter)
+        if self.replay is not None:
+            self.replay.add(batch)
+        if self.reference is not None and self.reference_interval and not self.trainer.global_step % self.reference_interval:
+            self.reference.model.load_state_dict(self.policy.model.state_dict())
         seconds = time.perf_counter() - started
         meter.add("time/rollout_seconds", scalar(acted - started))
         meter.add("time/step_seconds", scalar(seconds))
         self._log(meter, tokens=int(batch.widths.sum()), seconds=seconds)
 
-    @torch.no_grad()
-    def _rollout(self, prompts: PromptBatch, meter: Meter) -> RolloutBatch:
-        n, sampling = self.responses_per_prompt, self.sampling
-        batch = self.engine(self.policy, prompts, responses_per_prompt=n, sampling=sampling, generator=self.generator)
-        texts = decode_responses(self.policy, batch)
-        scores, problems = prompts.score(texts, batch.group_ids.tolist())
-        scores = scores.to(batch.scores.device)
-        self._warn_unscorable(prompts, problems, int(scores.isnan().sum()), len(batch))
-        scored = ~scores.isnan()
-        meter.add("train/reward", scores, scored)
-        meter.add("train/accuracy", (scores > 0).float(), scored)
-        meter.add("train/unscorable_share", scores.isnan().float())
-        meter.add("train/truncated_share", batch.truncated.float())
-        meter.add("train/response_length", batch.lengths.float())
-        if batch.entropies is not None:
-            meter.add("policy/entropy", batch.entropies, batch.response_mask)
-        for name, value in mean_traits(prompts, texts).items():
-            meter.add(f"train/{name}", scalar(value))
-        batch = batch.replace(scores=scores)
-        return batch.replace(
-            response_mask=batch.scored_mask, rewards=place_scores(scores, batch.response_mask).to(batch.rewards.dtype)
-        )
-
-    def _warn_unscorable(self, prompts: PromptBatch, problems: list[str], count: int, total: int) -> None:
-        for problem in [p for p in problems if p not in self._warned]:
-            self._warned.add(problem)
-            name = getattr(prompts.task.reward, "__name__", type(prompts.task.reward).__name__)
-            rank_zero_warn(
-                f"reward '{name}' could not score {count} of {total} responses ({problem}); they are left out of "
-                "every statistic and counted in train/unscorable_share. Mend the reward if that is not meant."
-            )
-
-    @torch.no_grad()
-    def _with_log_probs(self, batch: RolloutBatch) -> RolloutBatch:
-        tokens, temperature = self.updates.microbatch_tokens, self.sampling.temperature
-        if not self.trust_rollout_log_probs and (self.updates.steps > 1 or self.composition.kl_reward is not None):
-            old = map_microbatches(lambda rows: self.policy(rows, temperature=temperature).log_probs, batch, tokens)
-            batch = batch.replace(old_log_probs=old)
-        if self.reference is not None:
-            reference = self.reference
-            ref = map_microbatches(lambda rows: reference(rows, temperature=temperature).log_probs, batch, tokens)
-            batch = batch.replace(ref_log_probs=ref)
-        return batch
-
-    def _with_values(self, batch: RolloutBatch, meter: Meter) -> RolloutBatch:
-        if self.critics is None:
-            return self.composition.with_advantages(batch)
-        context = self._context(meter)
-        batch = self.composition.with_advantages(self.critics.values(batch, context))
-        if self.learn_critics_first:
-            self.critics.learn(batch, context)
-            batch = self.composition.with_advantages(self.critics.values(batch, context))
-        return batch
-
-    def _context(self, meter: Meter) -> ValueContext:
-        assert self.critics is not None
-        names = list(self.critics.learners)
-
-        def minimize(name: str, rows: RolloutBatch, loss: Any) -> None:
-            def losses(piece: RolloutBatch) -> list[Tensor]:
-                per_token = loss(piece)
-                meter.add(f"{name}/value_loss", per_token, piece.response_mask)
-                return [per_token]
-
-            learner = self._learner(name, 1 + names.index(name), self.critics.learners[name])  # type: ignore[union-attr]
-            counted = self._warming_up and name == names[-1]
-            learner.minimize(self, rows, losses, meter, counted=counted)
-
-        tokens = self.critic_updates.microbatch_tokens
-        return ValueContext(map=lambda f, rows: map_microbatches(f, rows, tokens), minimize=minimize)
-
-    def _learner(self, name: str, index: int, module: torch.nn.Module) -> Learner:
+    def learner(self, name: str, index: int, module: torch.nn.Module) -> Learner:
+        """What steps the model of the index-th optimizer: 0 is the policy's, then come the critics'."""
         optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
-        updates = self.critic_updates if index else self.updates
-        aggregator = TokenMean() if index else self.composition.aggregator
-        return Learner(name, module, optimizer, schedule, updates, aggregator)
+        if index:
+            return Learner(name, module, optimizer, schedule, self.critic_updates, TokenMean())
+        composition = self.composition
+        whole_groups = composition.objective.whole_groups
+        return Learner(name, module, optimizer, schedule, self.updates, composition.aggregator, whole_groups)
 
-    def _improve(self, batch: RolloutBatch, meter: Meter) -> None:
+    def _improve(self, batch: RolloutBatch, prompts: PromptBatch, meter: Meter) -> None:
         observe_batch(batch, self.composition, meter)
-        on_policy, temperature = self.updates.steps == 1, self.sampling.temperature
+        on_policy = self.updates.steps == 1 and not self.trust_rollout_log_probs
+        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": self.duals}
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
-            return policy_losses(
-                self.policy, self.composition, rows, meter, temperature=temperature, on_policy=on_policy
-            )
+            return policy_losses(self.policy, self.composition, rows, meter, **options)  # type: ignore[arg-type]
 
-        if not self._warming_up:
-            learner = self._learner("policy", 0, self.policy)
-            learner.minimize(self, batch, losses, meter, counted=True)
+        def adapt() -> None:
+            for slot, dual in self.duals.items():
+                dual.step(self.sum_over_ranks)
+                meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
+
+        if not self.warming_up:
+            learner = self.learner("policy", 0, self.policy)
+            learner.minimize(self, batch, losses, meter, counted=True, after_step=adapt)
         if self.critics is not None and not self.learn_critics_first:
-            self.critics.learn(batch, self._context(meter))
+            self.critics.learn(batch, value_context(self, prompts, meter))
 
     def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
         means = meter.means(self.sum_over_ranks, self.device)

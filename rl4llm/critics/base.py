@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -63,6 +63,7 @@ class ValueContext:
         minimize: `minimize(name, batch, f)` steps the optimizer of the learner `name` on the per-token losses that
             f gives, over the epochs, minibatches and microbatches of its schedule.
         log_probs: log π of the response tokens under the policy as it is now, without grad, in microbatches.
+        own_values: V(sₜ) of the policy's own value head, likewise.
         complete: Draws completions of cut responses with the policy as it is now and scores them.
         decode: The text of every response token.
     """
@@ -70,6 +71,7 @@ class ValueContext:
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
     minimize: Callable[[str, RolloutBatch, TokenFunction], None]
     log_probs: Callable[[RolloutBatch], Tensor]
+    own_values: Callable[[RolloutBatch], Tensor]
     complete: Complete
     decode: Decode
 
@@ -99,7 +101,15 @@ class ValueSource(nn.Module, ABC):
 
 
 class ValueSpec(ABC):
-    """A frozen choice of value source: cheap in a signature, heavy when built."""
+    """A frozen choice of value source: cheap in a signature, heavy when built.
+
+    Attributes:
+        shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
+        paper: arXiv id of its source.
+    """
+
+    shares_trunk: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, name: str, policy: "Policy") -> ValueSource:

@@ -2,8 +2,10 @@
 
 from rl4llm.gates.agreement import AgreementGate, agreement_gate
 from rl4llm.gates.base import Both, Complement, Either, Gate
+from rl4llm.gates.covariance import CovarianceGate, HighCovariance, covariance, covariance_gate, high_covariance
 from rl4llm.gates.divergence import DivergenceFilter, divergence_filter
 from rl4llm.gates.entropy import HighEntropy, high_entropy
+from rl4llm.gates.outcome import CorrectResponses, FinishedResponses, correct_responses, finished_responses
 from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
 
 __all__ = [
@@ -17,6 +19,17 @@ __all__ = [
     # by entropy
     "high_entropy",
     "HighEntropy",
+    # by covariance of log-prob and advantage
+    "covariance",
+    "covariance_gate",
+    "CovarianceGate",
+    "high_covariance",
+    "HighCovariance",
+    # by what became of the response
+    "correct_responses",
+    "CorrectResponses",
+    "finished_responses",
+    "FinishedResponses",
     # controls
     "advantage_magnitude",
     "AdvantageMagnitude",

@@ -1,16 +1,20 @@
 """`Policy`: a causal language model that gives log-probs at the response positions, never the logits of a prompt."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.log_probs import token_log_probs
-from rl4llm.masked import keep
+from rl4llm.checks import UsageError
+from rl4llm.log_probs import listed_log_probs, token_log_probs
+from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, load_tokenizer
 
 
@@ -50,6 +54,7 @@ class Policy(nn.Module):
         self.end_ids = end_of_sequence_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else (self.end_ids or [0])[0]
+        self.value_head: nn.Module | None = None  # put there by a value source that shares the policy's trunk
 
     @classmethod
     def load(cls, name: str) -> "Policy":
@@ -61,27 +66,44 @@ class Policy(nn.Module):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def forward(
-        self, batch: RolloutBatch, *, temperature: float = 1.0, entropies: bool = False, logsumexp: bool = False
-    ) -> PolicyOutput:
-        """Log-probs of the response tokens (and entropies, logsumexp when asked), 0 where the mask is False.
+    def forward(self, batch: RolloutBatch, *, temperature: float = 1.0, asks: Collection[str] = ()) -> PolicyOutput:
+        """Log-probs of the response tokens, and what else is asked for; 0 where the mask is False.
 
         Args:
             batch: Prompts and responses.
             temperature: The temperature at which the responses were sampled.
-            entropies: Whether to give H(π(·|sₜ)) too.
-            logsumexp: Whether to give log Σ exp(logits / temperature) too.
+            asks: Further fields of [PolicyOutput][rl4llm.batch.PolicyOutput]: "entropies", "logsumexp", "values",
+                "top_log_probs".
         """
-        time = batch.response_ids.shape[1]
+        time, mask = batch.response_ids.shape[1], batch.response_mask
         if time == 0:
-            nothing = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
-            return PolicyOutput(nothing, nothing if entropies else None, nothing if logsumexp else None)
+            return PolicyOutput(*self._nothing(batch, asks))
         inputs = for_model(self.model, prefix_inputs(batch))
-        options = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
-        logits = self.model(**inputs, **options, use_cache=False).logits[:, -time:]
-        output = token_log_probs(
-            logits, batch.response_ids, temperature=temperature, entropy=entropies, logsumexp=logsumexp
+        options: dict[str, Any] = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
+        output = self.model(**inputs, **options, use_cache=False, output_hidden_states="values" in asks)
+        logits = output.logits[:, -time:]
+        tokens = token_log_probs(
+            logits, batch.response_ids, temperature=temperature, entropy="entropies" in asks, logsumexp=True
         )
-        log_probs, *extras = output if isinstance(output, tuple) else (output, None, None)
-        kept = [None if x is None else keep(x, batch.response_mask) for x in extras]
-        return PolicyOutput(keep(log_probs, batch.response_mask), *kept)
+        listed = None
+        if "top_log_probs" in asks:
+            (top_ids,) = batch.require("top_ids", by="Policy")
+            listed = keep(
+                listed_log_probs(logits, top_ids, tokens.logsumexp, temperature=temperature),
+                mask[..., None].expand(top_ids.shape),
+            )
+        values = self._values(output.hidden_states[-1][:, -time:], mask) if "values" in asks else None
+        entropies = None if tokens.entropies is None else keep(tokens.entropies, mask)
+        logsumexp = keep(tokens.logsumexp, mask) if "logsumexp" in asks else None
+        return PolicyOutput(keep(tokens.log_probs, mask), entropies, logsumexp, values, listed)
+
+    def _values(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.value_head is None:
+            raise UsageError("the policy has no value head; set --model.critics=TrunkCritic.")
+        values = rearrange(self.value_head(hidden), "batch time 1 -> batch time")
+        return keep(at_least_float32(values), mask)
+
+    def _nothing(self, batch: RolloutBatch, asks: Collection[str]) -> list[Tensor | None]:
+        zeros = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
+        fields = [zeros] + [zeros if name in asks else None for name in ("entropies", "logsumexp", "values")]
+        return [*fields, batch.top_log_probs if "top_log_probs" in asks else None]

@@ -6,8 +6,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
 from rl4llm.objectives.ratio import token_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
@@ -64,7 +63,7 @@ def cispo(
 
 
 @dataclass(frozen=True)
-class CISPO(PolicyObjective):
+class CISPO(RatioObjective):
     """Policy gradient weighted by the clipped ratio. See [cispo][].
 
     Args:
@@ -75,18 +74,5 @@ class CISPO(PolicyObjective):
     clip_low: float = 1.0
     clip_high: float = 4.0
     paper: ClassVar[str] = "2506.13585"
-
-    def __post_init__(self) -> None:
-        check_bounds("CISPO", self.clip_low, self.clip_high)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="CISPO")
-        return cispo(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-        )
+    function = staticmethod(cispo)
+    check = staticmethod(check_bounds)

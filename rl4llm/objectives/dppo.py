@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_choice, check_interval, check_token_tensors
+from rl4llm.checks import UsageError, check_choice, check_interval, check_ndim, check_same_shape, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import PolicyObjective, asked, options_of
+from rl4llm.objectives.divergences import binary_kl, binary_tv, mass_kl, mass_tv, top_masses
 from rl4llm.objectives.ratio import token_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+
+Divergence = Literal["tv", "kl", "topk_tv", "topk_kl"]
+_LISTS = ("top_log_probs", "rollout_top_log_probs", "top_ids", "response_ids")
 
 
 def dppo(
@@ -21,40 +25,56 @@ def dppo(
     advantages: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
     *,
-    divergence: Literal["tv", "kl"] = "tv",
+    divergence: Divergence = "tv",
     delta_low: float = 0.15,
     delta_high: float = 0.15,
     weight_cap: float | None = None,
+    anchor: Literal["rollout", "old"] = "rollout",
+    old_log_probs: Float[Tensor, "batch time"] | None = None,
+    top_log_probs: Float[Tensor, "batch time top"] | None = None,
+    rollout_top_log_probs: Float[Tensor, "batch time top"] | None = None,
+    top_ids: Int[Tensor, "batch time top"] | None = None,
+    response_ids: Int[Tensor, "batch time"] | None = None,
 ) -> Float[Tensor, "batch time"]:
     """Importance-weighted policy gradient under a divergence mask.
 
         rₜ = π_θ(yₜ) / μ(yₜ),  π = π_θ(yₜ),  μ = μ(yₜ)
         Dₜ = |π − μ|                                              (binary total variation, "tv")
         Dₜ = μ log(μ/π) + (1 − μ) log((1 − μ)/(1 − π))            (binary KL(μ ‖ π), "kl")
+        Dₜ = ½ Σₐ |μ(a) − π(a)|  or  Σₐ μ(a) log(μ(a)/π(a))        ("topk_tv", "topk_kl")
         mₜ = 0 if (Aₜ > 0, rₜ > 1, Dₜ > delta_high) or (Aₜ < 0, rₜ < 1, Dₜ > delta_low), else 1
         ℓₜ = −sg[mₜ min(rₜ, weight_cap)] Aₜ log π_θ(yₜ)
 
         ∂ℓₜ/∂log π_θ(yₜ) = −mₜ min(rₜ, weight_cap) Aₜ
 
     A ratio says little of a rare token (from 1e-5 to 1e-3 it is 100, and little has moved) and hides much of a
-    frequent one. Both divergences bound that of the whole vocabulary from below. A token that moves back towards μ is
-    never dropped. The anchor is the policy that sampled, as the engine reported it.
+    frequent one. In the last two, a runs over the engine's K likeliest tokens, the sampled one and one cell for all
+    others. All bound the divergence of the whole vocabulary from below, the binary ones most loosely; with K = V the
+    bound is the divergence. A token that moves back towards μ is never dropped. The anchor is the policy that sampled,
+    as the engine reported it; with `anchor="old"` the mask (all but the weight rₜ) compares with π_old instead.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
         rollout_log_probs: log μ(yₜ), as the sampling engine reported them; constants.
         advantages: Aₜ; constants.
         response_mask: True at trained tokens; the others are read only there.
-        divergence: "tv" or "kl".
+        divergence: "tv", "kl", "topk_tv" or "topk_kl".
         delta_low: Threshold for tokens with negative advantage, at least 0 (paper: 0.15 for tv, 0.05 for kl).
         delta_high: Threshold for tokens with positive advantage, at least 0.
         weight_cap: Largest weight; none when None.
+        anchor: "rollout", or "old" for a mask against π_old (binary divergences only).
+        old_log_probs: log π_old(yₜ), needed by `anchor="old"`.
+        top_log_probs: log π_θ of the listed tokens; these four are needed by the top-K divergences.
+        rollout_top_log_probs: log μ of the listed tokens.
+        top_ids: The listed tokens: the K likeliest under μ.
+        response_ids: yₜ.
 
     Returns:
         Loss of each token, to be minimized, in the dtype of `log_probs`; 0 where `response_mask` is False.
 
     Raises:
-        UsageError: If shapes differ, the mask is not boolean, or an option is outside its domain.
+        UsageError: If shapes differ, the mask is not boolean, an option is outside its domain, or a tensor that the
+            divergence or the anchor needs is not given.
 
     Example:
         >>> log_probs = torch.tensor([[0.9, 1e-3, 0.6]]).log().requires_grad_()
@@ -64,64 +84,101 @@ def dppo(
         tensor([[  -0.0000, -100.0000,   -0.6670]])
 
     References:
-        Qi et al., 2026. arXiv:2602.04879 (weights and thresholds as in the authors' code).
+        Qi et al., 2026. arXiv:2602.04879 (weights, thresholds and anchors as in the authors' code).
     """
-    check_dppo("dppo", divergence, delta_low, delta_high, weight_cap)
-    new = keep(at_least_float32(log_probs.detach()), response_mask)
-    old = keep(at_least_float32(rollout_log_probs.detach()), response_mask)
+    check_dppo("dppo", divergence, delta_low, delta_high, weight_cap, anchor)
+    lists = (top_log_probs, rollout_top_log_probs, top_ids, response_ids)
+    _check_tensors(divergence, anchor, old_log_probs, lists, response_mask)
     check_token_tensors("dppo", response_mask, advantages=advantages)
-    distance = binary_tv(new, old) if divergence == "tv" else binary_kl(new, old)
-    up = (advantages > 0) & (new > old) & (distance > delta_high)
-    down = (advantages < 0) & (new < old) & (distance > delta_low)
+    anchored = rollout_log_probs if old_log_probs is None or anchor == "rollout" else old_log_probs
+    new, old = (keep(at_least_float32(x.detach()), response_mask) for x in (log_probs, anchored))
+    if divergence in ("tv", "kl"):
+        distances = binary_tv(new, old) if divergence == "tv" else binary_kl(new, old)
+    else:
+        distances = _top_divergence(divergence, new, old, response_mask, *lists)  # type: ignore[arg-type]
+    kept = divergence_mask(new - old, distances, advantages, delta_low=delta_low, delta_high=delta_high)
     ratios = token_ratio(log_probs, rollout_log_probs, response_mask).detach()
     weights = ratios if weight_cap is None else ratios.clamp(max=weight_cap)
-    return weighted_reinforce(log_probs, torch.where(up | down, 0.0, weights), advantages, response_mask)
+    return weighted_reinforce(log_probs, keep(weights, kept), advantages, response_mask)
+
+
+def divergence_mask(
+    log_ratios: Float[Tensor, "batch time"],
+    distances: Float[Tensor, "batch time"],
+    advantages: Float[Tensor, "batch time"],
+    *,
+    delta_low: float,
+    delta_high: float,
+) -> Bool[Tensor, "batch time"]:
+    """False where a token has moved further than its threshold in the direction that its advantage asks for.
+
+    With distance |r − 1| this is PPO's clip.
+
+    Example:
+        >>> log_ratios, distances = torch.tensor([[0.1, 0.1, -0.1]]), torch.tensor([[0.3, 0.3, 0.3]])
+        >>> divergence_mask(log_ratios, distances, torch.tensor([[1.0, -1.0, -1.0]]), delta_low=0.2, delta_high=0.2)
+        tensor([[False,  True, False]])
+    """
+    up = (advantages > 0) & (log_ratios > 0) & (distances > delta_high)
+    down = (advantages < 0) & (log_ratios < 0) & (distances > delta_low)
+    return ~(up | down)
+
+
+def _top_divergence(
+    divergence: str,
+    new: Tensor,
+    old: Tensor,
+    response_mask: Tensor,
+    top_log_probs: Tensor,
+    rollout_top_log_probs: Tensor,
+    top_ids: Tensor,
+    response_ids: Tensor,
+) -> Tensor:
+    listed = response_mask[..., None].expand(top_ids.shape)
+    masses = [
+        top_masses(x, keep(at_least_float32(top), listed, -torch.inf), response_ids, top_ids)
+        for x, top in ((new, top_log_probs), (old, rollout_top_log_probs))
+    ]
+    return mass_tv(*masses) if divergence == "topk_tv" else mass_kl(*masses)
 
 
 def check_dppo(
-    by: str, divergence: Literal["tv", "kl"], delta_low: float, delta_high: float, weight_cap: float | None
+    by: str,
+    divergence: Divergence,
+    delta_low: float,
+    delta_high: float,
+    weight_cap: float | None,
+    anchor: Literal["rollout", "old"],
 ) -> None:
     """Raise unless the hyperparameters are in their ranges."""
-    check_choice(by, ("tv", "kl"), divergence=divergence)
+    check_choice(by, ("tv", "kl", "topk_tv", "topk_kl"), divergence=divergence)
+    check_choice(by, ("rollout", "old"), anchor=anchor)
     check_interval(by, 0.0, delta_low=delta_low, delta_high=delta_high)
     check_interval(by, 0.0, ends="(]", weight_cap=weight_cap)
+    if anchor == "old" and divergence.startswith("topk"):
+        raise UsageError(
+            f"{by}: anchor='old' goes with divergence='tv' or 'kl', got {divergence!r}; the engine lists the likeliest "
+            "tokens of the policy that sampled only, so keep anchor='rollout'."
+        )
 
 
-def binary_tv(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """|π − μ| from log-probs: total variation between "this token" and "any other".
-
-    Args:
-        new: log π of the token.
-        old: log μ of the token.
-
-    Returns:
-        A distance in [0, 1], with the shape of the two.
-
-    Example:
-        >>> binary_tv(torch.tensor([0.5]).log(), torch.tensor([0.25]).log())
-        tensor([0.2500])
-    """
-    return (new.exp() - old.exp()).abs()
-
-
-def binary_kl(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """KL(μ ‖ π) between "this token" and "any other", from log-probs; finite where a probability rounds to 1.
-
-    Args:
-        new: log π of the token.
-        old: log μ of the token.
-
-    Returns:
-        A divergence ≥ 0, with the shape of the two.
-
-    Example:
-        >>> binary_kl(torch.tensor([0.5]).log(), torch.tensor([0.5]).log())
-        tensor([0.])
-    """
-    tiny = torch.finfo(new.dtype).eps
-    log_other_new, log_other_old = ((-x.expm1()).clamp(min=tiny).log() for x in (new, old))
-    other = -old.expm1()
-    return old.exp() * (old - new) + other * (log_other_old - log_other_new)
+def _check_tensors(
+    divergence: str, anchor: str, old: Tensor | None, lists: tuple[Tensor | None, ...], response_mask: Tensor
+) -> None:
+    if anchor == "old":
+        if old is None:
+            raise UsageError("dppo: anchor='old' needs old_log_probs, got None; pass log π_old of the response tokens.")
+        check_token_tensors("dppo", response_mask, old_log_probs=old)
+    if not divergence.startswith("topk"):
+        return
+    named = {name: tensor for name, tensor in zip(_LISTS, lists, strict=True) if tensor is not None}
+    missing = [name for name in _LISTS if name not in named]
+    if missing:
+        raise UsageError(f"dppo: divergence={divergence!r} needs {missing[0]}, got None; or use 'tv' or 'kl'.")
+    check_token_tensors("dppo", response_mask, response_ids=named.pop("response_ids"))
+    check_ndim("dppo", 3, axes="batch time top", **named)
+    check_same_shape("dppo", remedy="pass one entry per listed token", **named)
+    check_token_tensors("dppo", response_mask, top_log_probs=named["top_log_probs"].sum(-1))
 
 
 @dataclass(frozen=True)
@@ -129,31 +186,50 @@ class DPPO(PolicyObjective):
     """Policy gradient under a divergence mask. See [dppo][].
 
     Args:
-        divergence: "tv" or "kl".
+        divergence: "tv", "kl", "topk_tv" or "topk_kl".
         delta_low: Threshold for tokens with negative advantage, at least 0 (paper: 0.15 for tv, 0.05 for kl).
         delta_high: Threshold for tokens with positive advantage, at least 0.
         weight_cap: Largest weight; none when None.
+        anchor: "rollout", or "old" for a mask against π_old (binary divergences only).
     """
 
-    divergence: Literal["tv", "kl"] = "tv"
+    divergence: Divergence = "tv"
     delta_low: float = 0.15
     delta_high: float = 0.15
     weight_cap: float | None = None
+    anchor: Literal["rollout", "old"] = "rollout"
     paper: ClassVar[str] = "2602.04879"
 
     def __post_init__(self) -> None:
-        check_dppo("DPPO", self.divergence, self.delta_low, self.delta_high, self.weight_cap)
+        check_dppo("DPPO", **options_of(self))
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Advantages and, for the top-K divergences, the engine's lists."""
+        return ("advantages", "top_ids", "top_log_probs") if self._lists else ("advantages",)
+
+    @property
+    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """For the top-K divergences, the policy's log-probs of the engine's lists."""
+        return ("top_log_probs",) if self._lists else ()
+
+    @property
+    def _lists(self) -> bool:
+        return self.divergence.startswith("topk")
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="DPPO")
+        advantages, *lists = batch.require(*self.needs, by="DPPO")
+        top_ids, rollout_top_log_probs = lists or (None, None)
         return dppo(
             policy.log_probs,
             batch.rollout_log_probs,
             advantages,
             batch.response_mask,
-            divergence=self.divergence,
-            delta_low=self.delta_low,
-            delta_high=self.delta_high,
-            weight_cap=self.weight_cap,
+            old_log_probs=batch.old_log_probs,
+            top_log_probs=asked(policy, "top_log_probs", by="DPPO") if lists else None,
+            rollout_top_log_probs=rollout_top_log_probs,
+            top_ids=top_ids,
+            response_ids=batch.response_ids,
+            **options_of(self),
         )

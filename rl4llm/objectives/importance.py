@@ -6,10 +6,9 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_ratio
 
 
@@ -54,12 +53,8 @@ def importance_weighted(
 
 
 @dataclass(frozen=True)
-class ImportanceWeighted(PolicyObjective):
+class ImportanceWeighted(RatioObjective):
     """Importance weights without a trust region: what clipping is compared with. See [importance_weighted][]."""
 
     paper: ClassVar[str] = "1707.06347"
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="ImportanceWeighted")
-        return importance_weighted(policy.log_probs, batch.old_log_probs, advantages, batch.response_mask)
+    function = staticmethod(importance_weighted)

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_choice
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
 from rl4llm.objectives.ratio import tangent_exp, token_log_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
@@ -87,7 +86,7 @@ def smallest_before(x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch ti
 
 
 @dataclass(frozen=True)
-class MinPrefixRatio(PolicyObjective):
+class MinPrefixRatio(RatioObjective):
     """Policy gradient weighted by the smallest ratio before a token. See [min_prefix_ratio][].
 
     Args:
@@ -100,19 +99,5 @@ class MinPrefixRatio(PolicyObjective):
     clip_high: float = 4.0
     cap_prefix_at_one: bool = False
     paper: ClassVar[str] = "2601.22718"
-
-    def __post_init__(self) -> None:
-        check_min_prefix_ratio("MinPrefixRatio", self.clip_low, self.clip_high, self.cap_prefix_at_one)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="MinPrefixRatio")
-        return min_prefix_ratio(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            cap_prefix_at_one=self.cap_prefix_at_one,
-        )
+    function = staticmethod(min_prefix_ratio)
+    check = staticmethod(check_min_prefix_ratio)

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_ratio
 
 
@@ -83,7 +82,7 @@ def check_bounds(by: str, clip_low: float, clip_high: float, dual_clip: float | 
 
 
 @dataclass(frozen=True)
-class PPOClip(PolicyObjective):
+class PPOClip(RatioObjective):
     """PPO's clipped objective. See [ppo_clip][].
 
     Args:
@@ -96,19 +95,5 @@ class PPOClip(PolicyObjective):
     clip_high: float = 0.2
     dual_clip: float | None = None
     paper: ClassVar[str] = "1707.06347"
-
-    def __post_init__(self) -> None:
-        check_bounds("PPOClip", self.clip_low, self.clip_high, self.dual_clip)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="PPOClip")
-        return ppo_clip(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+    function = staticmethod(ppo_clip)
+    check = staticmethod(check_bounds)

@@ -6,10 +6,9 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_ratio
 
 
@@ -69,7 +68,7 @@ def check_ratio_variance(by: str, multiplier: float) -> None:
 
 
 @dataclass(frozen=True)
-class RatioVariance(PolicyObjective):
+class RatioVariance(RatioObjective):
     """Policy loss with a charge on the variance of the ratio. See [ratio_variance][].
 
     Args:
@@ -78,17 +77,5 @@ class RatioVariance(PolicyObjective):
 
     multiplier: float = 0.04
     paper: ClassVar[str] = "2601.03320"
-
-    def __post_init__(self) -> None:
-        check_ratio_variance("RatioVariance", self.multiplier)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="RatioVariance")
-        return ratio_variance(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            multiplier=self.multiplier,
-        )
+    function = staticmethod(ratio_variance)
+    check = staticmethod(check_ratio_variance)

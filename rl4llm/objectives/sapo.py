@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_ratio
 
 
@@ -70,7 +69,7 @@ def check_sapo(by: str, tau_positive: float, tau_negative: float) -> None:
 
 
 @dataclass(frozen=True)
-class SAPO(PolicyObjective):
+class SAPO(RatioObjective):
     """Policy loss with a sigmoid-shaped trust region. See [sapo][].
 
     Args:
@@ -81,18 +80,5 @@ class SAPO(PolicyObjective):
     tau_positive: float = 1.0
     tau_negative: float = 1.05
     paper: ClassVar[str] = "2511.20347"
-
-    def __post_init__(self) -> None:
-        check_sapo("SAPO", self.tau_positive, self.tau_negative)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="SAPO")
-        return sapo(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            tau_positive=self.tau_positive,
-            tau_negative=self.tau_negative,
-        )
+    function = staticmethod(sapo)
+    check = staticmethod(check_sapo)

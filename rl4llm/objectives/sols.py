@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_ratio
 
 
@@ -69,7 +68,7 @@ def check_sols(by: str, clip: float) -> None:
 
 
 @dataclass(frozen=True)
-class SoLS(PolicyObjective):
+class SoLS(RatioObjective):
     """Policy loss that learns slowly from failures. See [sols][].
 
     Args:
@@ -78,17 +77,6 @@ class SoLS(PolicyObjective):
 
     clip: float = 0.2
     paper: ClassVar[str] = "2509.01720"
-
-    def __post_init__(self) -> None:
-        check_sols("SoLS", self.clip)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="SoLS")
-        return sols(
-            policy.log_probs,
-            batch.rollout_log_probs,
-            advantages,
-            batch.response_mask,
-            clip=self.clip,
-        )
+    anchor: ClassVar[str] = "rollout_log_probs"
+    function = staticmethod(sols)
+    check = staticmethod(check_sols)

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_choice
 from rl4llm.masked import at_least_float32, masked_sum
-from rl4llm.objectives.base import PolicyObjective
+from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ratio import token_log_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
 
@@ -70,7 +69,7 @@ def check_topr(by: str, whole_response: bool) -> None:
 
 
 @dataclass(frozen=True)
-class TOPR(PolicyObjective):
+class TOPR(RatioObjective):
     """Policy gradient with tapered weights for bad tokens. See [topr][].
 
     Args:
@@ -79,17 +78,5 @@ class TOPR(PolicyObjective):
 
     whole_response: bool = True
     paper: ClassVar[str] = "2503.14286"
-
-    def __post_init__(self) -> None:
-        check_topr("TOPR", self.whole_response)
-
-    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="TOPR")
-        return topr(
-            policy.log_probs,
-            batch.old_log_probs,
-            advantages,
-            batch.response_mask,
-            whole_response=self.whole_response,
-        )
+    function = staticmethod(topr)
+    check = staticmethod(check_topr)

@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import UsageError, check_interval, check_token_tensors
+from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.masked import keep
+from rl4llm.objectives.base import asked
 from rl4llm.regularizers.base import Regularizer
 
 
@@ -64,9 +65,4 @@ class EntropyBonus(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
-        if policy.entropies is None:
-            raise UsageError(
-                "EntropyBonus needs policy.entropies, got None; call token_log_probs with entropy=True "
-                "(the loop does so for parts whose `asks` holds 'entropies')."
-            )
-        return self.coef * entropy_bonus(policy.entropies, batch.response_mask)
+        return self.coef * entropy_bonus(asked(policy, "entropies", by="EntropyBonus"), batch.response_mask)

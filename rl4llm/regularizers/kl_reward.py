@@ -10,6 +10,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_choice, check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.regularizers.kl import KL_ESTIMATORS
+from rl4llm.rewards.shaping import RewardShaping
 
 
 def kl_reward(
@@ -61,7 +62,7 @@ def kl_reward(
 
 
 @dataclass(frozen=True)
-class KLReward:
+class KLReward(RewardShaping):
     """Divergence from the frozen reference, in the reward. See [kl_reward][].
 
     Args:

@@ -1,6 +1,7 @@
 """The family of replays: `mix(batch)` adds earlier responses to fresh ones, `add(batch)` keeps fresh ones for later."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Generator, nn
 
@@ -28,7 +29,13 @@ class Replay(nn.Module, ABC):
 
 
 class ReplaySpec(ABC):
-    """A frozen choice of replay: cheap in a signature, with state when built."""
+    """A frozen choice of replay: cheap in a signature, with state when built.
+
+    Attributes:
+        paper: arXiv id of its source.
+    """
+
+    paper: ClassVar[str]
 
     @abstractmethod
     def build(self) -> Replay:

@@ -1,5 +1,16 @@
-"""Rewards: functions that verify a response, and what becomes of those that fail to."""
+"""Rewards: functions that verify a response, what becomes of those that fail to, and charges beside the score."""
 
 from rl4llm.rewards.base import Reward, Scores, score_responses
+from rl4llm.rewards.length import OverlongPenalty, overlong_penalty
+from rl4llm.rewards.shaping import RewardShaping
 
-__all__ = ["Reward", "Scores", "score_responses"]
+__all__ = [
+    # Verifiers
+    "Reward",
+    "Scores",
+    "score_responses",
+    # Shaping
+    "RewardShaping",
+    "overlong_penalty",
+    "OverlongPenalty",
+]

@@ -40,7 +40,7 @@ def test_any_cut_into_microbatches_gives_the_whole_batch_gradient(policy, aggreg
     objective, regularizers = PPOClip(), [EntropyBonus(0.1), KLPenalty(0.1)]
 
     def losses(rows):
-        output = policy(rows, entropies=True)
+        output = policy(rows, asks=("entropies",))
         terms = [objective(output, rows), *(part(output, rows) for part in regularizers)]
         return [*terms, terms[0].sum(-1)]  # and a loss a response
 

@@ -11,6 +11,7 @@ from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut, MonteCarlo
 from rl4llm.algorithms import PolicyGradient, Updates
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.valuing import with_log_probs
 from rl4llm.checks import UsageError
 from rl4llm.critics import MiniCritics, SymmetricCritic, group_shards
 from rl4llm.data import AbsoluteDifference, PromptData
@@ -39,7 +40,7 @@ def weights(module):
 def rollout(module, prompts=4, seed=0):
     batch = next(iter(PromptData(TASK, prompts_per_step=prompts, seed=seed).train_dataloader()))
     module.on_fit_start()
-    return module._rollout(batch, Meter())
+    return module.actor.act(module.policy, batch, module.generator, Meter())
 
 
 def test_the_first_ratio_is_one_in_train_mode(tiny_policy):
@@ -47,7 +48,7 @@ def test_the_first_ratio_is_one_in_train_mode(tiny_policy):
     module.policy.train()
     module._fabric = None
     batch = rollout(module, prompts=32)
-    with_old = module._with_log_probs(batch)
+    with_old = with_log_probs(module, batch)
     new = module.policy(batch.trim(), temperature=1.0).log_probs
     difference = (new - with_old.old_log_probs)[batch.response_mask].abs().max()
     assert difference < 1e-6
@@ -243,7 +244,7 @@ def test_some_unscorable_responses_change_nothing_for_the_others(tiny_policy):
     data = PromptData(AbsoluteDifference(digits=3, train_size=64, reward=sometimes), prompts_per_step=8)
     module.on_fit_start()
     with pytest.warns(UserWarning, match="returned nan"):
-        batch = module._rollout(next(iter(data.train_dataloader())), Meter())
+        batch = module.actor.act(module.policy, next(iter(data.train_dataloader())), module.generator, Meter())
     lost = batch.scores.isnan()
     assert lost.any()
     assert not lost.all()
@@ -262,7 +263,8 @@ def test_rewards_hold_the_score_at_the_last_token(tiny_policy):
 def test_the_logged_entropy_is_that_of_response_tokens(tiny_policy):
     module, meter = loop(tiny_policy), Meter()
     module.on_fit_start()
-    batch = module._rollout(next(iter(PromptData(TASK, prompts_per_step=4, seed=0).train_dataloader())), meter)
+    prompts = next(iter(PromptData(TASK, prompts_per_step=4, seed=0).train_dataloader()))
+    batch = module.actor.act(module.policy, prompts, module.generator, meter)
     assert not batch.response_mask.all()
     expected = batch.entropies[batch.response_mask].mean()
     torch.testing.assert_close(meter.means()["policy/entropy"], expected)
@@ -274,7 +276,7 @@ def test_two_draws_of_one_prompt_are_two_groups(tiny_policy):
     example = TASK.examples("train")[0]
     from rl4llm.data import PromptBatch
 
-    batch = module._rollout(PromptBatch([example, example], TASK), Meter())
+    batch = module.actor.act(module.policy, PromptBatch([example, example], TASK), module.generator, Meter())
     assert batch.group_ids.tolist() == [0] * 4 + [1] * 4
     assert batch.prompt_uids.unique().numel() == 1
 

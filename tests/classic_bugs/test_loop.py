@@ -112,7 +112,7 @@ def test_a_step_reaches_the_policy_through_entropies_as_through_log_probs(tiny_p
     batch = batch.replace(response_mask=batch.response_mask & (torch.arange(batch.response_mask.shape[1]) < 3))
     assert not batch.response_mask.all()
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    output = policy(batch, entropies=True)
+    output = policy(batch, asks=("entropies",))
     inputs = torch.cat([batch.prompt_ids, batch.response_ids[:, :-1]], -1)
     logs = policy.model(inputs).logits[:, -batch.response_ids.shape[1] :].log_softmax(-1)
     plain = -(logs.exp() * logs).sum(-1)

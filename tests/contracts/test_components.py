@@ -43,12 +43,18 @@ from rl4llm.gates import (
 from rl4llm.objectives import (
     CISPO,
     DPPO,
+    GMPO,
+    GSPO,
+    REBEL,
     SAPO,
     TOPR,
     Aggregator,
     ConstantNorm,
+    EntropyRatioClip,
+    GSPOToken,
     ImportanceWeighted,
     MinPrefixRatio,
+    OptimalAdvantageRegression,
     PolicyObjective,
     PPOClip,
     RatioVariance,
@@ -57,8 +63,19 @@ from rl4llm.objectives import (
     SequenceSum,
     SoLS,
     TokenMean,
+    TrajectoryBellmanResidual,
 )
-from rl4llm.regularizers import EntropyBonus, KLPenalty, KLReward, Regularizer
+from rl4llm.regularizers import (
+    Constrained,
+    EntropyBonus,
+    KLPenalty,
+    KLReward,
+    Likelihood,
+    LogRatioPenalty,
+    RatioPenalty,
+    Regularizer,
+    ValueRegression,
+)
 from rl4llm.testing.strategies import rollouts
 
 for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
@@ -88,13 +105,25 @@ EXAMPLES = {
     Reinforce: [Reinforce()],
     ImportanceWeighted: [ImportanceWeighted()],
     PPOClip: [PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), PPOClip()],
-    DPPO: [DPPO(delta_low=0.1, delta_high=0.2, weight_cap=5.0), DPPO("kl")],
+    DPPO: [
+        DPPO(delta_low=0.1, delta_high=0.2, weight_cap=5.0),
+        DPPO("kl", anchor="old"),
+        DPPO("topk_tv", delta_low=0.01, delta_high=0.01),
+        DPPO("topk_kl", delta_low=0.01, delta_high=0.01),
+    ],
     MinPrefixRatio: [MinPrefixRatio(clip_low=0.5, clip_high=2.0, cap_prefix_at_one=True), MinPrefixRatio()],
     RatioVariance: [RatioVariance(multiplier=0.3)],
     CISPO: [CISPO(clip_low=0.5, clip_high=2.0)],
     SAPO: [SAPO(tau_positive=2.0, tau_negative=3.0)],
     SoLS: [SoLS(clip=0.1)],
     TOPR: [TOPR(), TOPR(whole_response=False)],
+    GSPO: [GSPO(), GSPO(clip_low=0.1, clip_high=0.2)],
+    GSPOToken: [GSPOToken(clip_low=0.1, clip_high=0.2)],
+    GMPO: [GMPO(clip=0.1)],
+    EntropyRatioClip: [EntropyRatioClip(DPPO("topk_tv"), clip_low=0.5, clip_high=0.7)],
+    OptimalAdvantageRegression: [OptimalAdvantageRegression(beta=0.1)],
+    TrajectoryBellmanResidual: [TrajectoryBellmanResidual(beta=0.1), TrajectoryBellmanResidual(calibrated=True)],
+    REBEL: [REBEL(eta=0.5)],
     TokenMean: [TokenMean()],
     SequenceMean: [SequenceMean()],
     SequenceSum: [SequenceSum()],
@@ -105,34 +134,56 @@ EXAMPLES = {
     ]
     + [KLPenalty()],
     KLReward: [KLReward(coef=0.5, estimator="k3"), KLReward()],
+    RatioPenalty: [RatioPenalty(coef=0.5, where=HighEntropy())],
+    LogRatioPenalty: [LogRatioPenalty(coef=0.5, where=HighEntropy())],
+    Likelihood: [Likelihood(coef=0.5, where=AdvantageMagnitude())],
+    ValueRegression: [ValueRegression(coef=0.3, where=HighEntropy())],
+    Constrained: [
+        Constrained(RatioPenalty(where=HighEntropy()), limit=0.04, initial=0.5, lr=0.1, maximum=2.0),
+        Constrained(KLPenalty(), limit=0.1),
+    ],
     SquaredValueLoss: [SquaredValueLoss()],
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
 }
 
 WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]
+WIDTHS_OF_RESPONSES = [(c, f) for c in (GSPO, GSPOToken) for f in ("clip_low", "clip_high")]
+OWN_SCALES = (RatioPenalty, LogRatioPenalty, Likelihood, ValueRegression)
 
 # (class, field): why its default differs from that of the siblings.
 DEFAULTS_THAT_DIFFER = {
     (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
     **dict.fromkeys(WIDTHS_OF_A_WEIGHT, "widths of a weight, not of a mask: no floor, a high ceiling"),
+    **dict.fromkeys(WIDTHS_OF_RESPONSES, "widths of a mean over a response, which moves far less than a token's ratio"),
+    **dict.fromkeys([(EntropyRatioClip, f) for f in ("clip_low", "clip_high")], "widths of a ratio of entropies"),
+    **dict.fromkeys([(c, "coef") for c in OWN_SCALES], "each penalty has its own scale; the paper's weight"),
+    (GMPO, "clip"): "width of a log-ratio, not of a ratio",
+    (TrajectoryBellmanResidual, "beta"): "the two papers differ, and so does the scale of their losses",
     (LengthAdaptiveGAE, "lam_returns"): "VAPO's targets are Monte Carlo returns; GAE's follow its own λ",
 }
 
 # Functions that move numbers about instead of saying mathematics: they need no references, and their one line says
 # what comes in and out.
 BUILDING_BLOCKS = {
+    "at_first_token",
     "binary_kl",
     "binary_tv",
+    "divergence_mask",
     "drop_smallest",
     "learns_from",
+    "mass_kl",
+    "mass_tv",
     "response_count",
+    "response_log_ratio",
     "result_dtype",
     "reverse_linear_scan",
+    "scored_responses",
     "spread",
     "tangent_exp",
     "token_count",
     "token_log_ratio",
     "token_ratio",
+    "top_masses",
 }
 
 FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss)

@@ -57,7 +57,7 @@ def test_a_saved_policy_loads_equal(policy, tmp_path):
 
 def test_log_probs_equal_those_of_the_plain_model_row_by_row(policy):
     batch = a_batch()
-    output = policy(batch, temperature=0.7, entropies=True, logsumexp=True)
+    output = policy(batch, temperature=0.7, asks=("entropies", "logsumexp"))
     for row in range(len(batch)):
         prompt = batch.prompt_ids[row][batch.prompt_mask[row]]
         length = int(batch.lengths[row])

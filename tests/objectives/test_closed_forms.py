@@ -215,7 +215,7 @@ def test_binary_kl_is_finite_where_a_probability_rounds_to_one():
 BAD = [
     (lambda: CISPO(clip_low=1.5), r"CISPO: clip_low must be in \[0, 1\], got 1.5"),
     (lambda: MinPrefixRatio(clip_high=-1.0), "MinPrefixRatio: clip_high must be in"),
-    (lambda: DPPO("js"), "DPPO: divergence must be one of 'tv', 'kl', got 'js'"),
+    (lambda: DPPO("js"), "DPPO: divergence must be one of 'tv', 'kl', 'topk_tv', 'topk_kl', got 'js'"),
     (lambda: DPPO(delta_low=-0.1), "DPPO: delta_low must be in"),
     (lambda: DPPO(weight_cap=0.0), r"DPPO: weight_cap must be in \(0, inf\], got 0.0"),
     (lambda: SAPO(tau_positive=0.0), r"SAPO: tau_positive must be in \(0, inf\), got 0.0"),

@@ -32,7 +32,7 @@ def generate(policy, batch, n=4, seed=0, rows_at_once=1024, **sampling):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_the_engine_and_the_trainer_agree_on_log_probs_at_any_temperature(policy, temperature):
     batch = generate(policy, prompts("583912=", "12=", "9="), temperature=temperature)
-    output = policy(batch, temperature=temperature, entropies=True)
+    output = policy(batch, temperature=temperature, asks=("entropies",))
     mask = batch.response_mask
     assert (output.log_probs - batch.rollout_log_probs)[mask].abs().max() < 1e-5
     assert (output.entropies - batch.entropies)[mask].abs().max() < 1e-5
@@ -186,7 +186,7 @@ def test_filters_keep_the_likeliest_tokens():
 
 def test_draws_follow_the_tempered_distribution():
     generator = torch.Generator().manual_seed(0)
-    tokens, log_probs, entropy = draw(LOGITS.expand(20_000, -1), Sampling(temperature=2.0), generator)
+    tokens, log_probs, entropy, *_ = draw(LOGITS.expand(20_000, -1), Sampling(temperature=2.0), generator)
     expected = torch.softmax(LOGITS[0] / 2.0, -1)
     torch.testing.assert_close(torch.bincount(tokens, minlength=5) / 20_000, expected, atol=0.015, rtol=0)
     torch.testing.assert_close(log_probs, expected.log()[tokens])
@@ -195,7 +195,7 @@ def test_draws_follow_the_tempered_distribution():
 
 def test_log_probs_are_of_the_whole_vocabulary_whatever_the_filter():
     generator = torch.Generator().manual_seed(0)
-    tokens, log_probs, _ = draw(LOGITS.expand(100, -1), Sampling(top_k=2), generator)
+    tokens, log_probs, *_ = draw(LOGITS.expand(100, -1), Sampling(top_k=2), generator)
     assert set(tokens.tolist()) == {0, 1}
     torch.testing.assert_close(log_probs, torch.log_softmax(LOGITS[0], -1)[tokens])
 

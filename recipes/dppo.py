@@ -1,0 +1,35 @@
+"""Divergence Proximal Policy Optimization (arXiv:2602.04879): tokens are dropped by divergence, not by ratio."""
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import DPPO, Aggregator, PolicyObjective, SequenceSum
+from rl4llm.rollouts import HuggingFaceRollout, RolloutEngine
+
+
+def dppo(
+    policy: str = "rl4llm/digits",
+    engine: RolloutEngine = HuggingFaceRollout(top_log_probs=8),  # read by the top-K divergences only
+    advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
+    objective: PolicyObjective = DPPO(divergence="tv", delta_low=0.15, delta_high=0.15),
+    aggregator: Aggregator = SequenceSum(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy under a divergence mask anchored at the policy that sampled.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        engine: What draws responses; `--model.objective.divergence=topk_tv` compares its likeliest tokens.
+        advantage: From the scores of a group to advantages, not divided by their spread.
+        objective: From advantages to the policy's loss.
+        aggregator: The sum over a response's tokens, as in the paper.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(
+        policy, engine=engine, advantage=advantage, objective=objective, aggregator=aggregator, **options
+    )
+
+
+if __name__ == "__main__":
+    RecipeCLI(dppo, PromptData, max_steps=200, val_check_interval=50)

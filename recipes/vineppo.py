@@ -1,0 +1,38 @@
+"""VinePPO (arXiv:2410.01679): the value of every step of a response, from completions that start there."""
+
+from rl4llm.advantages import AdvantageEstimator, SegmentMonteCarlo, Whiten
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.critics import MonteCarloValues, ValueSpec
+from rl4llm.data import PromptData
+from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.regularizers import KLPenalty, Regularizer
+from rl4llm.segments import FixedTokens
+
+
+def vineppo(
+    policy: str = "rl4llm/digits",
+    critics: ValueSpec = MonteCarloValues(samples=9, segmenter=FixedTokens(2)),  # text: Newline() or Sentence()
+    advantage: AdvantageEstimator = SegmentMonteCarlo(),
+    whitening: Whiten | None = Whiten(),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    kl: Regularizer | None = KLPenalty(coef=1e-4),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy against Monte-Carlo values at the boundaries of reasoning steps.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        critics: Where responses are cut into steps, and how many completions value each boundary.
+        advantage: Value after a step less value before it, the same for all tokens of the step.
+        whitening: Normalizes the advantages over the tokens of the rollout batch.
+        objective: From advantages to the policy's loss.
+        kl: Penalty for leaving the reference policy.
+        options: Any other slot of `PolicyGradient`.
+    """
+    vine = {"critics": critics, "advantage": advantage, "whitening": whitening}
+    return PolicyGradient(policy, **vine, objective=objective, regularizers={"kl": kl}, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(vineppo, PromptData, max_steps=100, val_check_interval=25)

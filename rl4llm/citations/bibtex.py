@@ -1,0 +1,98 @@
+"""From what was composed to the papers that it comes from, as BibTeX."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from inspect import Parameter, isclass, isfunction, signature
+from typing import Any
+
+from torch import Tensor, nn
+
+from rl4llm import __version__
+from rl4llm.citations.papers import PAPERS
+
+_LIBRARY = f"""@software{{rl4llm,
+  title = {{rl4llm}},
+  author = {{{{The rl4llm authors}}}},
+  year = {{2026}},
+  version = {{{__version__}}},
+}}
+"""
+
+
+def citations(recipe: Any) -> str:
+    """BibTeX entries of the library and of every paper that a composition uses.
+
+    What counts as used is the `paper` of each part and, through fields, slots and attributes, of the parts inside it.
+    Of a recipe function it is the default value of every slot; the slots that it does not name but hands on are
+    those of the module that it returns.
+
+    Args:
+        recipe: A module such as `PolicyGradient`, a recipe function, a component, or any iterable of these.
+
+    Returns:
+        The library's own entry, then one a paper, by arXiv number. A paper that the table lacks has its number only.
+
+    Example:
+        >>> from rl4llm.gates import AgreementGate
+        >>> print(citations(AgreementGate()).partition("@misc")[2], end="")
+        {arXiv:2510.01656,
+          title = {Asymmetric Proximal Policy Optimization: mini-critics boost LLM reasoning},
+          author = {Liu and others},
+          year = {2025},
+          eprint = {2510.01656},
+          archivePrefix = {arXiv},
+        }
+    """
+    return "\n".join([_LIBRARY, *map(_entry, paper_ids(recipe))])
+
+
+def paper_ids(recipe: Any) -> list[str]:
+    """ArXiv numbers of what was composed, sorted, each once. Arguments as in [citations][].
+
+    Example:
+        >>> from rl4llm.gates import AgreementGate, HighEntropy
+        >>> paper_ids(AgreementGate() & ~HighEntropy())
+        ['2506.01939', '2510.01656']
+    """
+    several = isinstance(recipe, Iterable) and not isinstance(recipe, str | Tensor | nn.Module | Mapping)
+    roots = list(recipe) if several else [recipe]
+    roots = [_defaults(root) if isfunction(root) else root for root in roots]
+    papers = (getattr(part, "paper", None) for part in _parts(roots, {}))
+    return sorted({number.strip() for paper in papers if isinstance(paper, str) for number in paper.split(",")} - {""})
+
+
+def _defaults(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """The value of every slot that has a default, with those of the returned class where options are handed on."""
+    parameters = signature(recipe).parameters
+    returned = recipe.__annotations__.get("return")
+    hands_on = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    known = {**signature(returned).parameters, **parameters} if hands_on and isclass(returned) else parameters
+    return {name: p.default for name, p in known.items() if p.default is not Parameter.empty}
+
+
+def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    """The thing and whatever it is made of, each once; `seen` also keeps them alive, so that no id is used again."""
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing
+    yield thing
+    for inner in _inner(thing):
+        yield from _parts(inner, seen)
+
+
+def _inner(thing: Any) -> list[Any]:
+    if isinstance(thing, nn.Module):
+        return list(vars(thing).values())
+    if is_dataclass(thing) and not isclass(thing):
+        return [getattr(thing, field.name, None) for field in fields(thing)]
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    return list(thing) if isinstance(thing, list | tuple | set | frozenset) else []
+
+
+def _entry(number: str) -> str:
+    author, title = PAPERS.get(number, ("", ""))
+    known = {"title": title, "author": author, "year": f"20{number[:2]}" if title else ""}
+    lines = {**known, "eprint": number, "archivePrefix": "arXiv"}
+    body = "".join(f"  {name} = {{{value}}},\n" for name, value in lines.items() if value)
+    return f"@misc{{arXiv:{number},\n{body}}}\n"

@@ -1,0 +1,43 @@
+"""ReMax's baseline: what the likeliest response to the prompt scores."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from rl4llm.advantages.base import spread
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.prompts import distinct_prefixes
+
+
+class GreedyScores(ValueSource):
+    """V̂ of a prompt = score of one greedy response of the present policy to it. It never learns."""
+
+    def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
+        """The batch with that score at every trained token; 0 where the greedy response could not be scored."""
+        rows = batch.response_mask.any(-1).nonzero()[:, 0]
+        asked, stands_for = distinct_prefixes(batch, rows, torch.zeros_like(rows))
+        values = torch.zeros(len(batch), dtype=batch.rewards.dtype, device=rows.device)
+        if len(asked):
+            scores = context.complete(batch, rows[asked], torch.zeros_like(asked), samples=1, greedy=True)
+            values[rows] = scores[:, 0].nan_to_num(nan=0.0)[stands_for].to(values)
+        return batch.replace(values=spread(values, batch.response_mask))
+
+    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
+        """Nothing: the next batch is valued afresh."""
+
+
+@dataclass(frozen=True)
+class GreedyValue(ValueSpec):
+    """ReMax's baseline (arXiv:2310.10505): the score of one greedy response to each prompt of the batch."""
+
+    paper: ClassVar[str] = "2310.10505"
+
+    def check(self, name: str, responses_per_prompt: int) -> None:
+        """Nothing can be wrong: one response a prompt is enough."""
+
+    def build(self, name: str, policy: nn.Module | None = None) -> GreedyScores:
+        """The value source."""
+        return GreedyScores()

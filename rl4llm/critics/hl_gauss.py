@@ -1,0 +1,108 @@
+"""Values as a distribution over bins: cross-entropy to a Gaussian around the return, and the mean it stands for."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.checks import UsageError, check_interval, check_ndim, check_token_tensors
+from rl4llm.masked import at_least_float32, keep
+
+
+def hl_gauss_loss(
+    logits: Float[Tensor, "batch time bin"],
+    returns: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    low: float = -0.1,
+    high: float = 1.1,
+    sigma: float = 0.02,
+) -> Float[Tensor, "batch time"]:
+    """Cross-entropy between a histogram of the value and a Gaussian around the return (HL-Gauss).
+
+        lₜ = −Σₖ pₖ log softmax(zₜ)ₖ        pₖ ∝ Φ((eₖ₊₁ − Rₜ)/σ) − Φ((eₖ − Rₜ)/σ),  Σₖ pₖ = 1
+
+    e₀ = low, ..., e_K = high are the edges of K bins of equal width. ∂lₜ/∂zₜ = softmax(zₜ) − p; gradient flows through
+    `logits` only. The support should reach some σ beyond the returns on both sides, or the mean of p is drawn
+    inwards at the ends; a return outside it counts as the nearer end. The formula is that of many implementations.
+
+    Args:
+        logits: zₜ, t in [0, T), with gradient. Read only where `response_mask` is True.
+        returns: Rₜ, the targets. Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        low: Lower end of the support.
+        high: Upper end of the support.
+        sigma: σ > 0; about three quarters of a bin are common.
+
+    Returns:
+        The loss in the dtype of `logits`, 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, there are fewer than 2 bins, or an option is outside its
+            domain.
+
+    Example:
+        >>> logits, mask = torch.zeros(1, 1, 4), torch.tensor([[True]])
+        >>> hl_gauss_loss(logits, torch.tensor([[0.5]]), mask)  # −log ¼
+        tensor([[1.3863]])
+
+    References:
+        Imani and White, 2018. arXiv:1806.04613. Farebrother et al., 2024. arXiv:2403.03950.
+    """
+    _check("hl_gauss_loss", logits, low, high)
+    check_token_tensors("hl_gauss_loss", response_mask, returns=returns)
+    check_interval("hl_gauss_loss", 0.0, math.inf, "()", sigma=sigma)
+    if logits.shape[:2] != response_mask.shape:
+        raise UsageError(
+            f"hl_gauss_loss: logits has shape {tuple(logits.shape)}, response_mask {tuple(response_mask.shape)}; "
+            "expected (*response_mask.shape, bins)."
+        )
+    wide = keep(at_least_float32(logits), response_mask[..., None].expand(logits.shape))
+    target = keep(at_least_float32(returns.detach()), response_mask, low).clamp(low, high)
+    edges = torch.linspace(low, high, logits.shape[-1] + 1, dtype=target.dtype, device=target.device)
+    mass = torch.special.ndtr((edges - target[..., None]) / sigma)
+    p = mass.diff(dim=-1) / (mass[..., -1:] - mass[..., :1])
+    return keep(-(p * wide.log_softmax(-1)).sum(-1), response_mask).to(logits.dtype)
+
+
+def hl_gauss_value(
+    logits: Float[Tensor, "batch time bin"], *, low: float = -0.1, high: float = 1.1
+) -> Float[Tensor, "batch time"]:
+    """The value that a histogram stands for: the mean of its bins' midpoints.
+
+        V(sₜ) = Σₖ softmax(zₜ)ₖ (eₖ + eₖ₊₁)/2
+
+    e₀ = low, ..., e_K = high as in [hl_gauss_loss][rl4llm.critics.hl_gauss.hl_gauss_loss]. Pointwise over tokens:
+    a masked position holds whatever its logits say, to be ignored downstream. Computed in float32 or wider.
+
+    Args:
+        logits: zₜ, t in [0, T).
+        low: Lower end of the support.
+        high: Upper end of the support.
+
+    Returns:
+        V in the dtype of `logits`, with gradient.
+
+    Raises:
+        UsageError: If there are not three axes, fewer than 2 bins, or the support is empty.
+
+    Example:
+        >>> hl_gauss_value(torch.zeros(1, 1, 4), low=0.0, high=1.0)
+        tensor([[0.5000]])
+
+    References:
+        Imani and White, 2018. arXiv:1806.04613. Farebrother et al., 2024. arXiv:2403.03950.
+    """
+    _check("hl_gauss_value", logits, low, high)
+    wide = at_least_float32(logits)
+    edges = torch.linspace(low, high, logits.shape[-1] + 1, dtype=wide.dtype, device=wide.device)
+    return (wide.softmax(-1) * (edges[1:] + edges[:-1]) / 2).sum(-1).to(logits.dtype)
+
+
+def _check(by: str, logits: Tensor, low: float, high: float) -> None:
+    check_ndim(by, 3, axes="batch time bin", logits=logits)
+    if logits.shape[-1] < 2:
+        raise UsageError(f"{by}: logits has shape {tuple(logits.shape)}; a histogram needs at least 2 bins.")
+    check_interval(by, ends="()", low=low)
+    check_interval(by, low, ends="()", high=high)

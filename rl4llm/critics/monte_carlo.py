@@ -1,0 +1,81 @@
+"""VinePPO's values: the mean score of fresh continuations from the beginning of every step of a response."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_at_least
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.prompts import distinct_prefixes
+from rl4llm.masked import keep, masked_mean
+from rl4llm.segments import Newline, Segmenter, segment_starts
+
+
+class ContinuationValues(ValueSource):
+    """V̂(s) = mean score of fresh responses of the present policy that begin with s. It never learns.
+
+    Args:
+        samples: Continuations of each state.
+        segmenter: Where the steps begin whose first states are valued.
+        max_segments: States beyond the first of each response for which continuations are drawn; None: all.
+    """
+
+    def __init__(self, *, samples: int, segmenter: Segmenter, max_segments: int | None) -> None:
+        super().__init__()
+        self.samples, self.segmenter, self.max_segments = samples, segmenter, max_segments
+
+    def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
+        """The batch with `segment_ids`, and at every trained token the value at the beginning of its step."""
+        mask = batch.response_mask
+        segment_ids = self.segmenter(context.decode(batch), mask)
+        starts = segment_starts(segment_ids, mask)
+        asked = starts if self.max_segments is None else starts & (segment_ids <= self.max_segments)
+        at_starts = keep(batch.outcomes[:, None].expand(mask.shape), starts & batch.scored_mask).to(batch.rewards.dtype)
+        rows, cuts = asked.nonzero(as_tuple=True)
+        at_starts[rows, cuts] = self._estimates(batch, rows, cuts, context).to(at_starts)
+        columns = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        began = keep(columns, starts).cummax(-1).values if mask.shape[1] else columns
+        return batch.replace(values=keep(at_starts.gather(-1, began), mask), segment_ids=segment_ids)
+
+    def _estimates(self, batch: RolloutBatch, rows: Tensor, cuts: Tensor, context: ValueContext) -> Tensor:
+        asked, stands_for = distinct_prefixes(batch, rows, cuts)
+        if not len(asked):
+            return torch.zeros(0, device=rows.device)
+        scores = context.complete(batch, rows[asked], cuts[asked], samples=self.samples)
+        return masked_mean(scores, ~scores.isnan(), dim=-1)[stands_for]
+
+    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
+        """Nothing: the next batch is valued afresh."""
+
+
+@dataclass(frozen=True)
+class MonteCarloValues(ValueSpec):
+    """VinePPO's values (arXiv:2410.01679): continuations of every step of every response, instead of a critic.
+
+    A state that several responses share is continued once. Continuations are for values only and never trained on.
+
+    Args:
+        samples: K, continuations of each state.
+        segmenter: Where steps begin.
+        max_segments: M: continuations are drawn from the prompt and after each of the first M steps only; None: all.
+            Beyond, the response's own score is the value, so that later steps have advantage 0.
+    """
+
+    samples: int = 9
+    segmenter: Segmenter = Newline()  # noqa: RUF009
+    max_segments: int | None = None
+    paper: ClassVar[str] = "2410.01679"
+
+    def __post_init__(self) -> None:
+        check_at_least("MonteCarloValues", 1, samples=self.samples)
+        check_at_least("MonteCarloValues", 0, max_segments=self.max_segments)
+
+    def check(self, name: str, responses_per_prompt: int) -> None:
+        """Nothing can be wrong: one response a prompt is enough."""
+
+    def build(self, name: str, policy: nn.Module | None = None) -> ContinuationValues:
+        """The value source."""
+        return ContinuationValues(samples=self.samples, segmenter=self.segmenter, max_segments=self.max_segments)

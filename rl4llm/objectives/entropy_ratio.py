@@ -1,0 +1,118 @@
+"""ERC: tokens whose entropy has moved too far keep their loss and lose their gradient."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.checks import UsageError, check_interval, check_token_tensors
+from rl4llm.masked import at_least_float32, keep
+from rl4llm.objectives.base import PolicyObjective, asked
+
+_SMALLEST_ENTROPY = 1e-8
+
+
+def entropy_ratio_mask(
+    entropies: Float[Tensor, "batch time"],
+    old_entropies: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    clip_low: float = 0.05,
+    clip_high: float = 0.05,
+) -> Bool[Tensor, "batch time"]:
+    """True where the entropy of the policy is still close to what it was at the rollout.
+
+        ρₜ = (H(π_θ(·|sₜ)) + 10⁻⁸) / (H(π_old(·|sₜ)) + 10⁻⁸)        1 − clip_low < ρₜ < 1 + clip_high
+
+    The ratio of the sampled token says nothing of how the rest of the distribution has moved; the entropy does. No
+    gradient.
+
+    Args:
+        entropies: H(π_θ(·|sₜ)), t in [0, T), at least 0.
+        old_entropies: H(π_old(·|sₜ)), at rollout time.
+        response_mask: True at trained tokens; entropies are read only there.
+        clip_low: Width below 1, in (0, 1]; 1 sets no lower bound.
+        clip_high: Width above 1, above 0.
+
+    Returns:
+        A subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or a width is outside its range.
+
+    Example:
+        >>> old, mask = torch.ones(1, 4), torch.tensor([[True, True, True, False]])
+        >>> entropy_ratio_mask(torch.tensor([[1.0, 1.04, 0.9, 1.0]]), old, mask)
+        tensor([[ True,  True, False, False]])
+
+    References:
+        ERC, 2025. arXiv:2512.05591 (as in the authors' code).
+    """
+    check_entropy_ratio("entropy_ratio_mask", clip_low, clip_high)
+    check_token_tensors("entropy_ratio_mask", response_mask, entropies=entropies, old_entropies=old_entropies)
+    new, old = (
+        keep(at_least_float32(x.detach()), response_mask) + _SMALLEST_ENTROPY for x in (entropies, old_entropies)
+    )
+    ratios = new / old
+    return response_mask & (ratios > 1.0 - clip_low) & (ratios < 1.0 + clip_high)
+
+
+def check_entropy_ratio(by: str, clip_low: float, clip_high: float) -> None:
+    """Raise unless the hyperparameters are in their ranges."""
+    check_interval(by, 0.0, 1.0, "(]", clip_low=clip_low)
+    check_interval(by, 0.0, ends="(]", clip_high=clip_high)
+
+
+@dataclass(frozen=True)
+class EntropyRatioClip(PolicyObjective):
+    """A token objective without gradient where the entropy has moved too far. See [entropy_ratio_mask][].
+
+    Args:
+        base: The objective, with one loss a token.
+        clip_low: Width below 1, in (0, 1]; 1 sets no lower bound.
+        clip_high: Width above 1, above 0.
+    """
+
+    base: PolicyObjective
+    clip_low: float = 0.05
+    clip_high: float = 0.05
+    paper: ClassVar[str] = "2512.05591"
+
+    def __post_init__(self) -> None:
+        check_entropy_ratio("EntropyRatioClip", self.clip_low, self.clip_high)
+        if self.base.level != "token":
+            raise UsageError(
+                f"EntropyRatioClip: base must have one loss a token, {type(self.base).__name__} has one a "
+                "response; wrap a token-level objective, for example PPOClip()."
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the objective needs, and the entropies at rollout time."""
+        return (*self.base.needs, "entropies")
+
+    @property
+    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the objective asks, and the entropies now."""
+        return (*self.base.asks, "entropies")
+
+    @property
+    def whole_groups(self) -> bool:  # type: ignore[override]
+        """Whether the objective must see whole groups."""
+        return self.base.whole_groups
+
+    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
+        """Loss of every response token."""
+        (old_entropies,) = batch.require("entropies", by="EntropyRatioClip")
+        kept = entropy_ratio_mask(
+            asked(policy, "entropies", by="EntropyRatioClip"),
+            old_entropies,
+            batch.response_mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+        )
+        losses = self.base(policy, batch)
+        return torch.where(kept, losses, losses.detach())

@@ -1,0 +1,57 @@
+"""Successful transition replay: what once solved a prompt is learned from again."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError, check_at_least, check_interval
+from rl4llm.replay.buffer import BufferSpec, Unit
+
+
+@dataclass(frozen=True)
+class SuccessReplay(BufferSpec):
+    """Replays single successful responses (score > 0), uniformly over all that are stored (SoLS, arXiv:2509.01720).
+
+    Every replayed row is a group of its own: its advantage cannot come from siblings. The paper stores single steps
+    of an episode; a whole response is the reading for one-turn tasks.
+
+    Args:
+        per_prompt: Successes kept of each prompt, the newest, at least 1.
+        share: Replayed rows over all rows of a mixed batch, in [0, 1); a third is two fresh to one replayed.
+    """
+
+    per_prompt: int = 50
+    share: float = 1 / 3
+    paper: ClassVar[str] = "2509.01720"
+
+    def __post_init__(self) -> None:
+        check_at_least("SuccessReplay", 1, per_prompt=self.per_prompt)
+        check_interval("SuccessReplay", 0.0, 1.0, "[)", share=self.share)
+
+    def cut(self, batch: RolloutBatch) -> Sequence[Tensor]:
+        """One unit a success.
+
+        Raises:
+            UsageError: If a prompt has no identity.
+        """
+        if (batch.prompt_uids < 0).any():
+            raise UsageError(
+                "SuccessReplay: a prompt has no identity (a negative uid), and successes are kept by prompt; give the "
+                "prompts uids, or use FIFOReplay."
+            )
+        return (batch.scores > 0).nonzero().unbind()
+
+    def retained(self, units: Sequence[Unit]) -> list[Unit]:
+        """The newest `per_prompt` of each prompt."""
+        newer = Counter[int]()
+        retained = []
+        for unit in reversed(units):
+            uid = int(unit.rows.prompt_uids)
+            newer[uid] += 1
+            if newer[uid] <= self.per_prompt:
+                retained.append(unit)
+        return retained[::-1]

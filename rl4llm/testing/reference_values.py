@@ -1,0 +1,151 @@
+"""Slow, obviously correct twins of the value sources' functions and their estimators: loops over numbers and text."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def optimal_value(scores: Tensor, group_ids: Tensor, beta: float) -> Tensor:
+    """β log of the mean of exp(r/β) over the scored responses of the row's group; 0 where there is none."""
+    result = torch.zeros_like(scores)
+    for row, group_id in enumerate(group_ids.tolist()):
+        group = [
+            s for s, other in zip(scores.tolist(), group_ids.tolist(), strict=True) if other == group_id and s == s
+        ]
+        if group and math.isinf(beta):
+            result[row] = math.fsum(group) / len(group)
+        elif group:
+            mean = math.fsum(math.exp((s - max(group)) / beta) for s in group) / len(group)
+            result[row] = max(group) + beta * math.log(mean)
+    return result
+
+
+def beta_tracker_update(
+    alpha: float, beta: float, score: float, divergence: float, half_life: float, rho_min: float, rho_max: float
+) -> tuple[float, float]:
+    """The moving-average form: v̂ + (r − v̂)/(ρN + 1), N' = ρN + 1."""
+    rho = min(max(2.0 ** (-divergence / half_life), rho_min), rho_max)
+    count = alpha + beta
+    rate = alpha / count
+    rate, count = rate + (score - rate) / (rho * count + 1), rho * count + 1
+    return rate * count, (1 - rate) * count
+
+
+def tracker_advantages(scores: Tensor, baselines: Tensor) -> Tensor:
+    """Score minus baseline, one response at a time; 0 for NaN."""
+    pairs = zip(scores.tolist(), baselines.tolist(), strict=True)
+    return torch.tensor([0.0 if s != s else s - b for s, b in pairs], dtype=scores.dtype)
+
+
+def text_segments(pieces: Sequence[Sequence[str]], response_mask: Tensor, split: Callable[[str], list[str]]) -> Tensor:
+    """Segment of every trained token: the part of the text that holds its first character; blank parts joined."""
+    result = torch.zeros(response_mask.shape, dtype=torch.long)
+    for row, texts in enumerate(pieces):
+        part_of_character = [n for n, part in enumerate(_joined(split("".join(texts)))) for _ in part]
+        seen: list[int] = []
+        for column in range(len(texts)):
+            place = len("".join(texts[:column]))
+            ahead = part_of_character[place:] or part_of_character[-1:] or [0]  # nothing follows: the last part
+            if response_mask[row, column]:
+                seen += [ahead[0]] if ahead[0] not in seen else []
+                result[row, column] = seen.index(ahead[0])
+    return result
+
+
+def lines(text: str) -> list[str]:
+    """Parts of the text, each but the first with its newline in front."""
+    first, *others = text.split("\n")
+    return [first, *("\n" + other for other in others)]
+
+
+def sentences(text: str) -> list[str]:
+    """Parts of the text, character by character."""
+    parts = [""]
+    for place, character in enumerate(text):
+        parts = [*parts, ""] if character == "\n" else parts
+        parts[-1] += character
+        if character in ".!?" and text[place + 1 : place + 2].isspace() and not _abbreviates(text, place):
+            parts.append("")
+    return parts
+
+
+def _abbreviates(text: str, place: int) -> bool:
+    """Whether the period there follows one or two letters, or a number of one or two digits that opens its line."""
+    line = text[:place].split("\n")[-1]
+    word = ""
+    for character in reversed(line):
+        if not (character.isalnum() or character == "_"):
+            break
+        word = character + word
+    short = text[place] == "." and 1 <= len(word) <= 2
+    return short and (word.isalpha() or (word.isdigit() and word == line))
+
+
+def _joined(parts: list[str]) -> list[str]:
+    """Parts without blank ones: each is put before the next that is not blank, at the end behind the last."""
+    result, blank = [], ""
+    for part in parts:
+        if part.strip():
+            result.append(blank + part)
+            blank = ""
+        else:
+            blank += part
+    if result:
+        result[-1] += blank
+    return result or [blank]
+
+
+def fixed_token_segments(response_mask: Tensor, tokens: int) -> Tensor:
+    """Counts the trained tokens of each row."""
+    result = torch.zeros(response_mask.shape, dtype=torch.long)
+    for row, mask in enumerate(response_mask.tolist()):
+        for place, column in enumerate([t for t, trained in enumerate(mask) if trained]):
+            result[row, column] = place // tokens
+    return result
+
+
+def segment_advantages(boundary_values: Tensor, scores: Tensor, segment_ids: Tensor, response_mask: Tensor) -> Tensor:
+    """V̂(sᵢ₊₁) − V̂(sᵢ), with the score in place of a value behind the last segment, token by token."""
+    result = torch.zeros(response_mask.shape, dtype=boundary_values.dtype)
+    for row, mask in enumerate(response_mask.tolist()):
+        tokens, score = [t for t, trained in enumerate(mask) if trained], scores[row].item()
+        if not tokens or score != score:
+            continue
+        last = segment_ids[row, tokens[-1]].item()
+        values = [*boundary_values[row, : last + 1].tolist(), score]
+        for token in tokens:
+            segment = segment_ids[row, token].item()
+            result[row, token] = values[segment + 1] - values[segment]
+    return result
+
+
+def hl_gauss_loss(
+    logits: Tensor, returns: Tensor, response_mask: Tensor, low: float, high: float, sigma: float
+) -> Tensor:
+    """Cross-entropy of the bins, token by token and bin by bin, with the error function of the standard library."""
+    result = torch.zeros(response_mask.shape, dtype=logits.dtype)
+    bins = logits.shape[-1]
+    edges = [low + (high - low) * k / bins for k in range(bins + 1)]
+    for row, mask in enumerate(response_mask.tolist()):
+        for token in [t for t, trained in enumerate(mask) if trained]:
+            target = min(max(returns[row, token].item(), low), high)
+            mass = [(1 + math.erf((edge - target) / (sigma * math.sqrt(2)))) / 2 for edge in edges]
+            z = logits[row, token].tolist()
+            normalizer = max(z) + math.log(math.fsum(math.exp(number - max(z)) for number in z))
+            terms = [(mass[k + 1] - mass[k]) * (normalizer - z[k]) for k in range(bins)]
+            result[row, token] = math.fsum(terms) / (mass[-1] - mass[0])
+    return result
+
+
+def hl_gauss_value(logits: Tensor, low: float, high: float) -> Tensor:
+    """Mean of the bins' midpoints, token by token."""
+    result = torch.zeros(logits.shape[:2], dtype=logits.dtype)
+    width = (high - low) / logits.shape[-1]
+    for row in range(logits.shape[0]):
+        for token in range(logits.shape[1]):
+            weights = [math.exp(number) for number in logits[row, token].tolist()]
+            middle = [low + (k + 0.5) * width for k in range(len(weights))]
+            result[row, token] = math.fsum(w * m for w, m in zip(weights, middle, strict=True)) / math.fsum(weights)
+    return result
