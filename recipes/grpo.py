@@ -1,10 +1,7 @@
 """Group Relative Policy Optimization (arXiv:2402.03300): each response against its siblings, without a critic."""
 
-from lightning.pytorch.cli import OptimizerCallable
-from torch.optim import AdamW
-
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import PolicyObjective, PPOClip
@@ -16,8 +13,6 @@ def grpo(
     advantage: AdvantageEstimator = GroupRelative(normalize_std=True),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
-    updates: Updates = Updates(epochs=1, minibatches=4),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against the mean and spread of each prompt's scores.
@@ -27,19 +22,9 @@ def grpo(
         advantage: From the scores of a group to advantages.
         objective: From advantages to the policy's loss.
         kl: Penalty for leaving the reference policy.
-        updates: Optimizer steps on one rollout batch.
-        optimizer: Of the policy.
         options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(
-        policy,
-        advantage=advantage,
-        objective=objective,
-        regularizers={"kl": kl},
-        updates=updates,
-        optimizer=optimizer,
-        **options,
-    )
+    return PolicyGradient(policy, advantage=advantage, objective=objective, regularizers={"kl": kl}, **options)
 
 
 if __name__ == "__main__":

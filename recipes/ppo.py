@@ -4,7 +4,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import SymmetricCritic, ValueSpec
 from rl4llm.data import PromptData
@@ -14,13 +14,11 @@ from rl4llm.regularizers import EntropyBonus, Regularizer
 
 def ppo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec | None = SymmetricCritic(),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
     whitening: Whiten | None = Whiten(),
-    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3),
-    updates: Updates = Updates(epochs=1, minibatches=4),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+    critics: ValueSpec | None = SymmetricCritic(),
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
@@ -28,25 +26,21 @@ def ppo(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        critics: The value source.
+        objective: From advantages to the policy's loss.
         advantage: From rewards and values to advantages and value targets.
         whitening: Normalizes the advantages of the rollout batch.
-        objective: From advantages to the policy's loss.
         entropy: Entropy bonus.
-        updates: Optimizer steps of the policy on one rollout batch.
-        optimizer: Of the policy.
+        critics: The value source.
         critic_optimizer: Of the critic.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(
         policy,
-        critics=critics,
+        objective=objective,
         advantage=advantage,
         whitening=whitening,
-        objective=objective,
         regularizers={"entropy": entropy},
-        updates=updates,
-        optimizer=optimizer,
+        critics=critics,
         critic_optimizer=critic_optimizer,
         **options,
     )

@@ -35,4 +35,10 @@ def sols(
 
 
 if __name__ == "__main__":
-    RecipeCLI(sols, PromptData, max_steps=150, val_check_interval=50, data_defaults={"task": AbsoluteDifference(train_size=2048)})
+    RecipeCLI(
+        sols,
+        PromptData,
+        max_steps=150,
+        val_check_interval=50,
+        data_defaults={"task": AbsoluteDifference(train_size=2048)},
+    )

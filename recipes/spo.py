@@ -1,4 +1,4 @@
-"""Single-stream Policy Optimization (arXiv:2509.13232): one response a prompt, against a tracker of the prompt's value."""
+"""Single-stream Policy Optimization (arXiv:2509.13232): one response a prompt, against its tracked value."""
 
 from rl4llm.advantages import AdvantageEstimator, SingleStream, Whiten
 from rl4llm.algorithms import PolicyGradient

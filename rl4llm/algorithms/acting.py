@@ -81,9 +81,7 @@ class Actor:
         device = batch.response_ids.device
         ids, mask = _prefixes(batch, rows, cuts, policy.pad_id)
         limits = (self.sampling.max_response_tokens - cuts).to(device)
-        drawn = self.engine.generate(
-            policy, ids, mask, limits, copies=samples, sampling=sampling, generator=generator
-        )
+        drawn = self.engine.generate(policy, ids, mask, limits, copies=samples, sampling=sampling, generator=generator)
         beginnings = [batch.response_ids[row, :cut] for row, cut in zip(rows.tolist(), cuts.tolist(), strict=True)]
         whole = [torch.cat([beginnings[i // samples], ids]) for i, ids in enumerate(drawn.ids)]
         widths = drawn.lengths + cuts.to(device).repeat_interleave(samples)

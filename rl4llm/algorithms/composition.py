@@ -21,7 +21,7 @@ from rl4llm.rollouts import DynamicSampling, RolloutEngine
 _FROM_CRITICS = {"values", "critic_values", "segment_ids"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Composition:
     """What the policy learns from: one part in every slot, None where a slot is empty.
 
@@ -124,7 +124,7 @@ class Composition:
         return batch
 
     def with_advantages(self, batch: RolloutBatch) -> RolloutBatch:
-        """The batch with `advantages` (whitened and corrected where asked) and, where the estimator has them, returns."""
+        """The batch with `advantages` (whitened and corrected where asked) and what `returns` the estimator has."""
         if self.advantage is None:
             return batch
         estimate = self.advantage(batch)

@@ -1,6 +1,7 @@
 """The policy's loss on some rows: objective and regularizers, each under its gate, and what is watched on the way."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def policy_losses(
     *,
     temperature: float,
     on_policy: bool,
-    duals: Mapping[str, DualVariable],
+    duals: Mapping[str, DualVariable] = MappingProxyType({}),
 ) -> list[Tensor]:
     """Terms of the policy's loss, per token or per response, zero where their gates are False.
 

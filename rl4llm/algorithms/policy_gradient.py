@@ -102,18 +102,18 @@ class PolicyGradient(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.composition = Composition(
-            objective,
-            aggregator,
-            advantage,
-            critics,
-            whitening,
-            correction,
-            gate,
-            MappingProxyType(dict(regularizers)),
-            kl_reward,
-            length_penalty,
-            dynamic_sampling,
-            replay,
+            objective=objective,
+            aggregator=aggregator,
+            advantage=advantage,
+            critics=critics,
+            whitening=whitening,
+            correction=correction,
+            gate=gate,
+            regularizers=MappingProxyType(dict(regularizers)),
+            kl_reward=kl_reward,
+            length_penalty=length_penalty,
+            dynamic_sampling=dynamic_sampling,
+            replay=replay,
         )
         self.sampling, self.actor = sampling, Actor(engine, sampling, responses_per_prompt)
         self.updates, self.critic_updates = updates, critic_updates
@@ -219,7 +219,11 @@ class PolicyGradient(LightningModule):
         self._improve(self.composition.with_gates(batch), prompts, meter)
         if self.replay is not None:
             self.replay.add(batch)
-        if self.reference is not None and self.reference_interval and not self.trainer.global_step % self.reference_interval:
+        if (
+            self.reference is not None
+            and self.reference_interval
+            and not self.trainer.global_step % self.reference_interval
+        ):
             self.reference.model.load_state_dict(self.policy.model.state_dict())
         seconds = time.perf_counter() - started
         meter.add("time/rollout_seconds", scalar(acted - started))
@@ -238,7 +242,7 @@ class PolicyGradient(LightningModule):
     def _improve(self, batch: RolloutBatch, prompts: PromptBatch, meter: Meter) -> None:
         observe_batch(batch, self.composition, meter)
         on_policy = self.updates.steps == 1 and not self.trust_rollout_log_probs
-        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": self.duals}
+        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": dict(self.duals.items())}
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
             return policy_losses(self.policy, self.composition, rows, meter, **options)  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ def main(paths: list[str]) -> None:
     """Print the entries, or leave with one line."""
     missing = [path for path in paths if not Path(path).is_file()]
     if missing or not paths:
-        print(f"error: {missing[0] if missing else 'no argument'} is no recipe file; name one or more.", file=sys.stderr)
+        named = missing[0] if missing else "no argument"
+        print(f"error: {named} is no recipe file; name one or more.", file=sys.stderr)
         sys.exit(2)
     print(citations(recipe for path in paths for recipe in recipes_of(path)), end="")
 

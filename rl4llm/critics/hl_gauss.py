@@ -104,5 +104,5 @@ def _check(by: str, logits: Tensor, low: float, high: float) -> None:
     check_ndim(by, 3, axes="batch time bin", logits=logits)
     if logits.shape[-1] < 2:
         raise UsageError(f"{by}: logits has shape {tuple(logits.shape)}; a histogram needs at least 2 bins.")
-    check_interval(by, ends="()", low=low)
-    check_interval(by, low, ends="()", high=high)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"{by}: low must be below high and both finite, got low={low}, high={high}.")

@@ -71,7 +71,8 @@ def beta_tracker_update(
     if tensors:
         check_same_shape(by, remedy="pass one number a prompt", **tensors)
     common = result_dtype(*tensors.values()) if tensors else torch.float64
-    a, b, r, d = (at_least_float32(torch.as_tensor(x, dtype=common)) for x in given.values())
+    wide = [at_least_float32(torch.as_tensor(x, dtype=common)) for x in given.values()]
+    a, b, r, d = torch.broadcast_tensors(*wide)
     _check_domain(by, a, b, r, d)
     rho = torch.exp2(-d / half_life).clamp(rho_min, rho_max)
     scored = ~r.isnan()

@@ -108,7 +108,7 @@ def covariance_gate(
     candidates = response_mask & (covariances > low) & (covariances < high)
     found, wanted = int(candidates.sum()), max(1, _whole_part(fraction, int(response_mask.sum()))) if fraction else 0
     if wanted >= found:
-        return response_mask & ~candidates if wanted else response_mask.clone()
+        return response_mask & ~candidates
     contents = zip(prompt_uids.tolist(), response_ids.cpu(), response_mask.cpu(), strict=True)
     rows = torch.tensor([_digest(uid, ids[trained].tolist()) for uid, ids, trained in contents])
     spared = random_gate(rows, response_ids, candidates, fraction=wanted / found, seed=seed)

@@ -39,7 +39,7 @@ class Responses:
 
     @property
     def mask(self) -> Bool[Tensor, "batch time"]:
-        """True at drawn tokens. From lengths, never from ids: the first EOS is in it even where the pad token is EOS."""
+        """True at drawn tokens. From lengths, not ids: the first EOS is in it even where the pad token is EOS."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
     @classmethod

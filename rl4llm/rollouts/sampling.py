@@ -88,7 +88,9 @@ class Drawn(NamedTuple):
     top_log_probs: Float[Tensor, "batch top"]
 
 
-def draw(logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator, *, top: int = 0) -> Drawn:
+def draw(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator, *, top: int = 0
+) -> Drawn:
     """One token a row, and what the unfiltered distribution at the temperature says of it."""
     log_probs = sampling.tempered(logits)
     if sampling.greedy:
@@ -97,6 +99,4 @@ def draw(logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: to
         tokens = torch.multinomial(sampling.filter(log_probs).exp(), 1, generator=generator)[:, 0]
     entropy = -torch.where(log_probs.isneginf(), 0.0, log_probs * log_probs.exp()).sum(-1)
     likeliest = log_probs.topk(min(top, log_probs.shape[-1]), dim=-1)
-    return Drawn(
-        tokens, log_probs.gather(-1, tokens[:, None])[:, 0], entropy, likeliest.indices, likeliest.values
-    )
+    return Drawn(tokens, log_probs.gather(-1, tokens[:, None])[:, 0], entropy, likeliest.indices, likeliest.values)

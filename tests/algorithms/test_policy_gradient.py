@@ -1,6 +1,7 @@
 """The loop: what is computed when, who learns from what, and what is counted."""
 
 import math
+from dataclasses import replace
 
 import lightning
 import pytest
@@ -129,7 +130,7 @@ def test_each_critic_learns_from_its_own_shard_only(tiny_policy, tiny_critic):
         def minimize(name, rows, loss):
             seen.setdefault(name, []).append((rows, batch))
 
-        original(batch, type(context)(map=context.map, minimize=minimize))
+        original(batch, replace(context, minimize=minimize))
 
     module.critics.learn = learn
     run(module, steps=1)

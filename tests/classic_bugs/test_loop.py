@@ -181,7 +181,10 @@ def test_critics_share_out_the_responses_of_a_draw_whatever_its_prompt(tiny_crit
         returns=batch.rewards,
     )
     seen = {}
-    context = ValueContext(lambda f, rows: f(rows), lambda name, rows, loss: seen.update({name: rows}))
+    unused = dict.fromkeys(("log_probs", "own_values", "complete", "decode"), lambda *args, **options: None)
+    context = ValueContext(
+        map=lambda f, rows: f(rows), minimize=lambda name, rows, loss: seen.update({name: rows}), **unused
+    )
     ensemble.learn(batch, context)
     shards = group_shards(batch.group_ids, 2)
     for index in range(2):
@@ -196,13 +199,13 @@ def test_no_part_changes_the_batch_it_reads(batch):
     policy = _small_policy()
     where = DivergenceFilter()
     composition = Composition(
-        GAE(),
-        PPOClip(),
-        TokenMean(),
-        Whiten(),
-        AgreementGate(),
-        {"entropy": EntropyBonus(where=where), "kl": KLPenalty()},
-        KLReward(),
+        advantage=GAE(),
+        objective=PPOClip(),
+        aggregator=TokenMean(),
+        whitening=Whiten(),
+        gate=AgreementGate(),
+        regularizers={"entropy": EntropyBonus(where=where), "kl": KLPenalty()},
+        kl_reward=KLReward(),
     )
     before = {name: tensor.clone() for name, tensor in batch._tensors().items()}
     rewarded = batch.replace(rewards=composition.kl_reward(batch))

@@ -32,7 +32,9 @@ def policy():
 
 
 def composition(aggregator=AGGREGATORS[0]):
-    return Composition(GroupRelative(), PPOClip(), aggregator, None, None, REGULARIZERS, None)
+    return Composition(
+        advantage=GroupRelative(), objective=PPOClip(), aggregator=aggregator, regularizers=REGULARIZERS
+    )
 
 
 def terms_of(policy, batch, gates):

@@ -25,18 +25,25 @@ from rl4llm.advantages import (
     OptimalBaseline,
     PassAtKTraining,
     QuantileRelative,
+    SegmentMonteCarlo,
+    SingleStream,
     Whiten,
 )
 from rl4llm.batch import PolicyOutput, RolloutBatch, place_scores
+from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
 from rl4llm.critics import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.gates import (
     AdvantageMagnitude,
     AgreementGate,
     Both,
     Complement,
+    CorrectResponses,
+    CovarianceGate,
     DivergenceFilter,
     Either,
+    FinishedResponses,
     Gate,
+    HighCovariance,
     HighEntropy,
     RandomGate,
 )
@@ -76,6 +83,7 @@ from rl4llm.regularizers import (
     Regularizer,
     ValueRegression,
 )
+from rl4llm.rewards import OverlongPenalty, RewardShaping
 from rl4llm.testing.strategies import rollouts
 
 for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
@@ -93,12 +101,18 @@ EXAMPLES = {
     MaxRL: [MaxRL()],
     QuantileRelative: [QuantileRelative(quantile=0.6)],
     PassAtKTraining: [PassAtKTraining(k=2)],
+    SingleStream: [SingleStream()],
+    SegmentMonteCarlo: [SegmentMonteCarlo()],
     Whiten: [Whiten(), Whiten(level="response"), Whiten(level="group", unbiased=False)],
     AgreementGate: [AgreementGate(fraction=0.4)],
     DivergenceFilter: [DivergenceFilter(fraction=0.4)],
     HighEntropy: [HighEntropy(fraction=0.4)],
     AdvantageMagnitude: [AdvantageMagnitude(fraction=0.4)],
     RandomGate: [RandomGate(fraction=0.4, seed=7)],
+    CovarianceGate: [CovarianceGate(fraction=0.4, low=-0.3, high=2.0, seed=7), CovarianceGate()],
+    HighCovariance: [HighCovariance(fraction=0.4), HighCovariance()],
+    FinishedResponses: [FinishedResponses()],
+    CorrectResponses: [CorrectResponses(threshold=0.3)],
     Both: [AgreementGate(fraction=0.3) & ~HighEntropy(fraction=0.5)],
     Either: [AdvantageMagnitude(fraction=0.3) | DivergenceFilter(fraction=0.5)],
     Complement: [~RandomGate(fraction=0.3)],
@@ -142,6 +156,10 @@ EXAMPLES = {
         Constrained(RatioPenalty(where=HighEntropy()), limit=0.04, initial=0.5, lr=0.1, maximum=2.0),
         Constrained(KLPenalty(), limit=0.1),
     ],
+    OverlongPenalty: [OverlongPenalty(max_tokens=6, cache_tokens=4, coef=0.5)],
+    TruncatedImportance: [TruncatedImportance(cap=1.2, level="response"), TruncatedImportance()],
+    IcePop: [IcePop(low=0.9, high=1.1), IcePop()],
+    MaskedImportance: [MaskedImportance(low=0.8, high=1.2, level="response"), MaskedImportance()],
     SquaredValueLoss: [SquaredValueLoss()],
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
 }
@@ -152,6 +170,12 @@ OWN_SCALES = (RatioPenalty, LogRatioPenalty, Likelihood, ValueRegression)
 
 # (class, field): why its default differs from that of the siblings.
 DEFAULTS_THAT_DIFFER = {
+    (CovarianceGate, "fraction"): "the paper drops two tokens in ten thousand",
+    (HighCovariance, "fraction"): "the share that is kept, as the paper names it: two tokens in a thousand",
+    (MaskedImportance, "low"): "bounds of a mean over the response, far tighter than those of one token",
+    (MaskedImportance, "high"): "bounds of a mean over the response, far tighter than those of one token",
+    (TruncatedImportance, "level"): "one weight a token; the mask of responses has no such level",
+    (OverlongPenalty, "coef"): "the largest charge beside a score of 1, not the weight of a divergence",
     (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
     **dict.fromkeys(WIDTHS_OF_A_WEIGHT, "widths of a weight, not of a mask: no floor, a high ceiling"),
     **dict.fromkeys(WIDTHS_OF_RESPONSES, "widths of a mean over a response, which moves far less than a token's ratio"),
@@ -170,14 +194,18 @@ BUILDING_BLOCKS = {
     "binary_tv",
     "divergence_mask",
     "drop_smallest",
+    "engine_log_ratio",
     "learns_from",
     "mass_kl",
     "mass_tv",
     "response_count",
+    "score_responses",
     "response_log_ratio",
     "result_dtype",
     "reverse_linear_scan",
     "scored_responses",
+    "segment_starts",
+    "consecutive_segments",
     "spread",
     "tangent_exp",
     "token_count",
@@ -186,8 +214,18 @@ BUILDING_BLOCKS = {
     "top_masses",
 }
 
-FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss)
-FAMILY_PACKAGES = ("advantages", "critics", "gates", "objectives", "regularizers", "metrics")
+FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss, Correction, RewardShaping)
+FAMILY_PACKAGES = (
+    "advantages",
+    "corrections",
+    "critics",
+    "gates",
+    "objectives",
+    "regularizers",
+    "rewards",
+    "metrics",
+    "segments",
+)
 FEW = settings(max_examples=25)
 
 
@@ -197,7 +235,7 @@ def finals(base: type) -> list[type]:
     return found + [final for child in base.__subclasses__() for final in finals(child)]
 
 
-SIBLINGS = {base: sorted(set(finals(base)), key=lambda c: c.__name__) for base in (*FAMILIES, Whiten, KLReward)}
+SIBLINGS = {base: sorted(set(finals(base)), key=lambda c: c.__name__) for base in (*FAMILIES, Whiten)}
 COMPONENTS = [component for siblings in SIBLINGS.values() for component in siblings]
 PARTS = [pytest.param(part, id=repr(part)) for component in COMPONENTS for part in EXAMPLES.get(component, [])]
 NAMESPACE = {component.__name__: component for component in COMPONENTS}
@@ -208,7 +246,7 @@ each_differentiable_part = pytest.mark.parametrize(
     "part", [p for p in PARTS if isinstance(p.values[0], (PolicyObjective, Regularizer, ValueLoss, Aggregator))]
 )
 each_constant_part = pytest.mark.parametrize(
-    "part", [p for p in PARTS if isinstance(p.values[0], (AdvantageEstimator, Gate, Whiten, KLReward))]
+    "part", [p for p in PARTS if isinstance(p.values[0], (AdvantageEstimator, Gate, Whiten, Correction, RewardShaping))]
 )
 each_float_part = pytest.mark.parametrize("part", [p for p in PARTS if not isinstance(p.values[0], (Gate, Aggregator))])
 
@@ -257,7 +295,9 @@ def with_garbage(batch, garbage):
     """The batch with a number at every masked position of every floating token field."""
     tokens = {name: x for name, x in floats(batch).items() if x.ndim > 1}
     outside = {False: ~batch.response_mask, True: ~batch.response_mask[..., None]}
-    return batch.replace(**{name: x.masked_fill(outside[name.startswith("top_")], garbage) for name, x in tokens.items()})
+    return batch.replace(
+        **{name: x.masked_fill(outside[name.startswith("top_")], garbage) for name, x in tokens.items()}
+    )
 
 
 def with_gradient(batch):

@@ -30,6 +30,15 @@ ALL = [
     MaskedImportance(low=0.5, high=2.0, level="response"),
 ]
 
+FUNCTIONS = [
+    truncated_importance,
+    lambda *log_probs: truncated_importance(*log_probs, cap=math.inf, level="response"),
+    lambda *log_probs: masked_importance(*log_probs, low=0.5, high=5.0, level="token"),
+    lambda *log_probs: masked_importance(*log_probs, low=0.0, high=math.inf, level="token"),
+    lambda *log_probs: masked_importance(*log_probs, low=0.5, high=5.0, level="response"),
+    lambda *log_probs: masked_importance(*log_probs, low=0.5, high=5.0, level="mean"),
+]
+
 
 @st.composite
 def cases(draw, low=-4.0):
@@ -156,31 +165,64 @@ def test_weighing_gives_the_gradient_of_the_trainers_policy(level):
     assert not torch.allclose(gradient(mask.double(), log_mu), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("part", ALL, ids=repr)
+@pytest.mark.parametrize("weights", FUNCTIONS)
 @pytest.mark.parametrize("gap", [1e4, -1e4, math.inf])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_no_gap_overflows(part, gap, dtype):
-    batch = next(iter([_batch(dtype)]))
-    weights = part(batch.replace(old_log_probs=batch.rollout_log_probs + gap))
-    assert weights.isfinite().all()
-    assert weights.dtype == dtype
+def test_no_gap_overflows(weights, gap, dtype):
+    rollout, mask = torch.full((2, 3), -1.0, dtype=dtype), torch.tensor([[True, True, False], [True, False, False]])
+    got = weights(rollout + gap, rollout, mask)
+    assert got.isfinite().all()
+    assert got.dtype == dtype
+    assert not got[~mask].any()
 
 
 def test_beyond_every_cap_the_weight_is_that_of_twenty_nats():
-    batch = _batch(torch.float64)
-    weights = TruncatedImportance(cap=math.inf)(batch.replace(old_log_probs=batch.rollout_log_probs + 30))
-    torch.testing.assert_close(weights, torch.full((2, 3), math.exp(20), dtype=torch.float64))
+    rollout, mask = torch.full((1, 2), -1.0, dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    expected = torch.full((1, 2), math.exp(20), dtype=torch.float64)
+    torch.testing.assert_close(truncated_importance(rollout + 30, rollout, mask, cap=math.inf), expected)
 
 
-def test_bf16_log_probs_are_summed_in_float32():
-    # 1,000 tokens, each 2⁻⁶ likelier; bf16 sums stall long before 15.6
-    rollout = torch.full((1, 1000), -1.0, dtype=torch.bfloat16)
-    mask = torch.ones(1, 1000, dtype=torch.bool)
-    weights = truncated_importance(rollout + 2**-6, rollout, mask, cap=math.inf, level="response")
-    torch.testing.assert_close(weights[0, 0].float(), torch.tensor(math.exp(15.625)), rtol=1e-2, atol=0)
+def test_bf16_log_probs_are_subtracted_in_float32():
+    # d = 515/128 = 4.0234 is no bf16 number; rounded to 4.03125 first, e^d would be 56.25 instead of 56
+    old, rollout = torch.tensor([[-1 / 128]], dtype=torch.bfloat16), torch.tensor([[-4.03125]], dtype=torch.bfloat16)
+    weights = truncated_importance(old, rollout, torch.tensor([[True]]), cap=math.inf)
+    assert weights.tolist() == [[56.0]]
 
 
-def _batch(dtype):
-    from tests.replay.test_replay import small
+# --- errors ---------------------------------------------------------------------------------------------------------
 
-    return small([0.0, 1.0])
+
+@pytest.mark.parametrize("weights", FUNCTIONS)
+def test_an_engine_without_log_probs_cannot_be_corrected(weights):
+    rollout, old = torch.tensor([[-1.0, math.nan]]), torch.tensor([[-1.0, -1.0]])
+    assert weights(old, rollout, torch.tensor([[True, False]])).tolist() == [[1.0, 0.0]]
+    with pytest.raises(UsageError, match=r"importance: rollout_log_probs are NaN at trained tokens.*[^\n]$"):
+        weights(old, rollout, torch.tensor([[True, True]]))
+
+
+def test_shapes_are_checked(unchecked_shapes):
+    ones, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    for weights in FUNCTIONS:
+        with pytest.raises(
+            UsageError, match=r"importance: rollout_log_probs has shape \(2, 1\), response_mask \(2, 3\)"
+        ):
+            weights(ones, ones[:, :1], mask)
+    with pytest.raises(UsageError, match=r"engine_log_ratio: old_log_probs has shape"):
+        engine_log_ratio(ones[:1], ones, mask)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TruncatedImportance(cap=0.9), r"TruncatedImportance: cap must be in \[1, inf\], got 0.9"),
+        (lambda: TruncatedImportance(level="mean"), "TruncatedImportance: level must be one of 'token', 'response'"),
+        (lambda: IcePop(low=1.1), r"IcePop: low must be in \[0, 1\] and high at least 1, got low=1.1 and high=5.0"),
+        (lambda: IcePop(low=-0.1), "IcePop: low must be"),
+        (lambda: MaskedImportance(high=0.999), "MaskedImportance: low must be .* got low=0.999 and high=0.999"),
+        (lambda: MaskedImportance(high=math.nan), "MaskedImportance: low must be"),
+        (lambda: MaskedImportance(level="token"), "MaskedImportance: level must be one of 'response', 'mean'"),
+    ],
+)
+def test_values_are_checked_at_construction(build, message, unchecked_shapes):
+    with pytest.raises(UsageError, match=message):
+        build()

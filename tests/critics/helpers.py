@@ -66,7 +66,9 @@ class World:
     def _decode(self, batch):
         if self.pieces is not None:
             return self.pieces
-        return [[chr(97 + i % 26) for i in row[:width]] for row, width in zip(batch.response_ids, batch.widths, strict=True)]
+        return [
+            [chr(97 + i % 26) for i in row[:width]] for row, width in zip(batch.response_ids, batch.widths, strict=True)
+        ]
 
     def _complete(self, batch, rows, cuts, *, samples, greedy=False):
         states = [

@@ -74,7 +74,7 @@ def test_it_shifts_with_the_scores_and_follows_rows_and_not_names(drawn, beta, s
     scores, ids = drawn
     value = optimal_value(scores, ids, beta=beta)
     scored = torch.tensor([not scores[ids == group].isnan().all() for group in ids])
-    moved = value + torch.where(scored, shift, 0.0)
+    moved = value + shift * scored.double()
     torch.testing.assert_close(optimal_value(scores + shift, ids, beta=beta), moved, rtol=0, atol=1e-9)
     order = torch.tensor(data.draw(st.permutations(range(len(scores)))))
     torch.testing.assert_close(optimal_value(scores[order], ids[order], beta=beta), value[order], rtol=0, atol=1e-12)

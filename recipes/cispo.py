@@ -1,0 +1,30 @@
+"""CISPO (arXiv:2506.13585): the ratio is clipped as a weight, so no token loses its gradient."""
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import CISPO, Aggregator, PolicyObjective, TokenMean
+
+
+def cispo(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = CISPO(clip_low=1.0, clip_high=4.0),
+    aggregator: Aggregator = TokenMean(),
+    advantage: AdvantageEstimator = GroupRelative(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy with clipped weights.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From advantages to the policy's loss.
+        aggregator: From losses of tokens to a scalar.
+        advantage: From the scores of a group to advantages.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(cispo, PromptData, max_steps=200, val_check_interval=50)

@@ -1,0 +1,28 @@
+"""GSPO (arXiv:2507.18071): one ratio a response, the geometric mean of its tokens', clipped as a whole."""
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import GSPO, PolicyObjective
+
+
+def gspo(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = GSPO(clip_low=3e-4, clip_high=4e-4),
+    advantage: AdvantageEstimator = GroupRelative(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy with a ratio of whole responses.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From advantages to the policy's loss.
+        advantage: From the scores of a group to advantages.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, advantage=advantage, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(gspo, PromptData, max_steps=200, val_check_interval=50)

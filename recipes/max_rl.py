@@ -1,0 +1,28 @@
+"""MaxRL (tajwarfahim/maxrl): advantages over the success rate, so rare successes weigh most."""
+
+from rl4llm.advantages import AdvantageEstimator, MaxRL
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import PolicyObjective, PPOClip
+
+
+def max_rl(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
+    advantage: AdvantageEstimator = MaxRL(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy towards the likelihood of success.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From advantages to the policy's loss.
+        advantage: From the scores of a group to advantages.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, advantage=advantage, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(max_rl, PromptData, max_steps=200, val_check_interval=50)

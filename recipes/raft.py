@@ -1,0 +1,33 @@
+"""RAFT++ (arXiv:2504.11343): clipped policy gradient on successes only."""
+
+from rl4llm.advantages import AdvantageEstimator, MonteCarlo
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.gates import CorrectResponses, Gate
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
+
+
+def raft(
+    policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = MonteCarlo(),
+    gate: Gate | None = CorrectResponses(),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    aggregator: Aggregator = TokenMean(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy on its own correct responses.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        advantage: The score, at every token.
+        gate: Tokens from which the policy learns: those of correct responses.
+        objective: From advantages to the policy's loss.
+        aggregator: From losses of tokens to a scalar.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, advantage=advantage, gate=gate, objective=objective, aggregator=aggregator, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(raft, PromptData, max_steps=200, val_check_interval=50)

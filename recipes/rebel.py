@@ -1,0 +1,27 @@
+"""REBEL (arXiv:2404.16767): differences of log-ratios are regressed on differences of scores."""
+
+from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import REBEL, PolicyObjective
+
+
+def rebel(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = REBEL(eta=1.0),
+    updates: Updates = Updates(epochs=2, minibatches=2),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy by regression over all pairs of responses to a prompt.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From scores to the policy's loss; it compares siblings, so groups are never cut.
+        updates: Optimizer steps on one rollout batch.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, updates=updates, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(rebel, PromptData, max_steps=200, val_check_interval=50)

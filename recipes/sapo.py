@@ -1,0 +1,30 @@
+"""SAPO (arXiv:2511.20347): a smooth gate around ratio 1 in place of a clip."""
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import SAPO, Aggregator, PolicyObjective, SequenceMean
+
+
+def sapo(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = SAPO(tau_positive=1.0, tau_negative=1.05),
+    aggregator: Aggregator = SequenceMean(),
+    advantage: AdvantageEstimator = GroupRelative(),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy with a soft trust region.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From advantages to the policy's loss.
+        aggregator: From losses of tokens to a scalar.
+        advantage: From the scores of a group to advantages.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(sapo, PromptData, max_steps=200, val_check_interval=50)

@@ -1,0 +1,30 @@
+"""TOPR (arXiv:2503.14286): good responses at full weight, bad ones only while they are still likely."""
+
+from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.algorithms import PolicyGradient
+from rl4llm.cli import RecipeCLI
+from rl4llm.data import PromptData
+from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceMean
+
+
+def topr(
+    policy: str = "rl4llm/digits",
+    objective: PolicyObjective = TOPR(),
+    aggregator: Aggregator = SequenceMean(),
+    advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
+    **options: object,
+) -> PolicyGradient:
+    """Train a policy with tapered weights.
+
+    Args:
+        policy: Hub name, folder or embedded name of the policy.
+        objective: From advantages to the policy's loss.
+        aggregator: From losses of tokens to a scalar.
+        advantage: From the scores of a group to advantages.
+        options: Any other slot of `PolicyGradient`.
+    """
+    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+
+
+if __name__ == "__main__":
+    RecipeCLI(topr, PromptData, max_steps=200, val_check_interval=50)

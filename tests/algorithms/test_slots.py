@@ -1,0 +1,364 @@
+"""The slots beyond the classic loop: replay, constraints, corrections, shared value heads, references that move."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from lightning import Callback
+
+from rl4llm.advantages import GAE, CorrectnessRelative, SegmentMonteCarlo, SingleStream
+from rl4llm.algorithms import Updates, accumulate_gradients, cut_by_tokens
+from rl4llm.checks import UsageError
+from rl4llm.corrections import Correction, TruncatedImportance
+from rl4llm.critics import BetaTracker, GreedyValue, MonteCarloValues, TrunkCritic
+from rl4llm.data import PromptData
+from rl4llm.objectives import (
+    DPPO,
+    REBEL,
+    ImportanceWeighted,
+    OptimalAdvantageRegression,
+    PolicyObjective,
+    PPOClip,
+    SequenceMean,
+    TrajectoryBellmanResidual,
+)
+from rl4llm.regularizers import Constrained, EntropyBonus, RatioPenalty, ValueRegression
+from rl4llm.replay import FIFOReplay, SuccessReplay
+from rl4llm.rewards import OverlongPenalty
+from rl4llm.rollouts import DynamicSampling, HuggingFaceRollout
+from rl4llm.segments import FixedTokens
+from tests.algorithms.helpers import TASK, loop, run
+
+
+class Seen(PolicyObjective):
+    """Keeps every batch that an objective is given."""
+
+    paper = ""
+
+    def __init__(self, inner=None, **declared):
+        self.inner, self.batches = inner or PPOClip(), []
+        self.needs, self.asks, self.level = self.inner.needs, self.inner.asks, self.inner.level
+        self.outputs = []
+        for name, value in declared.items():
+            setattr(self, name, value)
+
+    def __call__(self, policy, batch):
+        self.batches.append(batch)
+        self.outputs.append(policy)
+        return self.inner(policy, batch)
+
+
+class Logged(Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+ONE_STEP = Updates(minibatches=1, warmup_steps=0, schedule="constant")
+
+
+# --- replay ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("updates", [ONE_STEP, Updates(minibatches=2, warmup_steps=0)])
+def test_replayed_rows_keep_the_log_probs_of_the_policy_that_made_them(tiny_policy, updates, trust):
+    seen = Seen()
+    options = {"replay": FIFOReplay(capacity=64, share=0.5), "trust_rollout_log_probs": trust}
+    run(loop(tiny_policy, objective=seen, updates=updates, **options), steps=3)
+    replayed = [batch.select(batch.replayed) for batch in seen.batches if batch.replayed.any()]
+    assert replayed
+    for batch in replayed:
+        mask = batch.response_mask
+        torch.testing.assert_close(batch.old_log_probs[mask], batch.rollout_log_probs[mask], atol=2e-5, rtol=0)
+    moved = [
+        (output.log_probs.detach() - batch.old_log_probs)[batch.replayed][batch.response_mask[batch.replayed]].abs()
+        for batch, output in zip(seen.batches, seen.outputs, strict=True)
+        if batch.replayed.any()
+    ]
+    assert torch.cat(moved).max() > 1e-3
+
+
+def test_fresh_and_replayed_responses_share_the_update_as_asked(tiny_policy):
+    seen = Seen()
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, replay=FIFOReplay(capacity=64, share=0.5)), steps=3)
+    assert [int(batch.replayed.sum()) for batch in seen.batches] == [0, 12, 12]
+    assert [len(batch) for batch in seen.batches] == [12, 24, 24]
+
+
+def test_replay_survives_a_checkpoint_bit_for_bit(tiny_policy, tmp_path):
+    options = {"replay": FIFOReplay(capacity=64), "objective": ImportanceWeighted()}
+    options["regularizers"] = {"variance": Constrained(RatioPenalty(), limit=0.0, lr=1.0)}
+    first = loop(tiny_policy, **options)
+    run(first, steps=2).save_checkpoint(tmp_path / "last.ckpt")
+    second = loop(tiny_policy, **options)
+    second.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    assert len(second.replay) == len(first.replay) > 0
+    for a, b in zip(first.replay.units, second.replay.units, strict=True):
+        assert torch.equal(a.rows.old_log_probs, b.rows.old_log_probs)
+        assert torch.equal(a.rows.response_ids, b.rows.response_ids)
+    assert second.duals["variance"].multiplier == first.duals["variance"].multiplier > 0.04
+
+
+def test_replayed_prompts_cannot_be_completed(tiny_policy):
+    module = loop(
+        tiny_policy, critics=GreedyValue(), advantage=SingleStream(), replay=SuccessReplay(), objective=PPOClip()
+    )
+    with pytest.raises(UsageError, match=r"replayed responses cannot be completed.*--model\.replay=null"):
+        run(module, steps=4)
+
+
+# --- constraints ----------------------------------------------------------------------------------------------------
+
+
+def test_a_constraint_is_a_penalty_whose_weight_moves_with_every_step(tiny_policy):
+    fixed = {"regularizers": {"variance": RatioPenalty(coef=0.5)}}
+    held = {"regularizers": {"variance": Constrained(RatioPenalty(), limit=0.0, initial=0.5, lr=0.0)}}
+    moving = {"regularizers": {"variance": Constrained(RatioPenalty(), limit=0.0, initial=0.5, lr=5.0)}}
+    weights = []
+    for options in (fixed, held, moving):
+        module = loop(tiny_policy, objective=ImportanceWeighted(), updates=Updates(epochs=3, warmup_steps=0), **options)
+        run(module, steps=2)
+        weights.append(torch.cat([p.detach().flatten() for p in module.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert module.duals["variance"].multiplier > 0.5
+
+
+def test_the_multiplier_is_logged(tiny_policy):
+    seen = Logged()
+    module = loop(tiny_policy, regularizers={"variance": Constrained(RatioPenalty(), limit=0.0)})
+    run(module, steps=2, callbacks=[seen])
+    assert seen.steps[-1]["penalty/variance_multiplier"] >= 0.04
+
+
+def test_any_regularizer_can_be_constrained(tiny_policy):
+    module = loop(tiny_policy, regularizers={"entropy": Constrained(EntropyBonus(), limit=-99.0, lr=1.0)})
+    run(module, steps=2)
+    assert module.duals["entropy"].multiplier > 1.0  # the entropy is below 99, so the bonus is raised
+
+
+# --- corrections and shaping ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Half(Correction):
+    paper: ClassVar[str] = ""
+
+    def __call__(self, batch):
+        return 0.5 * batch.response_mask.to(batch.rewards.dtype)
+
+
+def test_a_correction_weighs_the_advantages(tiny_policy):
+    plain, halved = Seen(), Seen()
+    for seen, correction in ((plain, None), (halved, Half())):
+        run(loop(tiny_policy, objective=seen, updates=ONE_STEP, correction=correction), steps=1)
+    assert torch.equal(halved.batches[0].advantages, 0.5 * plain.batches[0].advantages)
+    assert plain.batches[0].advantages.any()
+
+
+def test_a_correction_makes_the_loop_compute_the_trainers_log_probs(tiny_policy):
+    @dataclass(frozen=True)
+    class Wrong(HuggingFaceRollout):
+        """An engine whose log-probs are off by a factor of four."""
+
+        def generate(self, *args, **options):
+            drawn = super().generate(*args, **options)
+            object.__setattr__(drawn, "log_probs", drawn.log_probs - torch.tensor(4.0).log())
+            return drawn
+
+    seen = Seen()
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, engine=Wrong(), correction=TruncatedImportance()), steps=1)
+    plain = Seen()
+    run(loop(tiny_policy, objective=plain, updates=ONE_STEP, engine=Wrong()), steps=1)
+    torch.testing.assert_close(seen.batches[0].advantages, 2.0 * plain.batches[0].advantages)
+
+
+def test_a_correction_without_recomputed_log_probs_is_refused(tiny_policy):
+    with pytest.raises(UsageError, match="correction=TruncatedImportance.*trust_rollout_log_probs=true computes none"):
+        loop(tiny_policy, correction=TruncatedImportance(), trust_rollout_log_probs=True)
+
+
+def test_long_responses_are_charged_before_groups_are_compared(tiny_policy):
+    seen = Seen()
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, length_penalty=OverlongPenalty(6, 5)), steps=1)
+    batch = seen.batches[0]
+    expected = -(batch.lengths - 1).clamp(min=0) / 5
+    torch.testing.assert_close(batch.outcomes - batch.scores, expected.to(batch.scores))
+
+
+# --- objectives that need more of a forward pass ----------------------------------------------------------------------
+
+
+def test_the_engines_likeliest_tokens_reach_the_objective_with_the_policys_log_probs(tiny_policy):
+    seen = Seen(DPPO(divergence="topk_tv"))
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, engine=HuggingFaceRollout(top_log_probs=3)), steps=1)
+    batch, output = seen.batches[0], seen.outputs[0]
+    assert batch.top_ids.shape == (*batch.response_mask.shape, 3)
+    mask = batch.response_mask
+    torch.testing.assert_close(output.top_log_probs[mask], batch.top_log_probs[mask], atol=2e-5, rtol=0)
+    assert not output.top_log_probs.requires_grad
+    assert (batch.top_log_probs[mask].diff(dim=-1) <= 0).all()
+
+
+def test_more_likeliest_tokens_than_the_vocabulary_has_are_all_of_it(tiny_policy):
+    seen = Seen(DPPO(divergence="topk_kl"))
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, engine=HuggingFaceRollout(top_log_probs=500)), steps=1)
+    mask = seen.batches[0].response_mask
+    torch.testing.assert_close(seen.batches[0].top_log_probs[mask].exp().sum(-1), torch.ones(int(mask.sum())))
+
+
+def test_regression_needs_no_advantages(tiny_policy):
+    for objective in (TrajectoryBellmanResidual(), TrajectoryBellmanResidual(calibrated=True), REBEL()):
+        module = loop(tiny_policy, advantage=None, objective=objective)
+        before = [p.clone() for p in module.policy.parameters()]
+        run(module, steps=1)
+        assert any(not torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+
+
+def test_a_calibrated_residual_is_zero_at_the_reference_without_reward(tiny_policy):
+    seen = Seen(TrajectoryBellmanResidual(calibrated=True))
+    run(loop(tiny_policy, advantage=None, objective=seen, updates=ONE_STEP), steps=1)
+    batch, output = seen.batches[0], seen.outputs[0]
+    loss = seen.inner(output, batch.replace(scores=0 * batch.scores, rewards=0 * batch.rewards))
+    torch.testing.assert_close(loss, torch.zeros_like(loss), atol=1e-6, rtol=0)
+
+
+def test_the_reference_follows_the_policy_at_its_interval(tiny_policy):
+    module = loop(tiny_policy, advantage=None, objective=TrajectoryBellmanResidual(), reference_interval=2)
+    run(module, steps=3)
+    still = loop(tiny_policy, advantage=None, objective=TrajectoryBellmanResidual())
+    start = {name: tensor.clone() for name, tensor in still.reference.model.state_dict().items()}
+    run(still, steps=3)
+    for name, tensor in still.reference.model.state_dict().items():
+        assert torch.equal(tensor, start[name])
+    followed, present = module.reference.model.state_dict(), module.policy.model.state_dict()
+    assert any(not torch.equal(followed[name], start[name]) for name in start)
+    assert any(not torch.equal(followed[name], present[name]) for name in start)  # step 2's, not step 3's
+
+
+def test_groups_are_never_cut_for_objectives_that_compare_siblings(tiny_policy):
+    seen = Seen(REBEL(), whole_groups=True)
+    updates = Updates(minibatches=2, microbatch_tokens=20, warmup_steps=0)
+    run(loop(tiny_policy, advantage=None, objective=seen, updates=updates), steps=1, data=PromptData(TASK, 6))
+    assert len(seen.batches) >= 4
+    for batch in seen.batches:
+        assert batch.group_ids.bincount().max() == 4
+        assert set(batch.group_ids.bincount().tolist()) <= {0, 4}
+    assert sum(len(batch) for batch in seen.batches) == 24
+
+
+def test_the_gradient_of_whole_groups_does_not_depend_on_the_cut(tiny_policy):
+    seen = Seen(REBEL())
+    run(loop(tiny_policy, advantage=None, objective=seen, updates=ONE_STEP), steps=1)
+    batch, module = seen.batches[0], loop(tiny_policy).double()
+    batch = batch.replace(scores=torch.arange(len(batch)).float())
+    gradients = []
+    for tokens in (1, 40, 10**6):
+        module.zero_grad()
+        accumulate_gradients(
+            batch,
+            lambda rows: [REBEL()(module.policy(rows), rows)],
+            SequenceMean(),
+            max_tokens=tokens,
+            whole_groups=True,
+        )
+        gradients.append(torch.cat([p.grad.flatten() for p in module.policy.parameters()]))
+        count = len(list(cut_by_tokens(batch, tokens, whole_groups=True)))
+        assert count == {1: 3, 10**6: 1}.get(tokens, count)
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-9, atol=1e-12)
+    assert gradients[0].abs().max() > 0
+
+
+# --- value sources that ask more of the loop ----------------------------------------------------------------------------
+
+
+def test_a_value_head_on_the_trunk_trains_the_whole_policy(tiny_policy):
+    options = {"critics": TrunkCritic(), "advantage": GAE(lam=1.0), "regularizers": {"value": ValueRegression(0.5)}}
+    module = loop(tiny_policy, objective=Seen(), **options)
+    before = {name: tensor.clone() for name, tensor in module.policy.named_parameters()}
+    run(module, steps=2)
+    assert "value_head.affine.weight" in before
+    assert all(not torch.equal(before[n], p) for n, p in module.policy.named_parameters() if "head" in n)
+    values = module.composition.objective.batches[0].values
+    mask = module.composition.objective.batches[0].response_mask
+    assert ((values > 0) & (values < 1))[mask].all()
+
+
+def test_values_of_the_own_head_are_those_of_the_forward_pass(tiny_policy):
+    seen = Seen()
+    options = {"critics": TrunkCritic(), "advantage": GAE(), "regularizers": {"value": ValueRegression(0.5)}}
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, **options), steps=1)
+    torch.testing.assert_close(seen.outputs[0].values, seen.batches[0].values, atol=1e-6, rtol=0)
+    assert seen.outputs[0].values.requires_grad
+
+
+def test_completions_of_the_whole_response_cost_nothing_and_of_the_prompt_are_fresh_responses(tiny_policy):
+    seen = Seen()
+    options = {"critics": MonteCarloValues(samples=3, segmenter=FixedTokens(2)), "advantage": SegmentMonteCarlo()}
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, **options), steps=1)
+    batch = seen.batches[0]
+    thirds = (batch.values * 3).round() / 3
+    torch.testing.assert_close(batch.values, thirds)  # means of three scores of 0 or 1
+    first = batch.values[:, 0]
+    for group in batch.group_ids.unique():  # all responses to a prompt start in one state
+        assert len(first[batch.group_ids == group].unique()) == 1
+    mask, ids = batch.response_mask, batch.segment_ids
+    assert (ids[mask] == (torch.arange(mask.shape[1]) // 2).expand(mask.shape)[mask]).all()
+
+
+def test_a_tracker_learns_from_every_batch_and_is_saved(tiny_policy, tmp_path):
+    options = {"critics": BetaTracker(samples=0), "advantage": SingleStream(), "responses_per_prompt": 1}
+    module = loop(tiny_policy, **options)
+    run(module, steps=3).save_checkpoint(tmp_path / "last.ckpt")
+    other = loop(tiny_policy, **options)
+    other.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])
+    uids = torch.tensor([example.uid for example in TASK.examples("train")])
+    assert torch.equal(module.critics.priorities(uids), other.critics.priorities(uids))
+    assert len(module.critics.priorities(uids).unique()) > 1
+
+
+# --- dynamic sampling -------------------------------------------------------------------------------------------------
+
+
+def test_every_update_has_as_many_informative_groups_as_prompts_were_asked_for(tiny_policy):
+    seen = Seen()
+    run(loop(tiny_policy, objective=seen, updates=ONE_STEP, dynamic_sampling=DynamicSampling(max_draws=50)), steps=3)
+    for batch in seen.batches:
+        assert sorted(batch.group_ids.unique().tolist()) == [0, 1, 2]
+        for group in range(3):
+            assert len(batch.scores[batch.group_ids == group].unique()) > 1
+    assert len(seen.batches) == 3
+
+
+# --- one line for what does not fit -----------------------------------------------------------------------------------
+
+BAD = [
+    ({"objective": DPPO(divergence="topk_tv")}, r"needs|engine HuggingFaceRollout tells none.*top_log_probs=20"),
+    ({"regularizers": {"value": ValueRegression(0.5)}}, r"value=ValueRegression trains a value head.*TrunkCritic"),
+    ({"advantage": None}, r"objective=PPOClip needs advantages.*set --model\.advantage"),
+    ({"advantage": SegmentMonteCarlo()}, r"advantage=SegmentMonteCarlo needs (segment_ids|values), but there are no"),
+    ({"advantage": None, "objective": OptimalAdvantageRegression()}, r"OptimalAdvantageRegression needs values"),
+    (
+        {"critics": BetaTracker(samples=0), "advantage": SingleStream(), "critic_warmup": 3},
+        r"critic_warmup=3, but there are no critics that learn by gradient",
+    ),
+    ({"reference_interval": 0}, r"reference_interval must be a whole number of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=lambda x: str(x)[:50])
+def test_what_does_not_fit_is_one_clear_line(tiny_policy, changes, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        loop(tiny_policy, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_diagnostics_of_an_estimator_are_logged(tiny_policy):
+    seen = Logged()
+    run(loop(tiny_policy, advantage=CorrectnessRelative(min_correct=0.9)), steps=1, callbacks=[seen])
+    assert 0.0 <= seen.steps[0]["advantage/floor_share"] <= 1.0

@@ -1,0 +1,201 @@
+"""The BibTeX of a composition: every part's paper, each once, and no other."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+import pytest
+
+import rl4llm
+from rl4llm.advantages import GAE, GroupRelative
+from rl4llm.citations import citations, paper_ids
+from rl4llm.citations.__main__ import main
+from rl4llm.citations.papers import PAPERS
+from rl4llm.gates import AgreementGate, CorrectResponses, Gate, HighEntropy, RandomGate
+from rl4llm.objectives import PPOClip, SequenceMean
+from rl4llm.regularizers import EntropyBonus
+from rl4llm.replay import FIFOReplay, SuccessReplay
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("report", "sft"))
+ENTRY = re.compile(r'@(\w+)\{([\w.:]+),\n((?:  \w+ = \{[^"\n]*\},\n)+)\}\n')
+PAGES = [ROOT / "docs/papers.md", *(ROOT / "docs/components").glob("*.md"), *(ROOT / "docs/recipes").glob("*.md")]
+
+
+def entries(text):
+    """Key → fields of every entry; the text must hold nothing else."""
+    assert ENTRY.sub("", text).strip() == "", "not BibTeX"
+    found = ENTRY.findall(text)
+    assert all(body.count("{") == body.count("}") for *_, body in found)
+    return {key: dict(re.findall(r"  (\w+) = \{(.*)\},", body)) for _, key, body in found}
+
+
+def classes():
+    """Every class of the library that names a paper."""
+    for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
+        for _, thing in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if thing.__module__ == module.name and isinstance(getattr(thing, "paper", None), str):
+                yield thing
+
+
+def test_every_component_has_an_entry():
+    found = list(classes())
+    assert len(found) > 40
+    missing = {c.__name__: number for c in found for number in paper_ids(c) if number not in PAPERS}
+    assert not missing, f"add these to rl4llm/citations/papers.py: {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_paper_on_a_page_has_an_entry(page):
+    linked = set(re.findall(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", page.read_text(encoding="utf-8")))
+    assert linked <= set(PAPERS), f"add these to rl4llm/citations/papers.py: {sorted(linked - set(PAPERS))}"
+
+
+def test_the_table_is_sorted_and_plain():
+    assert list(PAPERS) == sorted(PAPERS)
+    for number, (author, title) in PAPERS.items():
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", number)
+        assert re.fullmatch(r"[A-Z][\w -]*(?: and (?:others|[A-Z][\w -]*))+", author), author
+        assert re.fullmatch(r"[A-Z][^{}%&#_$\\\"]*[\w+?]", title), title
+
+
+def test_the_whole_table_is_bibtex():
+    @dataclass(frozen=True)
+    class Everything:
+        paper: ClassVar[str] = ", ".join(PAPERS)
+
+    found = entries(citations(Everything()))
+    assert list(found) == ["rl4llm", *(f"arXiv:{number}" for number in PAPERS)]
+    for number, (author, title) in PAPERS.items():
+        assert found[f"arXiv:{number}"] == {
+            "title": title,
+            "author": author,
+            "year": f"20{number[:2]}",
+            "eprint": number,
+            "archivePrefix": "arXiv",
+        }
+
+
+def test_the_first_entry_is_the_library_as_its_citation_file_has_it():
+    found = entries(citations([]))
+    assert list(found) == ["rl4llm"]
+    said = dict(
+        re.findall(r"^\s*-?\s*([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert found["rl4llm"] == {
+        "title": said["title"],
+        "author": "{" + said["name"] + "}",
+        "year": said["date-released"][:4],
+        "version": said["version"],
+    }
+
+
+def test_papers_are_sorted_and_cited_once():
+    parts = [PPOClip(), AgreementGate(), GAE(), AgreementGate(fraction=0.3)]
+    assert paper_ids(parts) == sorted({PPOClip.paper, AgreementGate.paper, GAE.paper})
+    assert citations(parts) == citations(reversed(parts)) == citations(iter(parts)) == citations(set(parts))
+    assert citations(AgreementGate()) == citations([AgreementGate()])
+
+
+def test_parts_inside_parts_are_cited_and_go_with_them():
+    bonus = EntropyBonus(where=AgreementGate() & ~HighEntropy())
+    assert paper_ids(bonus) == sorted({EntropyBonus.paper, AgreementGate.paper, HighEntropy.paper})
+    assert paper_ids(replace(bonus, where=HighEntropy())) == sorted({EntropyBonus.paper, HighEntropy.paper})
+    assert paper_ids(replace(bonus, where=None)) == [EntropyBonus.paper]
+    assert paper_ids({"entropy": bonus, "empty": None}) == paper_ids(bonus)
+    assert paper_ids(MappingProxyType({"a": [GAE(), (None, bonus)]})) == sorted({GAE.paper, *paper_ids(bonus)})
+    assert paper_ids(RandomGate()) == []
+
+
+def test_one_part_may_have_several_papers_and_one_that_nobody_knows():
+    @dataclass(frozen=True)
+    class Mine:
+        paper: ClassVar[str] = "1707.06347, 2999.00001,"
+
+    found = entries(citations(Mine()))
+    assert list(found) == ["rl4llm", "arXiv:1707.06347", "arXiv:2999.00001"]
+    assert found["arXiv:2999.00001"] == {"eprint": "2999.00001", "archivePrefix": "arXiv"}
+
+
+def test_a_built_replay_is_cited_as_its_choice():
+    assert paper_ids(SuccessReplay().build()) == paper_ids(SuccessReplay()) == ["2509.01720"]
+    assert paper_ids(FIFOReplay().build()) == []
+
+
+MEAN = SequenceMean()
+
+
+class Loop:
+    """A module whose slots have defaults."""
+
+    def __init__(self, advantage=None, aggregator=MEAN, replay=None):
+        pass
+
+
+def test_of_a_recipe_function_the_defaults_are_cited():
+    group, correct, gae, bonus = GroupRelative(), CorrectResponses(), GAE(), EntropyBonus(where=HighEntropy())
+
+    def alone(advantage=group, gate: Gate | None = correct, size: int = 3) -> Loop: ...
+
+    def handing_on(advantage=gae, bonus=bonus, **options) -> Loop: ...
+
+    def emptied(advantage=gae, aggregator=None, **options) -> Loop: ...
+
+    assert paper_ids(alone) == sorted({GroupRelative.paper, CorrectResponses.paper})
+    inner = {GAE.paper, EntropyBonus.paper, HighEntropy.paper}
+    assert paper_ids(handing_on) == sorted(inner | {SequenceMean.paper})
+    assert paper_ids(emptied) == [GAE.paper]
+    assert paper_ids([alone, emptied]) == sorted({*paper_ids(alone), GAE.paper})
+
+
+def recipe_of(path):
+    """The recipe function of a file."""
+    return runpy.run_path(str(path))[path.stem]
+
+
+def test_asyppo_cites_the_paper_of_each_of_its_parts():
+    cited = paper_ids(recipe_of(ROOT / "recipes/asyppo.py"))
+    for number in ("2510.01656", "1707.06347", "1506.02438", "1602.01783"):
+        assert number in cited
+
+
+def test_a_module_cites_what_its_recipe_does_and_less_without_a_part(tiny_policy, tiny_critic):
+    from rl4llm.critics import MiniCritics, SymmetricCritic
+
+    asyppo = recipe_of(ROOT / "recipes/asyppo.py")
+    whole = asyppo(tiny_policy, critics=MiniCritics(tiny_critic))
+    assert citations(whole) == citations(asyppo)
+    plain = asyppo(tiny_policy, critics=SymmetricCritic(), gate=None, entropy=None)
+    assert set(paper_ids(whole)) - set(paper_ids(plain)) == {"2510.01656", "1602.01783"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_file_is_cited_from_the_command_line(path, capsys):
+    main([str(path)])
+    printed = entries(capsys.readouterr().out)
+    assert list(printed) == ["rl4llm", *(f"arXiv:{number}" for number in paper_ids(recipe_of(path)))]
+    assert len(printed) > 1
+
+
+@pytest.mark.parametrize("paths", [[], ["nowhere.py"]])
+def test_without_a_file_one_line_says_so(paths, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(paths)
+    assert left.value.code == 2
+    assert re.fullmatch(
+        r"error: (no argument|nowhere\.py) is no recipe file; name one or more\.\n", capsys.readouterr().err
+    )
+
+
+def test_citing_loads_neither_lightning_nor_transformers():
+    code = "import sys, rl4llm.citations; print(*sorted({'lightning', 'transformers'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
