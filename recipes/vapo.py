@@ -38,8 +38,10 @@ def vapo(
         options: Any other slot of `PolicyGradient`.
     """
     value = {"critics": critics, "critic_warmup": critic_warmup, "critic_optimizer": critic_optimizer}
-    loss = {"objective": objective, "aggregator": aggregator, "regularizers": {"likelihood": likelihood}}
-    return PolicyGradient(policy, advantage=advantage, whitening=Whiten(), **value, **loss, **options)
+    loss = {"advantage": advantage, "objective": objective, "aggregator": aggregator}
+    return PolicyGradient(
+        policy, whitening=Whiten(), regularizers={"likelihood": likelihood}, **value, **loss, **options
+    )
 
 
 if __name__ == "__main__":

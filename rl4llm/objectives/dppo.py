@@ -95,7 +95,7 @@ def dppo(
     if divergence in ("tv", "kl"):
         distances = binary_tv(new, old) if divergence == "tv" else binary_kl(new, old)
     else:
-        distances = _top_divergence(divergence, new, old, response_mask, *lists)  # type: ignore[arg-type]
+        distances = _top_divergence(divergence, new, old, *lists)  # type: ignore[arg-type]
     kept = divergence_mask(new - old, distances, advantages, delta_low=delta_low, delta_high=delta_high)
     ratios = token_ratio(log_probs, rollout_log_probs, response_mask).detach()
     weights = ratios if weight_cap is None else ratios.clamp(max=weight_cap)
@@ -128,18 +128,14 @@ def _top_divergence(
     divergence: str,
     new: Tensor,
     old: Tensor,
-    response_mask: Tensor,
     top_log_probs: Tensor,
     rollout_top_log_probs: Tensor,
     top_ids: Tensor,
     response_ids: Tensor,
 ) -> Tensor:
-    listed = response_mask[..., None].expand(top_ids.shape)
-    masses = [
-        top_masses(x, keep(at_least_float32(top), listed, -torch.inf), response_ids, top_ids)
-        for x, top in ((new, top_log_probs), (old, rollout_top_log_probs))
-    ]
-    return mass_tv(*masses) if divergence == "topk_tv" else mass_kl(*masses)
+    policy = top_masses(new, top_log_probs, response_ids, top_ids)
+    behaviour = top_masses(old, rollout_top_log_probs, response_ids, top_ids)
+    return mass_tv(policy, behaviour) if divergence == "topk_tv" else mass_kl(policy, behaviour)
 
 
 def check_dppo(

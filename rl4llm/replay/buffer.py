@@ -99,7 +99,7 @@ class ReplayBuffer(Replay):
         return RolloutBatch.cat([fresh, *named])
 
     def _draw(self, fresh: int, generator: Generator) -> list[RolloutBatch]:
-        wanted, count = fresh * self.spec.share, 0
+        wanted, count = fresh * self.spec.share / (1 - self.spec.share), 0
         drawn = []
         for index in torch.randperm(len(self.units), generator=generator, device=generator.device).tolist():
             rows = self.units[index].rows

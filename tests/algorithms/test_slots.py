@@ -178,7 +178,7 @@ def test_a_correction_makes_the_loop_compute_the_trainers_log_probs(tiny_policy)
 
 
 def test_a_correction_without_recomputed_log_probs_is_refused(tiny_policy):
-    with pytest.raises(UsageError, match="correction=TruncatedImportance.*trust_rollout_log_probs=true computes none"):
+    with pytest.raises(UsageError, match=r"correction=TruncatedImportance.*trust_rollout_log_probs=true computes none"):
         loop(tiny_policy, correction=TruncatedImportance(), trust_rollout_log_probs=True)
 
 
@@ -274,7 +274,7 @@ def test_the_gradient_of_whole_groups_does_not_depend_on_the_cut(tiny_policy):
     assert gradients[0].abs().max() > 0
 
 
-# --- value sources that ask more of the loop ----------------------------------------------------------------------------
+# --- value sources that ask more of the loop --------------------------------------------------------------------------
 
 
 def test_a_value_head_on_the_trunk_trains_the_whole_policy(tiny_policy):

@@ -44,7 +44,7 @@ def test_weights_are_read_anew_at_every_step():
         weights[len(asked) % 12] = 1.0
         return weights
 
-    drawn = [step for step in steps(Prioritized(), weigh, size=1)]
+    drawn = list(steps(Prioritized(), weigh, size=1))
     assert len(set(map(tuple, drawn))) == 12
     assert all(torch.equal(uids, UIDS) for uids in asked)
 

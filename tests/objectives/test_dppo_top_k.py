@@ -176,6 +176,7 @@ def test_masses_are_float32_at_least_bounded_from_below_and_without_graph():
     listed = torch.tensor([[[-0.6, -0.6]]], dtype=torch.bfloat16, requires_grad=True)
     masses = top_masses(half, listed, torch.tensor([[5]]), torch.tensor([[[1, 2]]]))
     assert masses.dtype == torch.float32
+    assert masses[..., 0].item() == pytest.approx(math.exp(-0.5), rel=1e-6)
     assert not masses.requires_grad
     assert masses[..., -1].item() == pytest.approx(1e-12)  # the list claims more than 1
     gone = top_masses(half, torch.full_like(listed, -torch.inf), torch.tensor([[5]]), torch.tensor([[[1, 2]]]))
