@@ -10,7 +10,7 @@ from rl4llm.objectives import OptimalAdvantageRegression, PolicyObjective
 
 def a_star_po(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = OptimalValue(samples=8, beta=0.5, keep="all"),  # the offline stage, cached
+    critics: ValueSpec | None = OptimalValue(samples=8, beta=0.5, keep="all"),  # the offline stage, cached
     advantage: AdvantageEstimator | None = SingleStream(),  # r − V*, for the curves: the objective regresses on it
     objective: PolicyObjective = OptimalAdvantageRegression(beta=1e-3),
     responses_per_prompt: int = 1,

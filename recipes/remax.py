@@ -10,7 +10,7 @@ from rl4llm.objectives import Aggregator, PolicyObjective, Reinforce, TokenMean
 
 def remax(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = GreedyValue(),
+    critics: ValueSpec | None = GreedyValue(),
     advantage: AdvantageEstimator = SingleStream(),
     objective: PolicyObjective = Reinforce(),
     aggregator: Aggregator = TokenMean(),

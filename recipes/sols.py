@@ -12,7 +12,7 @@ from rl4llm.replay import ReplaySpec, SuccessReplay
 
 def sols(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = TrunkCritic(bounded=True),  # V in (0, 1): the sign of R − V is that of success
+    critics: ValueSpec | None = TrunkCritic(bounded=True),  # V in (0, 1): the sign of R − V is that of success
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=1.0),  # R − V(sₜ)
     objective: PolicyObjective = SoLS(clip=0.2),
     value: Regularizer = ValueRegression(coef=0.5),

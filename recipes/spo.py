@@ -10,7 +10,7 @@ from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 def spo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = BetaTracker(samples=8, rho_min=0.875, rho_max=0.96, half_life=0.06),
+    critics: ValueSpec | None = BetaTracker(samples=8, rho_min=0.875, rho_max=0.96, half_life=0.06),
     advantage: AdvantageEstimator = SingleStream(),
     whitening: Whiten | None = Whiten(level="response"),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),

@@ -15,7 +15,7 @@ from rl4llm.regularizers import Likelihood, Regularizer
 
 def vapo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = SymmetricCritic(),
+    critics: ValueSpec | None = SymmetricCritic(),
     critic_warmup: int = 10,
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     advantage: AdvantageEstimator = LengthAdaptiveGAE(alpha=0.4),  # responses are short; the paper's α is 0.05

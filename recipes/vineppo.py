@@ -12,7 +12,7 @@ from rl4llm.segments import FixedTokens
 
 def vineppo(
     policy: str = "rl4llm/digits",
-    critics: ValueSpec = MonteCarloValues(samples=9, segmenter=FixedTokens(2)),  # text: Newline() or Sentence()
+    critics: ValueSpec | None = MonteCarloValues(samples=9, segmenter=FixedTokens(2)),  # text: Newline() or Sentence()
     advantage: AdvantageEstimator = SegmentMonteCarlo(),
     whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import transformers
+from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from rl4llm.advantages import Whiten
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
 from rl4llm.data import PromptData
+from rl4llm.rollouts import DynamicSampling
 from rl4llm.runs import History, Summary
 
 _PARSER_SAYS = "Does not validate against any of the Union subtypes"
@@ -73,6 +76,7 @@ class RecipeCLI(LightningCLI):
             **trainer_defaults,
             "callbacks": [self.history, self.summary],
         }
+        set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
         transformers.utils.logging.disable_progress_bar()

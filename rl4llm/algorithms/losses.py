@@ -45,11 +45,11 @@ def policy_losses(
     terms = [keep(objective, gate) if objective.ndim == 2 else objective]
     for (slot, regularizer), where in zip(composition.active_regularizers().items(), gates[1:], strict=True):
         penalty = regularizer(output, rows)
+        meter.add(f"penalty/{slot}", penalty, where)
         if slot in duals:
             duals[slot].observe(penalty, where)
             penalty = penalty * duals[slot].multiplier.to(penalty.dtype)
         terms.append(keep(penalty, where))
-        meter.add(f"penalty/{slot}", penalty, where)
     _observe(output.log_probs, objective, rows, gate, meter)
     if any(term.isnan().any() for term in terms):
         raise UsageError(

@@ -154,8 +154,8 @@ class PolicyGradient(LightningModule):
         self.reference = Policy.load(policy).requires_grad_(False) if referred else None
         self.replay = None if composition.replay is None else composition.replay.build()
         self.collector = None if composition.dynamic_sampling is None else composition.dynamic_sampling.build()
-        constrained = composition.active_regularizers().items()
-        self.duals = torch.nn.ModuleDict({s: p.build() for s, p in constrained if isinstance(p, Constrained)})
+        regularizers = composition.active_regularizers().items()
+        self.duals = torch.nn.ModuleDict({s: p.build() for s, p in regularizers if isinstance(p, Constrained)})
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -242,13 +242,14 @@ class PolicyGradient(LightningModule):
     def _improve(self, batch: RolloutBatch, prompts: PromptBatch, meter: Meter) -> None:
         observe_batch(batch, self.composition, meter)
         on_policy = self.updates.steps == 1 and not self.trust_rollout_log_probs
-        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": dict(self.duals.items())}
+        duals: dict[str, Any] = dict(self.duals.items())
+        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": duals}
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
             return policy_losses(self.policy, self.composition, rows, meter, **options)  # type: ignore[arg-type]
 
         def adapt() -> None:
-            for slot, dual in self.duals.items():
+            for slot, dual in duals.items():
                 dual.step(self.sum_over_ranks)
                 meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
 

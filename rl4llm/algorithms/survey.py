@@ -82,7 +82,7 @@ def survey_once(loop: "PolicyGradient", *, samples: int, cache: str | None) -> M
     found: Mapping[int, Sequence[float]] = {}
     for turn in (trainer.is_global_zero, not trainer.is_global_zero):
         if turn:
-            loader = trainer.train_dataloader
+            loader: Any = trainer.train_dataloader
             found = survey(policy, loop.actor, loader, samples=samples, cache=cache, folder=folder)
         trainer.strategy.barrier()
     return found

@@ -130,13 +130,12 @@ class OptimalValueTable(ValueSource):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The table, for checkpoints."""
-        named = {"uids": self._uids, "values": self._values, "solved": self._solved, "scored": self._scored}
-        return {name: tensor.clone() for name, tensor in named.items()}
+        return {"uids": self._uids, "values": self._values, "solved": self._solved, "scored": self._scored}
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """The table of a checkpoint."""
         for name in ("uids", "values", "solved", "scored"):
-            setattr(self, f"_{name}", state[name].cpu().clone())
+            setattr(self, f"_{name}", state[name].cpu())
 
 
 @dataclass(frozen=True)

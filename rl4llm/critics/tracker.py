@@ -209,11 +209,11 @@ class PromptTracker(ValueSource):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Everything, for checkpoints."""
-        return {"uids": self._uids.clone(), "counts": self._counts.clone(), **self.last.state()}
+        return {"uids": self._uids, "counts": self._counts, **self.last.state()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Everything, of a checkpoint."""
-        self._uids, self._counts = state["uids"].cpu().clone(), state["counts"].cpu().clone()
+        self._uids, self._counts = state["uids"].cpu(), state["counts"].cpu()
         self.last.load(state)
 
 

@@ -77,25 +77,27 @@ class Policy(nn.Module):
         """
         time, mask = batch.response_ids.shape[1], batch.response_mask
         if time == 0:
-            return PolicyOutput(*self._nothing(batch, asks))
+            return _nothing(batch, asks)
         inputs = for_model(self.model, prefix_inputs(batch))
         options: dict[str, Any] = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
         output = self.model(**inputs, **options, use_cache=False, output_hidden_states="values" in asks)
         logits = output.logits[:, -time:]
-        tokens = token_log_probs(
+        log_probs, entropies, logsumexp = token_log_probs(
             logits, batch.response_ids, temperature=temperature, entropy="entropies" in asks, logsumexp=True
         )
+        assert logsumexp is not None
         listed = None
         if "top_log_probs" in asks:
             (top_ids,) = batch.require("top_ids", by="Policy")
-            listed = keep(
-                listed_log_probs(logits, top_ids, tokens.logsumexp, temperature=temperature),
-                mask[..., None].expand(top_ids.shape),
-            )
-        values = self._values(output.hidden_states[-1][:, -time:], mask) if "values" in asks else None
-        entropies = None if tokens.entropies is None else keep(tokens.entropies, mask)
-        logsumexp = keep(tokens.logsumexp, mask) if "logsumexp" in asks else None
-        return PolicyOutput(keep(tokens.log_probs, mask), entropies, logsumexp, values, listed)
+            top = listed_log_probs(logits, top_ids, logsumexp, temperature=temperature)
+            listed = keep(top, mask[..., None].expand(top.shape))
+        return PolicyOutput(
+            keep(log_probs, mask),
+            None if entropies is None else keep(entropies, mask),
+            keep(logsumexp, mask) if "logsumexp" in asks else None,
+            self._values(output.hidden_states[-1][:, -time:], mask) if "values" in asks else None,
+            listed,
+        )
 
     def _values(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.value_head is None:
@@ -103,7 +105,9 @@ class Policy(nn.Module):
         values = rearrange(self.value_head(hidden), "batch time 1 -> batch time")
         return keep(at_least_float32(values), mask)
 
-    def _nothing(self, batch: RolloutBatch, asks: Collection[str]) -> list[Tensor | None]:
-        zeros = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
-        fields = [zeros] + [zeros if name in asks else None for name in ("entropies", "logsumexp", "values")]
-        return [*fields, batch.top_log_probs if "top_log_probs" in asks else None]
+
+def _nothing(batch: RolloutBatch, asks: Collection[str]) -> PolicyOutput:
+    """What there is to say of a batch without response columns."""
+    zeros = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
+    asked = {name: zeros for name in ("entropies", "logsumexp", "values") if name in asks}
+    return PolicyOutput(zeros, **asked, top_log_probs=batch.top_log_probs if "top_log_probs" in asks else None)

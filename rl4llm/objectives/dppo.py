@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -77,6 +76,7 @@ def dppo(
             divergence or the anchor needs is not given.
 
     Example:
+        >>> import torch
         >>> log_probs = torch.tensor([[0.9, 1e-3, 0.6]]).log().requires_grad_()
         >>> sampled, mask = torch.tensor([[0.5, 1e-5, 0.9]]).log(), torch.ones(1, 3, dtype=torch.bool)
         >>> dppo(log_probs, sampled, torch.ones(1, 3), mask).sum().backward()
@@ -115,6 +115,7 @@ def divergence_mask(
     With distance |r − 1| this is PPO's clip.
 
     Example:
+        >>> import torch
         >>> log_ratios, distances = torch.tensor([[0.1, 0.1, -0.1]]), torch.tensor([[0.3, 0.3, 0.3]])
         >>> divergence_mask(log_ratios, distances, torch.tensor([[1.0, -1.0, -1.0]]), delta_low=0.2, delta_high=0.2)
         tensor([[False,  True, False]])

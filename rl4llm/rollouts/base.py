@@ -144,7 +144,10 @@ def decode(policy: Policy, ids: Int[Tensor, "batch time"], widths: Int[Tensor, "
 def decode_pieces(policy: Policy, batch: RolloutBatch) -> list[list[str]]:
     """The text of every response token, up to the end of what was generated; the pieces of a row join to its text."""
     rows = [row[:width] for row, width in zip(batch.response_ids.tolist(), batch.widths.tolist(), strict=True)]
-    single = {ident: policy.tokenizer.decode([ident], skip_special_tokens=True) for row in rows for ident in row}
+    known = sorted({ident for row in rows for ident in row})
+    single = dict(
+        zip(known, policy.tokenizer.batch_decode([[i] for i in known], skip_special_tokens=True), strict=True)
+    )
     texts = decode_responses(policy, batch)
     pieces = [[single[ident] for ident in row] for row in rows]
     return [

@@ -180,6 +180,75 @@ BAD = [
 ]
 
 
+BAD_ELSEWHERE = [
+    (
+        "dppo",
+        ["--model.objective.divergence=topk_kl", "--model.engine.top_log_probs=0"],
+        r"tells none; set --model\.eng",
+    ),
+    ("dppo", ["--model.objective.delta_low=-1"], r"DPPO: delta_low must be in \[0, inf\], got -1"),
+    ("dppo", ["--model.objective.anchor=old", "--model.objective.divergence=topk_tv"], r"anchor"),
+    ("r2vpo", ["--model.variance.maximum=0"], r"Constrained: maximum must be in \(0, inf\), got 0"),
+    ("r2vpo", ["--model.replay.share=1.0"], r"share must be in \[0, 1\), got 1\.0"),
+    ("spo", ["--model.critics.rho_min=1.5"], r"BetaTracker: rho_min must be in \[0, 1\), got 1\.5"),
+    ("spo", ["--model.critics=null"], r"advantage=SingleStream needs values, but there are no critics"),
+    (
+        "spo",
+        ["--data.task=JsonLines", "--data.task.train={two}", "--data.task.reward=builtins.len"],
+        r"prompts_per_step",
+    ),
+    ("a_star_po", ["--model.critics.beta=0"], r"OptimalValue: beta must be in \(0, inf\], got 0"),
+    (
+        "a_star_po",
+        ["--model.critics.cache={cache}"],
+        r"the cache '.*' belongs to another policy \(other, now .*\); delete it",
+    ),
+    (
+        "corpo",
+        ["--data.sampler=Prioritized"],
+        r"sampler=Prioritized draws prompts by what they are worth, and no value",
+    ),
+    ("sols", ["--model.critics=null"], r"needs values, but there are no critics|TrunkCritic"),
+    ("sols", ["--model.critics=SymmetricCritic"], r"value=ValueRegression trains a value head.*TrunkCritic"),
+    ("tbrm", ["--model.objective.beta=0"], r"TrajectoryBellmanResidual: beta must be in \(0, inf"),
+    (
+        "vineppo",
+        ["--model.critics.samples=0"],
+        r"MonteCarloValues: samples must be a whole number of at least 1, got 0",
+    ),
+    ("vineppo", ["--model.replay=SuccessReplay", "--trainer.max_steps=4"], r"replayed responses cannot be completed"),
+    ("dapo", ["--model.length_penalty.cache_tokens=99"], r"cache_tokens"),
+    (
+        "grpo",
+        ["--model.correction=IcePop", "--model.trust_rollout_log_probs=true"],
+        r"computes none; set one of the two",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), BAD_ELSEWHERE, ids=lambda x: str(x)[:60])
+def test_bad_options_of_the_catalogue_are_one_clear_line(name, args, message, capsys, tmp_path, monkeypatch):
+    (tmp_path / "two.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n' * 2)
+    (tmp_path / "cache.jsonl").write_text('{"policy": "other"}\n')
+    places = {"two": tmp_path / "two.jsonl", "cache": tmp_path / "cache.jsonl"}
+    given = [arg.format(**places) for arg in args]
+    small = [
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.enable_progress_bar=false",
+        "--data.prompts_per_step=4",
+    ]
+    if "JsonLines" not in str(args):
+        small.append("--data.task.train_size=16")
+    monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "fit", *small, *given])
+    with pytest.raises(SystemExit) as left:
+        run_main(name)
+    assert left.value.code == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, shown[-1]), shown
+    assert shown[-1].startswith("error: ")
+    assert "Traceback" not in "".join(shown)
+
+
 @pytest.mark.parametrize(("args", "message"), BAD, ids=lambda x: str(x)[:60])
 def test_bad_input_is_one_clear_line(args, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as left:
@@ -189,31 +258,6 @@ def test_bad_input_is_one_clear_line(args, message, capsys, tmp_path):
     assert re.search(message, shown[-1]), shown
     assert shown[-1].startswith("error: ")
     assert "Traceback" not in "".join(shown)
-
-
-def test_a_class_of_the_users_own_fits_any_slot(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from typing import ClassVar\n"
-        "from rl4llm.gates import Gate\n"
-        "@dataclass(frozen=True)\n"
-        "class EveryOther(Gate):\n"
-        "    '''Keeps every other token.'''\n"
-        "    phase: int = 0\n"
-        "    paper: ClassVar[str] = ''\n"
-        "    def __call__(self, batch):\n"
-        "        keep = batch.response_mask.clone()\n"
-        "        keep[:, self.phase::2] = False\n"
-        "        return keep\n"
-        "def length(prompt, response, answer):\n"
-        "    return len(response) % 2\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as for a script that lies elsewhere
-    flags = ["--model.gate=mine.EveryOther", "--model.gate.phase=1", "--data.task.reward=mine.length"]
-    run = cli(asyppo, "fit", f"--trainer.default_root_dir={tmp_path}", *flags, *SHORT)
-    assert type(run.model.composition.gate).__name__ == "EveryOther"
-    assert run.model.composition.gate.phase == 1
 
 
 def test_the_readme_shows_the_recipe_as_it_is():
