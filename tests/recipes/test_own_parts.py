@@ -204,7 +204,13 @@ FLAGS = {
     "data.task": "MyTask",
     "data.sampler": "MySampler",
 }
-OPTIONS = ["--model.advantage.scale=2.0", "--model.gate.phase=1", "--model.objective.power=1", "--data.task.size=6"]
+OPTIONS = [
+    "--model.advantage.scale=2.0",
+    "--model.gate.phase=1",
+    "--model.objective.power=1",
+    "--data.task.size=6",
+    "--data.task.reward=mine.my_reward",
+]
 
 
 @pytest.fixture
