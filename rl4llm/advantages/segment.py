@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_ndim, check_token_tensors
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.masked import keep
 from rl4llm.segments import consecutive_segments, segment_starts
 
 
@@ -56,9 +56,8 @@ def segment_advantages(
         return torch.zeros(response_mask.shape, dtype=dtype, device=response_mask.device)
     last = segment_starts(segment_ids, response_mask).sum(-1, keepdim=True) - 1
     columns = torch.arange(size, device=last.device)
-    values = keep(at_least_float32(boundary_values), columns <= last)
-    wide = torch.promote_types(dtype, torch.float32)
-    after = torch.where(columns == last, scores[:, None].to(wide), pad(values, (0, 1))[:, 1:].to(wide))
+    values = boundary_values.to(torch.promote_types(dtype, torch.float32))
+    after = torch.where(columns == last, scores[:, None].to(values.dtype), pad(values, (0, 1))[:, 1:])
     advantages = (after - values).gather(-1, keep(segment_ids, response_mask).long())
     return keep(advantages, response_mask & ~scores.isnan()[:, None]).to(dtype)
 
