@@ -173,8 +173,9 @@ def test_at_the_start_of_the_update_there_is_no_penalty_and_no_gradient(function
 
 def test_small_deviations_keep_their_digits_and_large_ones_a_finite_gradient():
     mask = torch.ones(1, 1, dtype=torch.bool)
-    value = ratio_deviation(torch.tensor([[-1.0]]), torch.tensor([[-1.0 - 2**-13]]), mask)
-    torch.testing.assert_close(value, torch.tensor([[2.0**-26]]), rtol=2e-3, atol=0)  # exp(d) − 1 would be off by 1 %
+    small = 10.5 * 2**-23  # between two neighbours of float32 at 1: exp(d) − 1 would be off by 5 %
+    value = ratio_deviation(torch.tensor([[-0.125]]), torch.tensor([[-0.125 - small]]), mask)
+    torch.testing.assert_close(value, torch.tensor([[small**2]]), rtol=1e-5, atol=0)
     value, slope = value_and_gradient(ratio_deviation, torch.zeros(1, 1), torch.full((1, 1), -1e3), mask)
     assert value.isfinite().all()
     assert slope.isfinite().all()
