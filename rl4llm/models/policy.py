@@ -62,7 +62,7 @@ class Policy(nn.Module):
         return cls(load_causal_lm(name), load_tokenizer(name))
 
     def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder, which [load][rl4llm.models.Policy.load] and others read."""
+        """Write an ordinary Hugging Face folder, which [load][rl4llm.models.policy.Policy.load] and others read."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
