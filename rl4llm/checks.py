@@ -76,7 +76,7 @@ def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -
 
 
 def check_interval(
-    by: str, low: float = -math.inf, high: float = math.inf, ends: str = "[]", **values: float | int | None
+    by: str, low: float = -math.inf, high: float = math.inf, /, ends: str = "[]", **values: float | int | None
 ) -> None:
     """Raise unless each value (None is skipped) is a number between the bounds; NaN never is.
 

@@ -135,6 +135,11 @@ class PolicyGradient(LightningModule):
         check_model(policy)
         if composition.critics is not None:
             composition.critics.check(policy, n)
+            if self.learn_critics_first and composition.critics.sees_scores:
+                raise UsageError(
+                    f"learn_critics_first=true would show critics={type(composition.critics).__name__} the scores that "
+                    "its values are compared with; set --model.learn_critics_first=false."
+                )
         if self.trust_rollout_log_probs and composition.correction is not None:
             raise UsageError(
                 f"correction={type(composition.correction).__name__} compares the trainer's log-probs with the "

@@ -104,10 +104,13 @@ class ValueSpec(ABC):
     """A frozen choice of value source: cheap in a signature, heavy when built.
 
     Attributes:
+        sees_scores: Whether learning from a batch shows its values the batch's own scores, so that it must not learn
+            before they are read.
         shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
         paper: arXiv id of its source.
     """
 
+    sees_scores: ClassVar[bool] = False
     shares_trunk: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 

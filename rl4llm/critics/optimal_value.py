@@ -147,7 +147,7 @@ class OptimalValue(ValueSpec):
         beta: β > 0 of V*: near 0 the best of the samples, infinity their mean.
         keep: Which prompts are drawn: "all", those "solved" at least once in the survey (a positive score), or those
             where it was "mixed" (not all solved either).
-        cache: File that keeps the survey for other runs from the same policy and prompts; None: none.
+        cache: File that keeps the survey; None: one beside the runs, named after policy, prompts and sampling.
     """
 
     samples: int = 8

@@ -234,7 +234,7 @@ class BetaTracker(ValueSpec):
         rho_min: Least share kept of the older observations at a visit.
         rho_max: Largest share kept of them.
         samples: Responses to each training prompt in a survey before training; 0: none, every prompt starts at ½.
-        cache: File that keeps the survey for other runs from the same policy and prompts; None: none.
+        cache: File that keeps the survey; None: one beside the runs, named after policy, prompts and sampling.
         epsilon: ε ≥ 0, what every prompt is worth drawing at least.
         divergence: What older observations are discounted by: how far the "policy" has moved, or a "constant" ρ_min.
     """
@@ -246,6 +246,7 @@ class BetaTracker(ValueSpec):
     cache: str | None = None
     epsilon: float = 0.05
     divergence: Literal["policy", "constant"] = "policy"
+    sees_scores: ClassVar[bool] = True
     paper: ClassVar[str] = "2509.13232"
 
     def __post_init__(self) -> None:

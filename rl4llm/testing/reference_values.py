@@ -113,10 +113,10 @@ def segment_advantages(boundary_values: Tensor, scores: Tensor, segment_ids: Ten
         tokens, score = [t for t, trained in enumerate(mask) if trained], scores[row].item()
         if not tokens or score != score:
             continue
-        last = segment_ids[row, tokens[-1]].item()
+        last = int(segment_ids[row, tokens[-1]])
         values = [*boundary_values[row, : last + 1].tolist(), score]
         for token in tokens:
-            segment = segment_ids[row, token].item()
+            segment = int(segment_ids[row, token])
             result[row, token] = values[segment + 1] - values[segment]
     return result
 

@@ -347,6 +347,10 @@ BAD = [
         {"critics": BetaTracker(samples=0), "advantage": SingleStream(), "critic_warmup": 3},
         r"critic_warmup=3, but there are no critics that learn by gradient",
     ),
+    (
+        {"critics": BetaTracker(samples=0), "advantage": SingleStream(), "learn_critics_first": True},
+        r"learn_critics_first=true would show critics=BetaTracker the scores",
+    ),
     ({"reference_interval": 0}, r"reference_interval must be a whole number of at least 1, got 0"),
 ]
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 
 import rl4llm
-from rl4llm.advantages import GAE, GroupRelative
+from rl4llm.advantages import GAE
 from rl4llm.citations import citations, paper_ids
 from rl4llm.citations.__main__ import main
 from rl4llm.citations.papers import PAPERS
@@ -141,19 +141,19 @@ class Loop:
 
 
 def test_of_a_recipe_function_the_defaults_are_cited():
-    group, correct, gae, bonus = GroupRelative(), CorrectResponses(), GAE(), EntropyBonus(where=HighEntropy())
+    correct, gae, bonus = CorrectResponses(), GAE(), EntropyBonus(where=HighEntropy())
 
-    def alone(advantage=group, gate: Gate | None = correct, size: int = 3) -> Loop: ...
+    def alone(advantage=gae, gate: Gate | None = correct, size: int = 3) -> Loop: ...
 
     def handing_on(advantage=gae, bonus=bonus, **options) -> Loop: ...
 
     def emptied(advantage=gae, aggregator=None, **options) -> Loop: ...
 
-    assert paper_ids(alone) == sorted({GroupRelative.paper, CorrectResponses.paper})
+    assert paper_ids(alone) == sorted({GAE.paper, CorrectResponses.paper})
     inner = {GAE.paper, EntropyBonus.paper, HighEntropy.paper}
     assert paper_ids(handing_on) == sorted(inner | {SequenceMean.paper})
     assert paper_ids(emptied) == [GAE.paper]
-    assert paper_ids([alone, emptied]) == sorted({*paper_ids(alone), GAE.paper})
+    assert paper_ids([alone, handing_on]) == sorted({*paper_ids(alone), *paper_ids(handing_on)})
 
 
 def recipe_of(path):
