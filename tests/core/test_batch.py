@@ -13,6 +13,7 @@ from rl4llm.masked import keep
 from rl4llm.testing.strategies import masks, rollouts
 
 STACKED = ("critic_values", "gates")
+LISTED = ("top_ids", "top_log_probs")
 
 
 def named(batch):
@@ -31,6 +32,7 @@ def with_columns(batch, prompt, time):
     for name, tensor in named(batch).items():
         if tensor.ndim > 1:
             sides = (prompt, 0) if name in ("prompt_ids", "prompt_mask") else (0, time)
+            sides = (0, 0, *sides) if name in LISTED else sides
             changes[name] = torch.nn.functional.pad(tensor, sides)
     return batch.replace(**changes)
 
@@ -112,7 +114,9 @@ def test_trim_undoes_padding_and_touches_no_trained_token(batch, prompt, time):
     assert trimmed.response_mask.shape[1] == width
     for name, tensor in named(trimmed).items():
         if tensor.ndim > 1 and name not in ("prompt_ids", "prompt_mask"):
-            torch.testing.assert_close(tensor, named(batch)[name][..., :width], rtol=0, atol=0, equal_nan=True)
+            whole = named(batch)[name]
+            cut = whole[:, :width] if name in LISTED else whole[..., :width]
+            torch.testing.assert_close(tensor, cut, rtol=0, atol=0, equal_nan=True)
 
 
 @given(rollouts())
