@@ -25,4 +25,4 @@ def corpo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(corpo, PromptData, max_steps=200, val_check_interval=50)
+    RecipeCLI(corpo, PromptData, max_steps=120, val_check_interval=40)

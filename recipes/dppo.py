@@ -32,4 +32,4 @@ def dppo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(dppo, PromptData, max_steps=200, val_check_interval=50)
+    RecipeCLI(dppo, PromptData, max_steps=120, val_check_interval=40)

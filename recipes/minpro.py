@@ -12,7 +12,7 @@ def minpro(
     objective: PolicyObjective = MinPrefixRatio(clip_low=1.0, clip_high=4.0),
     aggregator: Aggregator = TokenMean(),
     advantage: AdvantageEstimator = GroupRelative(),
-    updates: Updates = Updates(epochs=2, minibatches=4),  # the prefix matters where the policy moves off its data
+    updates: Updates = Updates(minibatches=8),  # the prefix matters where the policy moves off its data
     **options: object,
 ) -> PolicyGradient:
     """Train a policy off its own data with the minimum prefix ratio.
@@ -30,4 +30,4 @@ def minpro(
 
 
 if __name__ == "__main__":
-    RecipeCLI(minpro, PromptData, max_steps=160, val_check_interval=40)
+    RecipeCLI(minpro, PromptData, max_steps=100, val_check_interval=25)

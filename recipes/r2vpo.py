@@ -34,4 +34,4 @@ def r2vpo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(r2vpo, PromptData, max_steps=120, val_check_interval=30)
+    RecipeCLI(r2vpo, PromptData, max_steps=80, val_check_interval=20)

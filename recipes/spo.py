@@ -37,4 +37,4 @@ def spo(
 
 if __name__ == "__main__":
     data = {"sampler": Prioritized(), "task": AbsoluteDifference(train_size=4096), "prompts_per_step": 256}
-    RecipeCLI(spo, PromptData, max_steps=200, val_check_interval=50, data_defaults=data)
+    RecipeCLI(spo, PromptData, max_steps=60, val_check_interval=20, data_defaults=data)
