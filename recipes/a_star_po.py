@@ -35,4 +35,4 @@ def a_star_po(
 
 if __name__ == "__main__":
     data = {"sampler": Filtered(), "task": AbsoluteDifference(train_size=4096), "prompts_per_step": 256}
-    RecipeCLI(a_star_po, PromptData, max_steps=200, val_check_interval=50, data_defaults=data)
+    RecipeCLI(a_star_po, PromptData, max_steps=120, val_check_interval=40, data_defaults=data)

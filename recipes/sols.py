@@ -38,7 +38,7 @@ if __name__ == "__main__":
     RecipeCLI(
         sols,
         PromptData,
-        max_steps=150,
-        val_check_interval=50,
+        max_steps=90,
+        val_check_interval=30,
         data_defaults={"task": AbsoluteDifference(train_size=2048)},
     )

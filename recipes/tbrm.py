@@ -28,4 +28,4 @@ def tbrm(
 
 
 if __name__ == "__main__":
-    RecipeCLI(tbrm, PromptData, max_steps=300, val_check_interval=75, data_defaults={"prompts_per_step": 64})
+    RecipeCLI(tbrm, PromptData, max_steps=100, val_check_interval=25, data_defaults={"prompts_per_step": 64})

@@ -35,4 +35,4 @@ def vineppo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(vineppo, PromptData, max_steps=100, val_check_interval=25)
+    RecipeCLI(vineppo, PromptData, max_steps=80, val_check_interval=20)
