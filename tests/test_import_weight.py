@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 HEAVY = {"lightning", "transformers", "hypothesis", "torchmetrics", "matplotlib", "jsonargparse"}
-LIGHT = ("masked", "log_probs", "advantages", "gates", "objectives", "regularizers", "critics", "corrections", "replay", "segments", "rewards", "citations")
+LIGHT = ("masked", "log_probs", "advantages", "gates", "objectives", "regularizers", "critics")
+LIGHT += ("corrections", "replay", "segments", "rewards", "citations")
 PROBE = """
 import importlib, sys
 for name in {light}:

@@ -121,5 +121,4 @@ PAPERS = {
         "VESPO: Variational Sequence-Level Soft Policy Optimization for Stable Off-Policy LLM Training",
     ),
     "2605.26784": ("Luo and others", "Ratio-Variance Regularized Policy Optimization"),
-    "2605.26784": ("Luo and others", "Ratio-Variance Regularized Policy Optimization"),
 }
