@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import reduce
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,19 +23,35 @@ class Advantages(NamedTuple):
 class AdvantageEstimator(ABC):
     """How much better a token was than expected.
 
+    What it declares, the laws of `rl4llm.testing` verify.
+
     Attributes:
         needs: Optional fields of the batch that it reads.
         smallest_group: Responses of one prompt below which it gives no signal.
+        domain: Scores that it is made for.
+        compares: What an advantage depends on beside its own response: nothing, its group, or the whole batch.
+        invariances: What the scores of a group may undergo without any change: "shift", "scale"; "homogeneous" means
+            that advantages grow with the scores.
         paper: arXiv id of its source.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     smallest_group: ClassVar[int] = 1
+    domain: ClassVar[Literal["real", "non-negative", "binary"]] = "real"
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "nothing"
+    invariances: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str]
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token of the batch."""
+
+    def update_scale(self, size: int) -> float | None:
+        """What multiple of the policy gradient the expected update of a group of this size is; None: of none.
+
+        1 is unbiased. The update is (1/n) Σᵢ Aᵢ ∇ log π(yᵢ), with one-token responses and any constant in `values`.
+        """
+        return None
 
     def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
         """Numbers worth a curve, by name, of which the loop logs the mean; none by default."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -72,6 +72,7 @@ class CorrectnessRelative(AdvantageEstimator):
     """
 
     min_correct: float = 0.0
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
     paper: ClassVar[str] = "2511.04439"
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Group-relative advantages: a response against the others that answer the same prompt."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -108,7 +108,17 @@ class GroupRelative(AdvantageEstimator):
     normalize_std: bool = True
     unbiased: bool = True
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
     paper: ClassVar[str] = "2402.03300"
+
+    @property
+    def invariances(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The scale of the scores matters unless they are divided by their spread."""
+        return ("shift", "scale") if self.normalize_std else ("shift", "homogeneous")
+
+    def update_scale(self, size: int) -> float | None:
+        """(n − 1)/n without the spread, since the mean holds a response's own score; of no multiple with it."""
+        return None if self.normalize_std else (size - 1) / size
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""

@@ -1,7 +1,7 @@
 """Leave-one-out advantages (RLOO): the mean of the other responses is the baseline."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -55,7 +55,13 @@ class LeaveOneOut(AdvantageEstimator):
     """
 
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
+    invariances: ClassVar[tuple[str, ...]] = ("shift", "homogeneous")
     paper: ClassVar[str] = "2402.14740"
+
+    def update_scale(self, size: int) -> float:
+        """1: the baseline does not know the response."""
+        return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""

@@ -1,7 +1,7 @@
 """MaxRL: the group's mean score as baseline and as scale."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -60,6 +60,9 @@ class MaxRL(AdvantageEstimator):
     """
 
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
+    domain: ClassVar[Literal["real", "non-negative", "binary"]] = "non-negative"
+    invariances: ClassVar[tuple[str, ...]] = ("scale",)
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Advantages:

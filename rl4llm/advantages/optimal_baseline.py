@@ -1,7 +1,7 @@
 """OPO: the baseline of least variance when a gradient's size grows with the response's length."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -62,6 +62,8 @@ class OptimalBaseline(AdvantageEstimator):
     """
 
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
+    invariances: ClassVar[tuple[str, ...]] = ("shift", "homogeneous")
     paper: ClassVar[str] = "2505.23585"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:

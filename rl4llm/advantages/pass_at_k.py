@@ -1,7 +1,7 @@
 """Pass@k training: the group-relative advantage of the best of k, averaged over all k-subsets."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -81,6 +81,8 @@ class PassAtKTraining(AdvantageEstimator):
 
     k: int = 4
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
+    domain: ClassVar[Literal["real", "non-negative", "binary"]] = "binary"
     paper: ClassVar[str] = "2508.10751"
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """QAE: a quantile of the group's scores as baseline."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -69,6 +69,8 @@ class QuantileRelative(AdvantageEstimator):
 
     quantile: float = 0.4
     smallest_group: ClassVar[int] = 2
+    compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
+    invariances: ClassVar[tuple[str, ...]] = ("shift", "scale")
     paper: ClassVar[str] = "2509.22611"
 
     def __post_init__(self) -> None:

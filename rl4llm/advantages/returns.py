@@ -63,6 +63,10 @@ class MonteCarlo(AdvantageEstimator):
     def __post_init__(self) -> None:
         check_interval("MonteCarlo", 0.0, 1.0, gamma=self.gamma)
 
+    def update_scale(self, size: int) -> float:
+        """1: a return less a baseline that does not know the response."""
+        return 1.0
+
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages and value targets of every trained token."""
         mask = batch.scored_mask

@@ -96,6 +96,10 @@ class SegmentMonteCarlo(AdvantageEstimator):
     needs: ClassVar[tuple[str, ...]] = ("values", "segment_ids")
     paper: ClassVar[str] = "2410.01679"
 
+    def update_scale(self, size: int) -> float:
+        """1: differences of values from other completions."""
+        return 1.0
+
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
         values, segment_ids = batch.require("values", "segment_ids", by="SegmentMonteCarlo")

@@ -57,6 +57,10 @@ class SingleStream(AdvantageEstimator):
     needs: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "2509.13232"
 
+    def update_scale(self, size: int) -> float:
+        """1: a score less a baseline that does not know the response."""
+        return 1.0
+
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
         (values,) = batch.require("values", by="SingleStream")

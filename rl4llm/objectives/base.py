@@ -28,6 +28,7 @@ class PolicyObjective(ABC):
         level: Whether the loss is one number a token (batch time) or one a response (batch).
         whole_groups: Whether the loss of a response depends on its siblings, so that the loop never cuts a group.
         smallest_group: Responses of one prompt below which it gives no signal.
+        is_policy_gradient: Whether its gradient is that of REINFORCE while the policy is the one that acted.
         paper: arXiv id of its source.
     """
 
@@ -36,6 +37,7 @@ class PolicyObjective(ABC):
     level: ClassVar[Literal["token", "response"]] = "token"
     whole_groups: ClassVar[bool] = False
     smallest_group: ClassVar[int] = 1
+    is_policy_gradient: ClassVar[bool] = False
     paper: ClassVar[str]
 
     @abstractmethod
@@ -59,6 +61,7 @@ class RatioObjective(PolicyObjective):
 
     check: ClassVar[Callable[..., None]] = staticmethod(_nothing)
     anchor: ClassVar[str] = "old_log_probs"
+    is_policy_gradient: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -195,6 +195,7 @@ class DPPO(PolicyObjective):
     delta_high: float = 0.15
     weight_cap: float | None = None
     anchor: Literal["rollout", "old"] = "rollout"
+    is_policy_gradient: ClassVar[bool] = True
     paper: ClassVar[str] = "2602.04879"
 
     def __post_init__(self) -> None:

@@ -100,6 +100,11 @@ class EntropyRatioClip(PolicyObjective):
         return (*self.base.asks, "entropies")
 
     @property
+    def is_policy_gradient(self) -> bool:  # type: ignore[override]
+        """As the base: no entropy has moved yet where no ratio has."""
+        return self.base.is_policy_gradient
+
+    @property
     def whole_groups(self) -> bool:  # type: ignore[override]
         """Whether the objective must see whole groups."""
         return self.base.whole_groups

@@ -90,6 +90,7 @@ def weighted_reinforce(
 class Reinforce(PolicyObjective):
     """The plain policy gradient, for strictly on-policy steps. See [reinforce][]."""
 
+    is_policy_gradient: ClassVar[bool] = True
     paper: ClassVar[str] = "2402.14740"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:

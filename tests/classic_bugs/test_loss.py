@@ -32,9 +32,7 @@ def policy():
 
 
 def composition(aggregator=AGGREGATORS[0]):
-    return Composition(
-        advantage=GroupRelative(), objective=PPOClip(), aggregator=aggregator, regularizers=REGULARIZERS
-    )
+    return Composition(advantage=GroupRelative(), objective=PPOClip(), aggregator=aggregator, regularizers=REGULARIZERS)
 
 
 def terms_of(policy, batch, gates):

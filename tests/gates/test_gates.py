@@ -27,6 +27,7 @@ from rl4llm.gates import (
 )
 from rl4llm.testing import reference_gates as reference
 from rl4llm.testing.strategies import rollouts
+from rl4llm.testing.views import with_padding
 
 FUNCTIONS = {
     AgreementGate: lambda b, f: agreement_gate(b.critic_values, b.response_mask, fraction=f),
@@ -49,12 +50,6 @@ def with_masked(batch, garbage):
     mask = batch.response_mask
     changed = {name: torch.where(mask, getattr(batch, name), number[name]) for name in READ}
     return batch.replace(**{name: x.to(getattr(batch, name).dtype) for name, x in changed.items()})
-
-
-def with_padding(batch, columns):
-    padded = {n: torch.nn.functional.pad(t, (0, columns), value=1) for n, t in batch._tensors().items() if t.ndim > 1}
-    mask = torch.nn.functional.pad(batch.response_mask, (0, columns))
-    return batch.replace(**(padded | {"response_mask": mask}))
 
 
 @FEWER

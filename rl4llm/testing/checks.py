@@ -1,0 +1,104 @@
+"""`check_*`: every law that a part's family and its declared properties promise, in one call."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rl4llm.advantages import AdvantageEstimator, Whiten
+from rl4llm.checks import UsageError
+from rl4llm.corrections import Correction
+from rl4llm.critics import ValueLoss, ValueSource
+from rl4llm.gates import Gate
+from rl4llm.objectives import Aggregator, PolicyObjective
+from rl4llm.regularizers import Regularizer
+from rl4llm.rewards import RewardShaping
+from rl4llm.testing.batching import BATCHING
+from rl4llm.testing.estimator_laws import ESTIMATORS
+from rl4llm.testing.laws import AGGREGATORS, CONSTANT, DIFFERENTIABLE, DTYPE, GATES, UNIVERSAL, Law
+from rl4llm.testing.objective_laws import OBJECTIVES
+from rl4llm.testing.reward_laws import check_reward
+from rl4llm.testing.runner import require
+from rl4llm.testing.value_laws import VALUE_SOURCES
+
+# A family's laws; the first family that a part belongs to is its own.
+LAWS: dict[type, tuple[Law, ...]] = {
+    AdvantageEstimator: UNIVERSAL + CONSTANT + ESTIMATORS,
+    Whiten: UNIVERSAL + CONSTANT,
+    Gate: UNIVERSAL + CONSTANT + GATES,
+    PolicyObjective: UNIVERSAL + DIFFERENTIABLE + OBJECTIVES + BATCHING,
+    Regularizer: UNIVERSAL + DIFFERENTIABLE + BATCHING,
+    ValueLoss: UNIVERSAL + DIFFERENTIABLE,
+    Aggregator: tuple(law for law in UNIVERSAL if law is not DTYPE) + DIFFERENTIABLE + AGGREGATORS,
+    Correction: UNIVERSAL + CONSTANT,
+    RewardShaping: UNIVERSAL + CONSTANT,
+    ValueSource: VALUE_SOURCES,
+}
+
+
+def laws_of(part: Any) -> tuple[Law, ...]:
+    """The laws that a part must keep.
+
+    Raises:
+        UsageError: If it belongs to no family; a plain function needs an adapter.
+
+    Example:
+        >>> from rl4llm.gates import AgreementGate
+        >>> [law.name for law in laws_of(AgreementGate())][:2]
+        ['finite, and 0 where the mask is False', 'masked positions are never read']
+    """
+    for family, laws in LAWS.items():
+        if isinstance(part, family):
+            return laws
+    raise UsageError(
+        f"{part!r} belongs to no family of parts; wrap a plain function with an adapter of rl4llm.testing, for example "
+        "from_scores(function)."
+    )
+
+
+def check(part: Any, *, examples: int = 100) -> None:
+    """Run every law on a part and raise one error that names all that are broken.
+
+    Args:
+        part: Of any family: an estimator, a gate, an objective, an aggregator, a regularizer, a value source, ...
+        examples: Batches to draw for each law.
+
+    Raises:
+        BrokenLawsError: With the smallest counterexample and the usual remedy of each.
+        UsageError: If the part belongs to no family.
+
+    Example:
+        >>> from rl4llm.advantages import LeaveOneOut
+        >>> check(LeaveOneOut(), examples=5)
+    """
+    require(part, laws_of(part), examples=examples)
+
+
+def _checker(family: type, name: str) -> Callable[..., None]:
+    def check_family(part: Any, *, examples: int = 100) -> None:
+        if not isinstance(part, family):
+            raise UsageError(f"{name}: {part!r} is no {family.__name__}; wrap a plain function with an adapter.")
+        check(part, examples=examples)
+
+    check_family.__name__ = check_family.__qualname__ = name
+    check_family.__doc__ = f"As [check][rl4llm.testing.checks.check], for a {family.__name__}."
+    return check_family
+
+
+check_advantage_estimator = _checker(AdvantageEstimator, "check_advantage_estimator")
+check_gate = _checker(Gate, "check_gate")
+check_objective = _checker(PolicyObjective, "check_objective")
+check_aggregator = _checker(Aggregator, "check_aggregator")
+check_regularizer = _checker(Regularizer, "check_regularizer")
+check_value_source = _checker(ValueSource, "check_value_source")
+
+__all__: Sequence[str] = [
+    "LAWS",
+    "check",
+    "check_advantage_estimator",
+    "check_aggregator",
+    "check_gate",
+    "check_objective",
+    "check_regularizer",
+    "check_reward",
+    "check_value_source",
+    "laws_of",
+]

@@ -1,0 +1,186 @@
+"""The laws of every part: what must make no difference to it, and what may not come out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.gates import Gate
+from rl4llm.objectives import Aggregator
+from rl4llm.testing.views import (
+    cast,
+    floats,
+    named,
+    outputs,
+    own_inputs,
+    with_garbage,
+    with_gradient,
+    with_padding,
+    without_holes,
+)
+
+_GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
+
+
+@dataclass(frozen=True)
+class Law:
+    """Something that holds for a part and every valid batch.
+
+    Args:
+        name: Its name, a sentence.
+        test: `(part, batch, random)`; raises AssertionError where the law is broken.
+        remedy: What usually mends a part that breaks it.
+    """
+
+    name: str
+    test: Callable[[Any, RolloutBatch, Random], None]
+    remedy: str
+
+
+def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
+    """Raise unless equal up to the rounding of another order of summation."""
+    torch.testing.assert_close(
+        got, expected, rtol=1e-9, atol=1e-9, equal_nan=True, msg=lambda detail: f"{what} differs: {detail}"
+    )
+
+
+def finite_and_zero_outside(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Every result is finite, and 0 where the mask is False."""
+    for result in outputs(part, batch):
+        assert result.isfinite().all(), f"the result is not finite: {result.tolist()}"
+        if result.ndim == 2:
+            assert result.shape == batch.response_mask.shape, f"the result has shape {tuple(result.shape)}"
+            assert not result[~batch.response_mask].any(), f"masked positions hold {result.tolist()}"
+
+
+def masked_never_read(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Numbers at masked positions change nothing."""
+    expected = outputs(part, batch)
+    for garbage in _GARBAGE:
+        for result, clean in zip(outputs(part, with_garbage(batch, garbage)), expected, strict=True):
+            assert torch.equal(result, clean), f"{garbage} at masked positions changes {clean.tolist()}"
+
+
+def follows_rows(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Permuted rows give permuted results."""
+    order = torch.tensor(random.sample(range(len(batch)), len(batch)))
+    for result, expected in zip(outputs(part, batch.select(order)), outputs(part, batch), strict=True):
+        close(result, expected[order] if expected.ndim else expected, f"with rows {order.tolist()} the result")
+
+
+def padding_inert(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Columns of padding change nothing."""
+    time = batch.response_mask.shape[1]
+    padded = with_padding(batch, 1 + random.randrange(4))
+    for result, expected in zip(outputs(part, padded), outputs(part, batch), strict=True):
+        close(result[:, :time] if result.ndim == 2 else result, expected, "with padding the result")
+        assert result.ndim < 2 or not result[:, time:].any(), "padding columns are not 0"
+
+
+def holes_stepped_over(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """A masked token inside a response counts as if it were not there."""
+    packed, order = without_holes(batch)
+    for result, expected in zip(outputs(part, packed), outputs(part, batch), strict=True):
+        close(result, expected.gather(-1, order) if expected.ndim == 2 else expected, "without holes the result")
+
+
+def group_names_do_not_matter(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Renumbered groups give the same results."""
+    renamed = batch.replace(group_ids=1000 - 3 * batch.group_ids)
+    for result, expected in zip(outputs(part, renamed), outputs(part, batch), strict=True):
+        close(result, expected, "with other group ids the result")
+
+
+def dtype_preserved(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Results come in the dtype of the inputs and stay finite in it."""
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        for result in outputs(part, cast(batch, dtype)):
+            assert result.dtype in (dtype, torch.bool), f"{dtype} in, {result.dtype} out"
+            assert result.isfinite().all(), f"not finite in {dtype}"
+
+
+def inputs_not_mutated(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """The batch is left as it was."""
+    before = {name: (tensor.clone(), tensor._version) for name, tensor in named(batch).items()}
+    outputs(part, batch)
+    for name, tensor in named(batch).items():
+        copy, version = before[name]
+        assert tensor._version == version, f"{name} was written to in place"
+        assert torch.equal(tensor.nan_to_num(12345.0), copy.nan_to_num(12345.0)), f"{name} was changed"
+
+
+def twice_the_same(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Called twice, it gives the same."""
+    for first, second in zip(outputs(part, batch), outputs(part, batch), strict=True):
+        assert torch.equal(first, second), "a second call gives something else"
+
+
+def no_graph(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Results carry no gradient."""
+    for result in outputs(part, with_gradient(batch)):
+        assert not result.requires_grad, "the result is attached to the graph of its inputs"
+
+
+def gradient_reaches_own_inputs_only(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Gradient reaches trained positions of what the policy gave, is finite, and reaches nothing else."""
+    leaves = with_gradient(with_garbage(batch, float("nan")))
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
+    (result,) = outputs(part, leaves, inputs)
+    assert result.requires_grad, "no gradient reaches the policy"
+    result.sum().backward()
+    for name, tensor in floats(leaves).items():
+        assert tensor.grad is None, f"gradient reaches batch.{name}, which is a constant"
+    for name, tensor in inputs.items():
+        if tensor.grad is not None:
+            assert tensor.grad.isfinite().all(), f"the gradient of {name} is not finite"
+            assert not tensor.grad[~batch.response_mask].any(), f"gradient reaches masked {name}"
+
+
+def subset_of_the_mask(part: Gate, batch: RolloutBatch, random: Random) -> None:
+    """A gate keeps response tokens only, as truth values."""
+    kept = part(batch)
+    assert kept.dtype == torch.bool, f"a gate gives truth values, got {kept.dtype}"
+    assert not (kept & ~batch.response_mask).any(), "tokens outside response_mask are kept"
+
+
+def pieces_add_up(part: Aggregator, batch: RolloutBatch, random: Random) -> None:
+    """Microbatches, divided by the count of the whole, add up to the whole."""
+    (losses,) = batch.require("advantages", by="pieces_add_up")
+    cut = random.randint(0, len(batch))
+    count = part.count(batch.response_mask)
+    pieces = [part(losses[s], batch.response_mask[s], normalizer=count) for s in (slice(cut), slice(cut, None))]
+    close(torch.stack(pieces).sum(), part(losses, batch.response_mask), f"cut after {cut} rows the sum")
+
+
+DTYPE = Law("the dtype of the inputs is kept", dtype_preserved, "compute in float32 and cast the result back")
+UNIVERSAL = (
+    Law(
+        "finite, and 0 where the mask is False", finite_and_zero_outside, "reduce with rl4llm.masked; guard counts of 0"
+    ),
+    Law(
+        "masked positions are never read",
+        masked_never_read,
+        "select with torch.where(mask, x, 0) before any arithmetic; x * mask turns NaN into NaN",
+    ),
+    Law("permuted rows give permuted results", follows_rows, "go by group_ids, not by the order of rows"),
+    Law("padding changes nothing", padding_inert, "divide by counts of the mask, never by the width of a tensor"),
+    Law("holes are stepped over", holes_stepped_over, "let the next token be the next trained one"),
+    Law("the names of groups do not matter", group_names_do_not_matter, "renumber with torch.unique"),
+    DTYPE,
+    Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),
+    Law("two calls give the same", twice_the_same, "draw random numbers from the content, or not at all"),
+)
+CONSTANT = (Law("no graph is returned", no_graph, "compute under torch.no_grad()"),)
+DIFFERENTIABLE = (
+    Law(
+        "gradient reaches the policy's own outputs only",
+        gradient_reaches_own_inputs_only,
+        "detach old log-probs and advantages; select with torch.where before exp and log",
+    ),
+)
+GATES = (Law("a subset of the response mask", subset_of_the_mask, "and the result with response_mask"),)
+AGGREGATORS = (Law("microbatches add up to the whole", pieces_add_up, "divide by `normalizer` where it is given"),)

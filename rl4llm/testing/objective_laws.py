@@ -1,0 +1,57 @@
+"""The laws of policy objectives: what they come to where the policy has not moved."""
+
+from random import Random
+
+import torch
+
+from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.objectives import PolicyObjective
+from rl4llm.testing.laws import Law, close
+from rl4llm.testing.views import outputs, own_inputs, with_gradient
+
+
+def shape_of_its_level(part: PolicyObjective, batch: RolloutBatch, random: Random) -> None:
+    """One loss a token or one a response, as `level` says."""
+    (loss,) = outputs(part, batch)
+    expected = batch.response_mask.shape if part.level == "token" else batch.response_mask.shape[:1]
+    assert loss.shape == expected, f"level is {part.level!r}, and the loss has shape {tuple(loss.shape)}"
+
+
+def policy_gradient_at_ratio_one(part: PolicyObjective, batch: RolloutBatch, random: Random) -> None:
+    """While the policy is the one that acted, the gradient is the policy gradient, where that is declared."""
+    if not part.is_policy_gradient:
+        return
+    same = batch.replace(old_log_probs=batch.rollout_log_probs)
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, same).items()}
+    part(PolicyOutput(**inputs), same).sum().backward()
+    gradient, mask = inputs["log_probs"].grad, batch.response_mask
+    assert gradient is not None
+    assert batch.advantages is not None
+    expected = torch.where(mask, -batch.advantages, 0.0)
+    if part.level == "response":  # its advantage is the mean over the response, shared out evenly
+        counts = mask.sum(-1, keepdim=True).clamp(min=1)
+        expected = torch.where(mask, expected.sum(-1, keepdim=True) / counts**2, 0.0)
+    close(gradient, expected, "at ratio 1 the gradient")
+
+
+def no_advantage_no_gradient(part: PolicyObjective, batch: RolloutBatch, random: Random) -> None:
+    """Where no response was better than expected, a policy gradient is zero at ratio 1."""
+    if part.is_policy_gradient:
+        silent = batch.replace(advantages=torch.zeros_like(batch.rewards), old_log_probs=batch.rollout_log_probs)
+        leaves = with_gradient(silent)
+        inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
+        part(PolicyOutput(**inputs), silent).sum().backward()
+        assert not inputs["log_probs"].grad.any(), "there is a gradient without any advantage"  # type: ignore[union-attr]
+
+
+OBJECTIVES = (
+    Law(
+        "a loss for each token or response, as declared", shape_of_its_level, "declare level='response' or reduce less"
+    ),
+    Law(
+        "the policy gradient while the policy has not moved",
+        policy_gradient_at_ratio_one,
+        "check the sign of the loss (it is minimized) and that the ratio is 1 there, not clipped away",
+    ),
+    Law("no advantage, no gradient", no_advantage_no_gradient, "put penalties into regularizers"),
+)

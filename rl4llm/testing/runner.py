@@ -1,0 +1,126 @@
+"""Runs laws on a part and says all that are broken, with the smallest counterexample of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.testing.laws import Law
+from rl4llm.testing.strategies import rollouts
+from rl4llm.testing.views import describe
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A law that a part breaks.
+
+    Args:
+        law: Which.
+        reason: What was seen.
+        example: The smallest batch found on which it is broken; None if none could be drawn.
+        part: What breaks it.
+    """
+
+    law: Law
+    reason: str
+    example: RolloutBatch | None
+    part: Any = None
+
+    def __str__(self) -> str:
+        lines = "" if self.example is None else describe(self.example, self.part)
+        shown = "\n    on\n      " + lines.replace("\n", "\n      ") if lines else ""
+        return f"  ✗ {self.law.name}\n    {self.reason}\n    remedy: {self.law.remedy}{shown}"
+
+
+class BrokenLawsError(AssertionError):
+    """Everything that a part breaks, in one message."""
+
+    def __init__(self, part: Any, broken: Sequence[Broken], count: int) -> None:
+        self.broken = tuple(broken)
+        named = repr(part) if " object at 0x" not in repr(part) else type(part).__name__
+        lines = [f"{named} breaks {len(broken)} of {count} laws:", *map(str, broken)]
+        super().__init__("\n".join(lines))
+
+
+def broken(
+    part: Any, law: Law, *, examples: int = 100, strategy: SearchStrategy[RolloutBatch] | None = None
+) -> Broken | None:
+    """The law's smallest counterexample, or None if it holds on all batches that were drawn.
+
+    Args:
+        part: What is tested.
+        law: What shall hold.
+        examples: Batches to draw.
+        strategy: Where they come from; [rollouts][rl4llm.testing.strategies.rollouts] by default.
+    """
+    search = _Search()
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @given(batch=rollouts() if strategy is None else strategy, seed=st.integers(0, 2**16))
+    def trial(batch: RolloutBatch, seed: int) -> None:
+        search.look(part, law, batch, seed)
+
+    try:
+        trial()
+    except (Exception, _EnoughError):  # whatever a part raises on a valid batch breaks the law
+        if search.reason is None:
+            raise
+    return None if search.reason is None else Broken(law, search.reason, search.example, part)
+
+
+class _EnoughError(BaseException):
+    """Ends the search for a smaller counterexample; no Exception, so that Hypothesis does not take it for a failure."""
+
+
+class _Search:
+    """The smallest counterexample so far, and how long to look for a smaller one."""
+
+    patience = 200
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.example: RolloutBatch | None = None
+        self.looked = 0
+
+    def look(self, part: Any, law: Law, batch: RolloutBatch, seed: int) -> None:
+        """Test the law on a batch; keep it if it is a counterexample and no larger than the one that is known."""
+        self.looked += self.reason is not None
+        if self.looked > self.patience:
+            raise _EnoughError
+        try:
+            law.test(part, batch, Random(seed))
+        except Exception as error:
+            if self.example is None or batch.response_mask.numel() <= self.example.response_mask.numel():
+                self.reason, self.example = _first_lines(error), batch
+            raise
+
+
+def _first_lines(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    shown = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("assert ", "+"))]
+    kept = (shown or text.splitlines())[:4]
+    said = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+    return said + "\n    ".join(kept)
+
+
+def require(part: Any, laws: Sequence[Law], *, examples: int = 100) -> None:
+    """Raise one readable error with every law that the part breaks.
+
+    Raises:
+        BrokenLawsError: If any is broken.
+    """
+    found = [failure for law in laws if (failure := broken(part, law, examples=examples)) is not None]
+    if found:
+        raise BrokenLawsError(part, found, len(laws))

@@ -1,0 +1,87 @@
+"""The laws of value sources, with a small stand-in for what the loop lends them."""
+
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics import ValueContext, ValueSource
+from rl4llm.testing.laws import Law, close
+from rl4llm.testing.views import named, with_garbage
+
+
+def stand_in(seen: list[str] | None = None) -> ValueContext:
+    """A context without a loop: functions are evaluated at once, completions score by the parity of their prefix.
+
+    Args:
+        seen: Where the names of minimized learners go.
+    """
+
+    def complete(batch: RolloutBatch, rows: Tensor, cuts: Tensor, *, samples: int, greedy: bool = False) -> Tensor:
+        begun = torch.stack([batch.response_ids[row, :cut].sum() for row, cut in zip(rows, cuts, strict=True)])
+        return ((begun[:, None] + torch.arange(samples)) % 2).to(batch.scores.dtype)
+
+    def minimize(name: str, rows: RolloutBatch, loss: Any) -> None:
+        if seen is not None:
+            seen.append(name)
+        assert loss(rows).isfinite().all(), f"the loss of {name} is not finite"
+
+    return ValueContext(
+        map=lambda function, batch: function(batch).detach(),
+        minimize=minimize,
+        log_probs=lambda batch: batch.old_log_probs,
+        own_values=lambda batch: torch.where(batch.response_mask, batch.old_log_probs, 0.0),
+        complete=complete,
+        decode=lambda batch: [["a"] * width for width in batch.widths.tolist()],
+    )
+
+
+def _values(part: ValueSource, batch: RolloutBatch) -> Tensor:
+    (values,) = part.values(batch.replace(values=None), stand_in()).require("values", by="value_laws")
+    return values
+
+
+def values_are_finite_and_zero_outside(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """One finite value a response token, 0 elsewhere, without graph."""
+    values = _values(part, batch)
+    assert values.shape == batch.response_mask.shape, f"values have shape {tuple(values.shape)}"
+    assert values.isfinite().all(), f"values are not finite: {values.tolist()}"
+    assert not values[~batch.response_mask].any(), "masked positions have a value"
+    assert not values.requires_grad, "values are attached to a graph"
+
+
+def values_follow_rows(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """Permuted rows give permuted values."""
+    order = torch.tensor(random.sample(range(len(batch)), len(batch)))
+    close(_values(part, batch.select(order)), _values(part, batch)[order], f"with rows {order.tolist()} the value")
+
+
+def values_do_not_see_scores(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """What a response scored does not change the value that it is compared with."""
+    other = batch.replace(scores=1.0 - batch.scores, rewards=-batch.rewards, returns=None)
+    assert torch.equal(_values(part, other), _values(part, batch)), "values change with the scores of the same batch"
+
+
+def masked_numbers_do_not_matter(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """Numbers at masked positions change nothing."""
+    assert torch.equal(_values(part, with_garbage(batch, float("nan"))), _values(part, batch)), "masked NaN is read"
+
+
+def reading_changes_nothing(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """Values are read without learning, and the batch is left as it was."""
+    before = {name: tensor.clone() for name, tensor in named(batch).items()}
+    first = _values(part, batch)
+    assert torch.equal(_values(part, batch), first), "a second reading gives something else"
+    for name, tensor in named(batch).items():
+        assert torch.equal(tensor.nan_to_num(12345.0), before[name].nan_to_num(12345.0)), f"{name} was changed in place"
+
+
+VALUE_SOURCES = (
+    Law("values are finite, and 0 outside the mask", values_are_finite_and_zero_outside, "mask what the model gives"),
+    Law("permuted rows give permuted values", values_follow_rows, "go by prompt_uids or content, not by position"),
+    Law("values do not see the scores they are compared with", values_do_not_see_scores, "learn after values are read"),
+    Law("masked positions are never read", masked_numbers_do_not_matter, "select with torch.where"),
+    Law("reading changes nothing", reading_changes_nothing, "learn in `learn` only"),
+)

@@ -1,0 +1,136 @@
+"""How a part is called in a test, and batches that should make no difference to it."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4llm.advantages import Whiten
+from rl4llm.batch import PolicyOutput, RolloutBatch, place_scores
+from rl4llm.critics import ValueLoss
+from rl4llm.objectives import Aggregator, PolicyObjective
+from rl4llm.regularizers import Regularizer
+
+_PROMPT = ("prompt_ids", "prompt_mask")
+_STACKED = ("critic_values", "gates")
+_LISTED = ("top_ids", "top_log_probs")
+
+
+def own_inputs(part: Any, batch: RolloutBatch) -> dict[str, Tensor]:
+    """Tensors that a part is given beside the batch, by name; made from fields of the batch."""
+    if isinstance(part, PolicyObjective | Regularizer):
+        fields_of_output = {
+            "log_probs": batch.rollout_log_probs,
+            "entropies": batch.entropies,
+            "logsumexp": batch.values,
+            "values": batch.values if batch.critic_values is None else batch.critic_values[0],
+            "top_log_probs": batch.top_log_probs,
+        }
+        return {name: tensor for name, tensor in fields_of_output.items() if tensor is not None}
+    if isinstance(part, ValueLoss):
+        (critic_values,) = batch.require("critic_values", by="own_inputs")
+        return {"values": critic_values[0]}
+    if isinstance(part, Aggregator | Whiten):
+        (advantages,) = batch.require("advantages", by="own_inputs")
+        return {"advantages": advantages}
+    return {}
+
+
+def outputs(part: Any, batch: RolloutBatch, inputs: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+    """What a part gives for a batch, as a list of tensors."""
+    inputs = own_inputs(part, batch) if inputs is None else inputs
+    batch = in_domain(part, batch)
+    if isinstance(part, PolicyObjective | Regularizer):
+        given: Any = part(PolicyOutput(**inputs), batch)
+    elif isinstance(part, Aggregator):
+        given = part(inputs["advantages"], batch.response_mask)
+    else:
+        given = part(*inputs.values(), batch)
+    return [given] if isinstance(given, Tensor) else [tensor for tensor in given if tensor is not None]
+
+
+def in_domain(part: Any, batch: RolloutBatch) -> RolloutBatch:
+    """The batch with scores that the part is made for: any, at least 0, or 0 and 1."""
+    domain = getattr(part, "domain", "real")
+    if domain == "real":
+        return batch
+    scores = batch.scores.abs() if domain == "non-negative" else (batch.scores > 0).to(batch.scores.dtype)
+    scores = torch.where(batch.scores.isnan(), batch.scores, scores)
+    return with_scores(batch, scores)
+
+
+def with_scores(batch: RolloutBatch, scores: Tensor) -> RolloutBatch:
+    """The batch with other scores, and rewards to match."""
+    return batch.replace(scores=scores, rewards=place_scores(scores, batch.response_mask).to(batch.rewards.dtype))
+
+
+def named(batch: RolloutBatch) -> dict[str, Tensor]:
+    """The fields that the batch holds, by name."""
+    found = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def floats(batch: RolloutBatch) -> dict[str, Tensor]:
+    """The floating fields of a batch, by name."""
+    return {name: tensor for name, tensor in named(batch).items() if tensor.is_floating_point()}
+
+
+def with_garbage(batch: RolloutBatch, garbage: float) -> RolloutBatch:
+    """The batch with a number at every masked position of every floating token field."""
+    outside = ~batch.response_mask
+    tokens = {name: tensor for name, tensor in floats(batch).items() if tensor.ndim > 1}
+    return batch.replace(
+        **{n: x.masked_fill(outside[..., None] if n in _LISTED else outside, garbage) for n, x in tokens.items()}
+    )
+
+
+def with_gradient(batch: RolloutBatch) -> RolloutBatch:
+    """The batch with every floating field a leaf that wants a gradient."""
+    return batch.replace(**{name: tensor.clone().requires_grad_() for name, tensor in floats(batch).items()})
+
+
+def with_padding(batch: RolloutBatch, columns: int) -> RolloutBatch:
+    """The batch with columns of padding on the right of its responses, filled with its last column."""
+    changes = {}
+    for name, tensor in named(batch).items():
+        if tensor.ndim > 1 and name not in _PROMPT:
+            axis = 1 if name in _LISTED else tensor.ndim - 1
+            last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
+            changes[name] = torch.cat([tensor, *[last] * columns], axis)
+    mask = torch.nn.functional.pad(batch.response_mask, (0, columns))
+    return batch.replace(**{**changes, "response_mask": mask})
+
+
+def without_holes(batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
+    """The batch with the trained tokens of every row moved to its left edge, and the column each came from."""
+    order = (~batch.response_mask).byte().argsort(dim=-1, stable=True)
+    changes = {}
+    for name, tensor in named(batch).items():
+        if tensor.ndim > 1 and name not in _PROMPT:
+            index = order[..., None].expand(tensor.shape) if name in _LISTED else order.expand(tensor.shape)
+            changes[name] = tensor.gather(1 if name in _LISTED else tensor.ndim - 1, index)
+    return batch.replace(**changes), order
+
+
+def cast(batch: RolloutBatch, dtype: torch.dtype) -> RolloutBatch:
+    """The batch with its floating fields in another dtype."""
+    return batch.replace(**{name: tensor.to(dtype) for name, tensor in floats(batch).items()})
+
+
+def describe(batch: RolloutBatch, part: Any = None) -> str:
+    """The fields that say most, and those that the part needs, as lines that can be pasted into a test."""
+    shown = ["response_mask", "group_ids", "scores", *getattr(part, "needs", ())]
+    if isinstance(part, PolicyObjective | Regularizer):
+        shown += ["rollout_log_probs", "old_log_probs"]
+    found = {name: getattr(batch, name) for name in dict.fromkeys(shown)}
+    return "\n".join(f"{name}=torch.tensor({_short(x.tolist())})" for name, x in found.items() if x is not None)
+
+
+def _short(numbers: Any) -> str:
+    if isinstance(numbers, list):
+        return f"[{', '.join(map(_short, numbers))}]"
+    if isinstance(numbers, float):
+        return 'float("nan")' if numbers != numbers else f"{numbers:.4g}"
+    return str(numbers)

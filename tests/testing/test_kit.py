@@ -1,0 +1,130 @@
+"""The kit finds the field's classic bugs, says them readably, and works on functions of other libraries."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut
+from rl4llm.checks import UsageError
+from rl4llm.gates import AgreementGate
+from rl4llm.objectives import PPOClip, TokenMean
+from rl4llm.regularizers import EntropyBonus
+from rl4llm.testing import (
+    BrokenLawsError,
+    broken,
+    check,
+    check_advantage_estimator,
+    check_aggregator,
+    check_gate,
+    check_objective,
+    check_regularizer,
+    check_reward,
+    expected_update,
+    laws_of,
+    policy_gradient,
+)
+from tests.testing.wrong import CAUGHT, ReadsPadding
+
+FEW = 20
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Smaller counterexamples are nicer to read, and slower to find."""
+    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 8)
+
+
+@pytest.mark.parametrize(("part", "law"), CAUGHT, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
+def test_a_classic_bug_breaks_the_law_that_is_meant_for_it(part, law):
+    (meant,) = [one for one in laws_of(part) if one.name == law]
+    failure = broken(part, meant, examples=100)
+    assert failure is not None, f"{type(part).__name__} passes '{law}'"
+    assert failure.reason
+    assert failure.law.remedy in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("checker", "part"),
+    [
+        (check_advantage_estimator, GAE()),
+        (check_advantage_estimator, LeaveOneOut()),
+        (check_gate, AgreementGate()),
+        (check_objective, PPOClip()),
+        (check_aggregator, TokenMean()),
+        (check_regularizer, EntropyBonus()),
+    ],
+    ids=lambda x: getattr(x, "__name__", repr(x)),
+)
+def test_parts_of_the_library_pass(checker, part):
+    checker(part, examples=10)
+
+
+def test_all_broken_laws_are_in_one_message_with_example_and_remedy():
+    with pytest.raises(BrokenLawsError) as caught:
+        check(ReadsPadding(), examples=FEW)
+    said = str(caught.value)
+    assert said.startswith("ReadsPadding() breaks ")
+    assert said.count("✗") == len(caught.value.broken) >= 2
+    assert said.count("remedy:") == len(caught.value.broken)
+    assert "response_mask=torch.tensor([[" in said
+
+
+def test_the_wrong_family_and_bare_functions_are_one_line():
+    with pytest.raises(UsageError, match=r"check_gate: .* is no Gate"):
+        check_gate(GAE())
+    with pytest.raises(UsageError, match="belongs to no family of parts; wrap a plain function"):
+        check(lambda batch: batch)
+
+
+# --- exact expectations ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_leave_one_out_is_unbiased_and_the_mean_is_short_of_it(size):
+    logits, scores = torch.tensor([0.3, -0.5, 1.0]).double(), torch.tensor([0.0, 1.0, 0.4]).double()
+    true = policy_gradient(logits, scores)
+    torch.testing.assert_close(expected_update(LeaveOneOut(), logits, scores, size), true)
+    centred = expected_update(GroupRelative(normalize_std=False), logits, scores, size)
+    torch.testing.assert_close(centred, (size - 1) / size * true)
+    scaled = expected_update(GroupRelative(), logits, scores, size)
+    assert not torch.allclose(scaled / scaled[0], true / true[0], rtol=1e-3)
+
+
+# --- rewards ---------------------------------------------------------------------------------------------------------
+
+
+def test_rewards_that_forget_raise_or_prefer_nonsense_are_found():
+    check_reward(lambda prompt, response, answer: float(response == answer), right="2")
+    calls = iter(range(10**6))
+    with pytest.raises(AssertionError, match=r"once and .* then"):
+        check_reward(lambda prompt, response, answer: float(next(calls)))
+    with pytest.raises(AssertionError, match="could not be scored: ZeroDivisionError"):
+        check_reward(lambda prompt, response, answer: 1 / len(response))
+    with pytest.raises(AssertionError, match="more than the right one's"):
+        check_reward(lambda prompt, response, answer: float(len(response)), right="2")
+    with pytest.raises(UsageError, match="is not callable"):
+        check_reward("exact")
+
+
+# --- the pytest plugin -----------------------------------------------------------------------------------------------
+
+
+def pytest_on(folder, *args):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rl4llm-examples=20", *args]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_plugin_says_what_is_wrong_with_its_argument(tmp_path):
+    for place, message in (("no.such:Thing", "No module named"), ("rl4llm.advantages:Nope", "has no attribute")):
+        code, said = pytest_on(tmp_path, "--rl4llm", place)
+        assert code == 4, said
+        assert message in said
+
+
+def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
+    code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "-q")
+    assert code == 0, said
+    assert f"{len(laws_of(LeaveOneOut()))} passed" in said
