@@ -1,4 +1,4 @@
-"""The pytest plugin: `pytest --rl4llm mypackage.my_estimator:MyEstimator` runs every law on it, one test a law."""
+"""The pytest plugin: `pytest -p rl4llm.testing.plugin --rl4llm mine:MyEstimator` runs the laws, one test a law."""
 
 import sys
 from collections.abc import Iterator

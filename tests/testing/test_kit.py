@@ -112,7 +112,17 @@ def test_rewards_that_forget_raise_or_prefer_nonsense_are_found():
 
 
 def pytest_on(folder, *args):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rl4llm-examples=20", *args]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "rl4llm.testing.plugin",
+        "--rl4llm-examples=10",
+        *args,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
