@@ -18,8 +18,8 @@ def cispo(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
+        objective: Every token's policy gradient, weighted by its clipped ratio.
+        aggregator: Mean over all tokens of the batch.
         advantage: From the scores of a group to advantages.
         options: Any other slot of `PolicyGradient`.
     """

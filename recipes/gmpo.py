@@ -17,8 +17,8 @@ def gmpo(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        advantage: From the scores of a group to advantages.
+        objective: The geometric mean of clipped ratios.
+        advantage: Scores against the mean and spread of their group.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, advantage=advantage, **options)

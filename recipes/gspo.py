@@ -17,8 +17,8 @@ def gspo(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        advantage: From the scores of a group to advantages.
+        objective: One clipped ratio a response.
+        advantage: The same at every token of a response.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, advantage=advantage, **options)

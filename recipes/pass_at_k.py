@@ -18,7 +18,7 @@ def pass_at_k(
     Args:
         policy: Hub name, folder or embedded name of the policy.
         objective: From advantages to the policy's loss.
-        advantage: From the scores of a group to advantages.
+        advantage: What a response adds to the best of k.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, advantage=advantage, **options)

@@ -17,8 +17,8 @@ def qae(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        advantage: From the scores of a group to advantages.
+        objective: PPO's clip, higher above than below.
+        advantage: Score less a quantile of its group.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, advantage=advantage, **options)

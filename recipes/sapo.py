@@ -18,9 +18,9 @@ def sapo(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
-        advantage: From the scores of a group to advantages.
+        objective: A smooth gate around ratio 1, sharper for bad tokens.
+        aggregator: Mean over the tokens of a response, then over responses.
+        advantage: Scores against the mean and spread of their group.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)

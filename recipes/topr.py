@@ -18,9 +18,9 @@ def topr(
 
     Args:
         policy: Hub name, folder or embedded name of the policy.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
-        advantage: From the scores of a group to advantages.
+        objective: Full weight for good responses, the ratio up to 1 for bad ones.
+        aggregator: Gives every response the same weight.
+        advantage: Scores centred in their group: their sign says good or bad.
         options: Any other slot of `PolicyGradient`.
     """
     return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)

@@ -11,13 +11,10 @@ SHARED = 5
 
 
 def logic(path):
-    """The lines of a recipe without imports, docstrings, comments and blank lines."""
+    """The lines of a recipe, those of its docstrings too, without imports, comments and blank lines."""
     text = path.read_text()
-    skipped = set()
-    for node in ast.walk(ast.parse(text)):
-        says = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        if says or isinstance(node, ast.Import | ast.ImportFrom):
-            skipped |= set(range(node.lineno, node.end_lineno + 1))
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    skipped = {line for node in imports for line in range(node.lineno, node.end_lineno + 1)}
     lines = [line.split("  #")[0].strip() for line in text.splitlines()]
     return [line for number, line in enumerate(lines, start=1) if line and number not in skipped]
 
