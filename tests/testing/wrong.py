@@ -55,7 +55,7 @@ class ByPosition(Wrong, AdvantageEstimator):
 
 @dataclass(frozen=True)
 class EpsilonStd(Wrong, AdvantageEstimator):
-    """16: a constant group divides rounding by epsilon."""
+    """16: a constant group divides one epsilon by another."""
 
     compares: ClassVar[str] = "group"
     invariances: ClassVar[tuple[str, ...]] = ("shift", "scale")
@@ -65,7 +65,7 @@ class EpsilonStd(Wrong, AdvantageEstimator):
         for group in batch.group_ids.unique():
             rows = (batch.group_ids == group) & ~batch.scores.isnan()
             scores = batch.scores[rows].float()
-            mean = scores.sum() * (1 / max(len(scores), 1))
+            mean = scores.sum() / (len(scores) + 1e-6)
             result[rows] = ((scores - mean) / (scores.std(correction=0) + 1e-6)).to(result.dtype)
         return Advantages(spread(result, batch))
 
