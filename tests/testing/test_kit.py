@@ -22,6 +22,9 @@ from rl4llm.testing import (
     check_regularizer,
     check_reward,
     expected_update,
+    from_log_probs,
+    from_scores,
+    from_token_rewards,
     laws_of,
     policy_gradient,
 )
@@ -76,6 +79,29 @@ def test_the_wrong_family_and_bare_functions_are_one_line():
         check_gate(GAE())
     with pytest.raises(UsageError, match="belongs to no family of parts; wrap a plain function"):
         check(lambda batch: batch)
+
+
+# --- functions of other libraries ------------------------------------------------------------------------------------
+
+
+def clipped(old_log_probs, log_probs, advantages, mask, clip=0.2):
+    ratio = torch.where(mask > 0, log_probs - old_log_probs, 0.0).exp()
+    kept = torch.where(mask > 0, advantages, 0.0)
+    return -torch.minimum(ratio * kept, ratio.clamp(1 - clip, 1 + clip) * kept)
+
+
+ADAPTED = [
+    (from_token_rewards(lambda r, v, m: r * m - v * m), "masked positions are never read", True),
+    (from_scores(lambda scores, index: scores - scores.mean(), order="scores index"), "an advantage depends", True),
+    (from_log_probs(clipped), "gradient reaches the policy's own outputs only", True),
+    (from_log_probs(lambda o, n, a, m: clipped(o.detach(), n, a.detach(), m)), "gradient reaches the policy's", False),
+]
+
+
+@pytest.mark.parametrize(("part", "law", "breaks"), ADAPTED, ids=["rewards", "scores", "loss", "detached"])
+def test_functions_of_other_libraries_are_checked_as_they_are(part, law, breaks):
+    (meant,) = [one for one in laws_of(part) if one.name.startswith(law)]
+    assert (broken(part, meant, examples=100) is not None) == breaks
 
 
 # --- exact expectations ----------------------------------------------------------------------------------------------
