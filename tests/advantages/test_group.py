@@ -256,7 +256,7 @@ def test_leave_one_out_is_unbiased_and_the_mean_baseline_shrinks_by_n_minus_one_
 
 
 @fewer
-@given(batch=rollouts())
+@given(batch=rollouts(shaped=False))
 def test_components_spread_the_functions_over_scored_tokens(batch):
     mask, ids = batch.scored_mask, batch.group_ids
     for component, per_response in (
@@ -271,7 +271,7 @@ def test_components_spread_the_functions_over_scored_tokens(batch):
 
 
 @fewer
-@given(batch=rollouts(unscorable=False))
+@given(batch=rollouts(unscorable=False, shaped=False))
 def test_components_compare_shaped_outcomes(batch):
     assume(bool(batch.response_mask.any(-1).all()))
     shaping = 0.25 * batch.response_mask  # longer responses earn more

@@ -32,7 +32,7 @@ def test_an_outcome_crosses_a_tool_span_undiscounted():
 
 
 @fewer
-@given(batch=rollouts(unscorable=False))
+@given(batch=rollouts(unscorable=False, shaped=False))
 def test_an_undiscounted_outcome_is_every_tokens_return(batch):
     returns = discounted_returns(batch.rewards, batch.response_mask)
     torch.testing.assert_close(returns, batch.scores[:, None] * batch.response_mask, rtol=1e-12, atol=1e-9)

@@ -8,9 +8,7 @@ import pkgutil
 import re
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 import rl4llm
 from rl4llm.advantages import (
@@ -29,9 +27,16 @@ from rl4llm.advantages import (
     SingleStream,
     Whiten,
 )
-from rl4llm.batch import PolicyOutput, RolloutBatch, place_scores
 from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
-from rl4llm.critics import ClippedValueLoss, SquaredValueLoss, ValueLoss
+from rl4llm.critics import (
+    BetaTracker,
+    ClippedValueLoss,
+    GreedyValue,
+    MonteCarloValues,
+    SquaredValueLoss,
+    TrunkCritic,
+    ValueLoss,
+)
 from rl4llm.gates import (
     AdvantageMagnitude,
     AgreementGate,
@@ -47,6 +52,7 @@ from rl4llm.gates import (
     HighEntropy,
     RandomGate,
 )
+from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import (
     CISPO,
     DPPO,
@@ -84,7 +90,8 @@ from rl4llm.regularizers import (
     ValueRegression,
 )
 from rl4llm.rewards import OverlongPenalty, RewardShaping
-from rl4llm.testing.strategies import rollouts
+from rl4llm.segments import FixedTokens
+from rl4llm.testing import broken, laws_of
 
 for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
     importlib.import_module(module.name)
@@ -226,7 +233,6 @@ FAMILY_PACKAGES = (
     "metrics",
     "segments",
 )
-FEW = settings(max_examples=25)
 
 
 def finals(base: type) -> list[type]:
@@ -241,92 +247,23 @@ COMPONENTS = [component for siblings in SIBLINGS.values() for component in sibli
 PARTS = [pytest.param(part, id=repr(part)) for component in COMPONENTS for part in EXAMPLES.get(component, [])]
 NAMESPACE = {component.__name__: component for component in COMPONENTS}
 
+EXAMPLES_PER_LAW = settings().max_examples // 4
+SOURCES = [
+    BetaTracker(samples=0).build("", None),
+    GreedyValue().build("", None),
+    MonteCarloValues(samples=2, segmenter=FixedTokens(2)).build("", None),
+    TrunkCritic().build(
+        "", Policy(*TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build())
+    ),
+]
+LAWS_OF_PARTS = [
+    pytest.param(part, law, id=f"{part!r}: {law.name}")
+    for part in [*(param.values[0] for param in PARTS), *SOURCES]
+    for law in laws_of(part)
+]
+
 each_component = pytest.mark.parametrize("component", COMPONENTS, ids=lambda c: c.__name__)
 each_part = pytest.mark.parametrize("part", PARTS)
-each_differentiable_part = pytest.mark.parametrize(
-    "part", [p for p in PARTS if isinstance(p.values[0], (PolicyObjective, Regularizer, ValueLoss, Aggregator))]
-)
-each_constant_part = pytest.mark.parametrize(
-    "part", [p for p in PARTS if isinstance(p.values[0], (AdvantageEstimator, Gate, Whiten, Correction, RewardShaping))]
-)
-each_float_part = pytest.mark.parametrize("part", [p for p in PARTS if not isinstance(p.values[0], (Gate, Aggregator))])
-
-
-def own_inputs(part, batch):
-    """Tensors that a component is given beside the batch, by name; made from fields of the batch."""
-    if isinstance(part, (PolicyObjective, Regularizer)):
-        return {
-            "log_probs": batch.rollout_log_probs,
-            "entropies": batch.entropies,
-            "logsumexp": batch.values,
-            "values": batch.critic_values[0],
-            "top_log_probs": batch.top_log_probs,
-        }
-    if isinstance(part, ValueLoss):
-        return {"values": batch.critic_values[0]}
-    return {"advantages": batch.advantages} if isinstance(part, (Aggregator, Whiten)) else {}
-
-
-def binary(batch):
-    """The batch with scores of 0 and 1 (and NaN), the domain of some estimators."""
-    scores = torch.where(batch.scores.isnan(), batch.scores, (batch.scores > 0).to(batch.scores.dtype))
-    return batch.replace(scores=scores, rewards=place_scores(scores, batch.response_mask))
-
-
-def results(part, batch, inputs=None):
-    """What a component gives, as a list of tensors."""
-    inputs = own_inputs(part, batch) if inputs is None else inputs
-    batch = binary(batch) if isinstance(part, (MaxRL, PassAtKTraining)) else batch
-    if isinstance(part, (PolicyObjective, Regularizer)):
-        given = part(PolicyOutput(**inputs), batch)
-    elif isinstance(part, Aggregator):
-        given = part(*inputs.values(), batch.response_mask)
-    else:
-        given = part(*inputs.values(), batch)
-    return [given] if isinstance(given, torch.Tensor) else [tensor for tensor in given if tensor is not None]
-
-
-def floats(batch):
-    """The floating fields of a batch, by name."""
-    named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return {name: x for name, x in named.items() if x is not None and x.is_floating_point()}
-
-
-def with_garbage(batch, garbage):
-    """The batch with a number at every masked position of every floating token field."""
-    tokens = {name: x for name, x in floats(batch).items() if x.ndim > 1}
-    outside = {False: ~batch.response_mask, True: ~batch.response_mask[..., None]}
-    return batch.replace(
-        **{name: x.masked_fill(outside[name.startswith("top_")], garbage) for name, x in tokens.items()}
-    )
-
-
-def with_gradient(batch):
-    """The batch with every floating field a leaf that wants a gradient."""
-    return batch.replace(**{name: x.clone().requires_grad_() for name, x in floats(batch).items()})
-
-
-def wider(batch, columns=3):
-    """The batch with columns of padding."""
-    empty = RolloutBatch(
-        **{
-            field.name: None
-            if x is None
-            else x[:, :1].repeat_interleave(x.shape[1] + columns, 1)
-            if field.name.startswith("top_")
-            else x[..., :1].repeat_interleave(x.shape[-1] + columns, -1)
-            if x.ndim > 1 and not field.name.startswith("prompt")
-            else x
-            for field in dataclasses.fields(batch)
-            for x in [getattr(batch, field.name)]
-        }
-    ).replace(response_mask=torch.zeros(len(batch), batch.response_mask.shape[1] + columns, dtype=torch.bool))
-    return RolloutBatch.cat([batch, empty]).select(torch.arange(len(batch)))
-
-
-def close(got, expected):
-    """Equal up to the rounding of another order of summation."""
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -420,119 +357,19 @@ def fields_of(component):
     return {field.name for field in dataclasses.fields(component)}
 
 
-# --- tensors --------------------------------------------------------------------------------------------------------
+# --- laws -----------------------------------------------------------------------------------------------------------
 
 
-@each_part
-@FEW
-@given(batch=rollouts())
-def test_result_is_finite_and_zero_outside_the_mask(part, batch):
-    for result in results(part, batch):
-        assert result.isfinite().all()
-        if result.ndim == 2:
-            assert result.shape == batch.response_mask.shape
-            assert not result[~batch.response_mask].any()
-        else:
-            assert result.shape in {(len(batch),), ()}
+@pytest.mark.parametrize("part", [*PARTS, *SOURCES], ids=lambda part: repr(part)[:60])
+def test_shapes_and_types_are_as_annotated(part):
+    failure = broken(part, laws_of(part)[0], examples=EXAMPLES_PER_LAW)  # with every annotation checked
+    assert failure is None, f"{part!r}\n{failure}"
 
 
-@each_part
-@FEW
-@given(batch=rollouts())
-def test_batch_is_not_mutated(part, batch):
-    named = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    named = {name: x for name, x in named.items() if x is not None}
-    before = {name: (x.clone(), x._version) for name, x in named.items()}
-    results(part, batch)
-    for name, x in named.items():
-        copy, version = before[name]
-        torch.testing.assert_close(x, copy, rtol=0, atol=0, equal_nan=True, msg=name)
-        assert x._version == version, name
-
-
-@each_part
-@FEW
-@given(batch=rollouts())
-def test_masked_numbers_are_never_read(part, batch):
-    expected = results(part, batch)
-    for garbage in (float("nan"), float("inf"), -float("inf")):
-        for result, clean in zip(results(part, with_garbage(batch, garbage)), expected, strict=True):
-            assert torch.equal(result, clean)
-
-
-@each_part
-@FEW
-@given(batch=rollouts(), seed=st.integers(0, 2**31))
-def test_result_follows_the_rows(part, batch, seed):
-    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
-    for result, expected in zip(results(part, batch.select(order)), results(part, batch), strict=True):
-        close(result, expected[order] if expected.ndim else expected)
-
-
-@each_part
-@FEW
-@given(batch=rollouts())
-def test_padding_is_inert(part, batch):
-    time = batch.response_mask.shape[1]
-    for result, expected in zip(results(part, wider(batch)), results(part, batch), strict=True):
-        close(result[:, :time] if result.ndim == 2 else result, expected)
-        assert result.ndim < 2 or not result[:, time:].any()
-
-
-@each_part
-@FEW
-@given(batch=rollouts())
-def test_names_of_groups_do_not_matter(part, batch):
-    renamed = batch.replace(group_ids=1000 - 3 * batch.group_ids)
-    for result, expected in zip(results(part, renamed), results(part, batch), strict=True):
-        close(result, expected)
-
-
-@each_float_part
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-@settings(max_examples=10)
-@given(batch=rollouts())
-def test_dtype_is_preserved(part, dtype, batch):
-    cast = batch.replace(**{name: x.to(dtype) for name, x in floats(batch).items()})
-    for result in results(part, cast):
-        assert result.dtype == dtype
-        assert result.isfinite().all()
-
-
-@each_constant_part
-@FEW
-@given(batch=rollouts())
-def test_no_graph_is_returned(part, batch):
-    assert not any(result.requires_grad for result in results(part, with_gradient(batch)))
-
-
-@each_differentiable_part
-@FEW
-@given(batch=rollouts())
-def test_gradient_reaches_trained_positions_of_the_own_inputs_only(part, batch):
-    batch = with_gradient(with_garbage(batch, float("nan")))
-    inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, batch).items()}
-    (result,) = results(part, batch, inputs)
-    assert result.requires_grad
-    result.sum().backward()
-    for name, x in floats(batch).items():
-        assert x.grad is None, f"gradient reached batch.{name}"
-    reached = [x.grad for x in inputs.values() if x.grad is not None]
-    assert reached
-    for gradient in reached:
-        assert gradient.isfinite().all()
-        assert not gradient[~batch.response_mask].any()
-
-
-@pytest.mark.parametrize("part", [p for p in PARTS if isinstance(p.values[0], Aggregator)])
-@FEW
-@given(batch=rollouts(), data=st.data())
-def test_microbatches_with_the_common_count_add_up_to_the_whole(part, batch, data):
-    cut = data.draw(st.integers(0, len(batch)))
-    whole = part(batch.advantages, batch.response_mask)
-    count = part.count(batch.response_mask)
-    pieces = [part(b.advantages, b.response_mask, normalizer=count) for b in batch.split([cut, len(batch) - cut])]
-    close(sum(pieces), whole)
+@pytest.mark.parametrize(("part", "law"), LAWS_OF_PARTS)
+def test_law_holds(part, law, unchecked_shapes):
+    failure = broken(part, law, examples=EXAMPLES_PER_LAW)
+    assert failure is None, f"{part!r}\n{failure}"
 
 
 # --- documentation --------------------------------------------------------------------------------------------------

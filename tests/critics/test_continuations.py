@@ -51,11 +51,11 @@ def test_values_are_those_of_a_loop_over_the_states(batch, cap, tokens):
     valued = monte_carlo(max_segments=cap, segmenter=FixedTokens(tokens=tokens)).values(batch, world.context)
     expected = torch.zeros_like(batch.values)
     for row, mask in enumerate(batch.response_mask.tolist()):
-        value = 0.0
+        value, prompt = 0.0, tuple(batch.prompt_ids[row, batch.prompt_mask[row]].tolist())
         for place, column in enumerate([t for t, trained in enumerate(mask) if trained]):
             if place % tokens == 0:
                 prefix = tuple(batch.response_ids[row, :column].tolist())
-                value = mean_by_prefix((1, 1, 1), prefix, 2)
+                value = mean_by_prefix(prompt, prefix, 2)
                 if cap is not None and place // tokens > cap:
                     value = batch.outcomes[row].nan_to_num().item()
             expected[row, column] = value

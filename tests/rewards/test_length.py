@@ -42,7 +42,7 @@ def test_the_charge_stands_at_the_last_trained_token(batch, coef):
             assert float(rewards[row, t]) == pytest.approx(float(expected))
 
 
-@given(rollouts())
+@given(rollouts(shaped=False))
 def test_group_estimators_compare_scores_with_the_charge(batch):
     charged = batch.replace(rewards=OverlongPenalty(max_tokens=5, cache_tokens=4)(batch)).outcomes
     charges = overlong_penalty(batch.lengths, max_tokens=5, cache_tokens=4).double()
