@@ -1,6 +1,6 @@
 """Hypothesis strategies that draw valid rollout batches: ragged, holed, empty, in any order.
 
-Structure (masks, groups, scores) is drawn piece by piece, so that it shrinks piece by piece. Token numbers come from one
+Structure (masks, groups, scores) is drawn piece by piece, so that it shrinks piece by piece. Token numbers come from a
 drawn seed and a drawn precision: a counterexample holds small whole numbers wherever those break the law too.
 """
 
@@ -73,7 +73,7 @@ def tensors(draw: Draw, shape: tuple[int, ...], low: float = -3.0, high: float =
 
 @st.composite
 def log_probs(draw: Draw, shape: tuple[int, ...]) -> Tensor:
-    """Float64 log-probs: mostly moderate, sometimes anywhere from all but certain (−1e−6) to all but impossible (−50)."""
+    """Float64 log-probs, mostly moderate ones; sometimes from all but certain (−1e−6) to all but impossible (−50)."""
     return _Numbers(draw).log_probs(shape, extreme=draw(st.integers(0, 3)) == 3)
 
 

@@ -14,7 +14,7 @@ from rl4llm.replay import FIFOReplay, ReplaySpec, SuccessReplay
 from rl4llm.testing.reference_offpolicy import loop_fifo, loop_success
 from rl4llm.testing.strategies import rollouts
 
-fresh = rollouts().map(lambda batch: batch.replace(replayed=torch.zeros_like(batch.truncated)))
+fresh = rollouts(shaped=False).map(lambda batch: batch.replace(replayed=torch.zeros_like(batch.truncated)))
 FEWER = settings(max_examples=settings.default.max_examples // 3)  # several whole batches are slow to draw
 FORGOTTEN = (
     "ref_log_probs",
