@@ -1,13 +1,19 @@
 """Mutation testing: which single changes of the mathematics would no test notice?
 
-mutmut makes the mutants, each behind a switch, of every function in TARGETS (`@torch.no_grad()` ones too). The tests are
-collected once and run once, to learn which of them reach which function; then every mutant is tested in a forked child,
-the tests of its own module first, and is killed by the first that fails. A mutant that outlives SECONDS of tests survives.
+mutmut makes the mutants, each behind a switch, of every function in TARGETS (`@torch.no_grad()` ones too). The tests
+are collected once and run once, to learn which of them reach which function; then every mutant is tested in a forked
+child, the tests of its own module first, and is killed by the first that fails. A mutant that outlives SECONDS of
+tests survives. A few children without a mutant must survive too.
 
-    pip install mutmut && OMP_NUM_THREADS=1 python .ci/mutants.py [--only 'rl4llm.gates*'] [--jobs 2] [--out mutants.json]
+    pip install mutmut
+    OMP_NUM_THREADS=1 python .ci/mutants.py [--only 'rl4llm.gates*'] [--jobs 2] [--out mutants.json]
+
+Results go to mutants.json, the changes that survived to mutants.txt.
 """
 
 import argparse
+import ast
+import difflib
 import fnmatch
 import json
 import os
@@ -22,13 +28,13 @@ from pathlib import Path
 
 TARGETS = ("advantages", "gates", "objectives", "regularizers", "critics", "masked.py")
 TESTS = ["contracts", "core", "advantages", "gates", "objectives", "regularizers", "critics", "corrections", "rewards"]
-TESTS = [f"tests/{folder}" for folder in TESTS] + ["tests/classic_bugs/test_loss.py"]
+TESTS = [f"tests/{folder}" for folder in [*TESTS, "algorithms", "models"]] + ["tests/classic_bugs/test_loss.py"]
 UNTOUCHED = {Path("rl4llm/critics/base.py")}  # protocols, whose members mutmut would add to
 SECONDS = 20.0
 
 
-def mutate(source: Path, target: Path) -> dict[str, list[str]]:
-    """Write a mutated file; the names of its mutants by function."""
+def mutate(file: Path) -> dict[str, list[str]]:
+    """Put mutants into a file; their names by function."""
     import libcst
     from mutmut.configuration import reset_config
     from mutmut.mutation import file_mutation
@@ -45,13 +51,28 @@ def mutate(source: Path, target: Path) -> dict[str, list[str]]:
 
         allow.patched = True
         file_mutation.MutationVisitor._skip_node_and_children = allow
-    mutated = file_mutation.mutate_file_contents(source, source.read_text())
-    target.write_text(mutated.code)
-    module = ".".join(target.with_suffix("").parts)
+    mutated = file_mutation.mutate_file_contents(file, file.read_text())
+    file.write_text(mutated.code)
+    module = ".".join(file.with_suffix("").parts)
     names = defaultdict(list)
     for name in mutated.mutant_names:
         names[f"{module}.{name.rpartition('__mutmut_')[0]}"].append(f"{module}.{name}")
     return dict(names)
+
+
+def change(name: str) -> str:
+    """What a mutant changes, as the lines of a diff."""
+    module, _, function = name.rpartition(".")
+    text = Path(*module.split(".")).with_suffix(".py").read_text()
+    wanted = function.rpartition("__mutmut_")[0] + "__mutmut_orig", function
+    found = {n.name: ast.unparse(n) for n in ast.walk(ast.parse(text)) if getattr(n, "name", "") in wanted}
+    before, after = (found[one].splitlines()[1:] for one in wanted)
+    lines = [
+        line
+        for line in difflib.unified_diff(before, after, n=0, lineterm="")
+        if not line.startswith(("---", "+++", "@"))
+    ]
+    return "\n".join([name, *lines])
 
 
 class Mutants:
@@ -78,11 +99,12 @@ class Mutants:
         self.learn(session.items)
         set_mutant_under_test("")
         started, running = time.time(), {}
-        for count, name in enumerate(name for names in self.names.values() for name in names):
+        controls = [f"{function}__mutmut_none" for function in list(self.names)[::15]]
+        for count, name in enumerate([*controls, *(name for names in self.names.values() for name in names)]):
             running[self.fork(session.items, name)] = name
             if len(running) >= self.jobs:
                 self.reap(running)
-            if count % 50 == 0:
+            if count % 200 == 0:
                 self.save(count, time.time() - started)
         while running:
             self.reap(running)
@@ -150,8 +172,11 @@ class Mutants:
 
     def save(self, count: int, seconds: float) -> None:
         self.out.write_text(json.dumps(self.results, indent=0))
-        alive = sum(result in ("survived", "no tests") for result in self.results.values())
-        print(f"{count} mutants, {alive} survive, {seconds:.0f} s", file=sys.__stderr__, flush=True)
+        control = {name: result for name, result in self.results.items() if name.endswith("_none")}
+        alive = [n for n, result in self.results.items() if n not in control and result in ("survived", "no tests")]
+        self.out.with_suffix(".txt").write_text("\n\n".join(map(change, alive)))
+        wrong = [name for name, result in control.items() if result != "survived"]
+        print(f"{count} mutants, {len(alive)} survive, {seconds:.0f} s {wrong or ''}", file=sys.__stderr__, flush=True)
 
 
 def main() -> None:
@@ -172,13 +197,16 @@ def main() -> None:
     for target in TARGETS:
         place = Path("rl4llm") / target
         for file in sorted(set(place.rglob("*.py")) - UNTOUCHED) if place.is_dir() else [place]:
-            names |= mutate(file, file)
+            names |= mutate(file)
     names = {k: [n for n in v if fnmatch.fnmatch(n, options.only)] for k, v in names.items()}
     print(f"{sum(map(len, names.values()))} mutants of {len(names)} functions", file=sys.stderr)
     import pytest
 
     sources = [f"rl4llm/{target}" for target in TARGETS]
-    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=no", "--ignore=tests/core/test_citations.py", *TESTS, *sources], plugins=[Mutants(names, options.jobs, out)])
+    pytest.main(
+        ["-q", "-p", "no:cacheprovider", "--tb=no", "--ignore=tests/core/test_citations.py", *TESTS, *sources],
+        plugins=[Mutants(names, options.jobs, out)],
+    )
 
 
 if __name__ == "__main__":

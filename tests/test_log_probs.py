@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.log_probs import TokenLogProbs, token_log_probs
-from rl4llm.testing.reference_objectives import loop_token_log_probs
+from rl4llm.testing.reference.objectives import loop_token_log_probs
 from rl4llm.testing.strategies import tensors
 
 TEMPERATURES = st.sampled_from([0.3, 1.0, 1.7])

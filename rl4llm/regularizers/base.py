@@ -1,7 +1,7 @@
 """The family of regularizers: `(policy, batch) -> penalty` for each token, to be minimized beside the objective."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,11 +19,16 @@ class Regularizer(ABC):
     Attributes:
         needs: Optional fields of the batch that it reads.
         asks: Fields of `PolicyOutput` beyond the log-probs that it reads ("entropies", "logsumexp").
+        kl_value: "exact" if its mean over the policy's own tokens is KL(π_θ‖π_ref), times `coef`; None: not declared.
+        kl_gradient: Whether the mean of its gradient is that of KL(π_θ‖π_ref) ("exact"), that of KL(π_ref‖π_θ)
+            ("reverse"), or zero ("none"); None: not declared.
         paper: arXiv id of its source.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[tuple[str, ...]] = ()
+    kl_value: ClassVar[Literal["exact"] | None] = None
+    kl_gradient: ClassVar[Literal["exact", "reverse", "none"] | None] = None
     paper: ClassVar[str]
     coef: float
     where: Gate | None

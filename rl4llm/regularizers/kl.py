@@ -1,7 +1,7 @@
 """Estimates of the KL divergence from the sampled token, and the penalty for leaving the reference."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -175,6 +175,17 @@ class KLPenalty(Regularizer):
     def __post_init__(self) -> None:
         check_interval("KLPenalty", 0.0, ends="[)", coef=self.coef)
         check_choice("KLPenalty", KL_ESTIMATORS, estimator=self.estimator)
+
+    @property
+    def kl_value(self) -> Literal["exact"] | None:  # type: ignore[override]
+        """Exact for k1 and k3."""
+        return None if self.estimator == "k2" else "exact"
+
+    @property
+    def kl_gradient(self) -> Literal["exact", "reverse", "none"]:  # type: ignore[override]
+        """Exact for k2 and where its gradient is borrowed."""
+        own: dict[str, Literal["exact", "reverse", "none"]] = {"k1": "none", "k2": "exact", "k3": "reverse"}
+        return "exact" if self.unbiased_gradient else own[self.estimator]
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from rl4llm.advantages import AdvantageEstimator, Advantages
 from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.gates import Gate
+from rl4llm.masked import keep
 from rl4llm.objectives import PolicyObjective
+from rl4llm.regularizers import Regularizer
 
 _FIELDS = {
     "rewards": lambda batch: batch.rewards,
@@ -21,6 +24,7 @@ _FIELDS = {
     "group_ids": lambda batch: batch.group_ids,
     "advantages": lambda batch: batch.advantages,
     "old_log_probs": lambda batch: batch.old_log_probs,
+    "ref_log_probs": lambda batch: batch.ref_log_probs,
 }
 
 
@@ -132,3 +136,67 @@ def from_log_probs(
         options: Its further keyword arguments.
     """
     return FunctionObjective(function, tuple(order.split()), options, {"is_policy_gradient": True})
+
+
+@dataclass(frozen=True)
+class FunctionPenalty(Regularizer):
+    """An estimate of the KL divergence with the arguments that its library gives it.
+
+    Args:
+        function: Returns an estimate a token.
+        takes: Its positional arguments: "log_probs", "ref_log_probs", "mask" or "bool_mask".
+        options: Further keyword arguments.
+        declared: Properties that the function promises.
+        coef: Weight.
+        where: Gate; None: all tokens.
+    """
+
+    function: Callable[..., Any]
+    takes: Sequence[str] = ("log_probs", "ref_log_probs")
+    options: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    coef: float = 1.0
+    where: Gate | None = None
+    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, value in self.declared.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
+
+    def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
+        """The function's estimate at the trained tokens; most libraries mask it later."""
+        given = [policy.log_probs if name == "log_probs" else _FIELDS[name](batch) for name in self.takes]
+        if "mask" in self.takes or "bool_mask" in self.takes:
+            return self.coef * self.function(*given, **self.options)
+        kept = [keep(x.detach() if x is not policy.log_probs else x, batch.response_mask) for x in given]
+        return self.coef * keep(self.function(*kept, **self.options), batch.response_mask)
+
+
+def from_kl(
+    function: Callable[..., Any],
+    *,
+    order: str = "log_probs ref_log_probs",
+    value: str | None = "exact",
+    gradient: str | None = None,
+    **options: Any,
+) -> Any:
+    """An estimate of KL(π_θ‖π_ref) from log-probs, as verl's `kl_penalty` and TRL's per-token KL.
+
+    Args:
+        function: Gives an estimate a token; without a mask among its arguments, it is masked for it.
+        order: Its positional arguments, in order.
+        value: "exact" if its mean shall be the divergence; None: not tested.
+        gradient: Whether the mean of its gradient shall be "exact", "reverse" or "none"; None: not tested.
+        options: Its further keyword arguments.
+
+    Example:
+        >>> from rl4llm.testing import check_regularizer
+        >>> def k3(new, ref): return (ref - new).exp() - (ref - new) - 1
+        >>> check_regularizer(from_kl(k3, gradient="reverse"), examples=5)
+    """
+    declared = {"kl_value": value, "kl_gradient": gradient}
+    return FunctionPenalty(function, tuple(order.split()), options, declared)

@@ -13,6 +13,7 @@ from rl4llm.regularizers import Regularizer
 from rl4llm.rewards import RewardShaping
 from rl4llm.testing.batching import BATCHING
 from rl4llm.testing.estimator_laws import ESTIMATORS
+from rl4llm.testing.kl import KL
 from rl4llm.testing.laws import AGGREGATORS, CONSTANT, DIFFERENTIABLE, DTYPE, GATES, UNIVERSAL, Law
 from rl4llm.testing.objective_laws import OBJECTIVES
 from rl4llm.testing.reward_laws import check_reward
@@ -25,7 +26,7 @@ LAWS: dict[type, tuple[Law, ...]] = {
     Whiten: UNIVERSAL + CONSTANT,
     Gate: UNIVERSAL + CONSTANT + GATES,
     PolicyObjective: UNIVERSAL + DIFFERENTIABLE + OBJECTIVES + BATCHING,
-    Regularizer: UNIVERSAL + DIFFERENTIABLE + BATCHING,
+    Regularizer: UNIVERSAL + DIFFERENTIABLE + BATCHING + KL,
     ValueLoss: UNIVERSAL + DIFFERENTIABLE,
     Aggregator: tuple(law for law in UNIVERSAL if law is not DTYPE) + DIFFERENTIABLE + AGGREGATORS,
     Correction: UNIVERSAL + CONSTANT,

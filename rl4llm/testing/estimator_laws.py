@@ -5,11 +5,12 @@ from random import Random
 import torch
 from torch import Tensor
 
-from rl4llm.advantages import AdvantageEstimator
+from rl4llm.advantages import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.testing.bias import expected_update, policy_gradient
 from rl4llm.testing.laws import Law, close
-from rl4llm.testing.views import outputs, with_scores
+from rl4llm.testing.reference.oracles import ORACLES
+from rl4llm.testing.views import in_domain, outputs, with_scores
 
 
 def _advantages(part: AdvantageEstimator, batch: RolloutBatch) -> Tensor:
@@ -93,6 +94,18 @@ def expected_update_as_declared(part: AdvantageEstimator, batch: RolloutBatch, r
         )
 
 
+def equals_its_reference(part: AdvantageEstimator, batch: RolloutBatch, random: Random) -> None:
+    """Advantages and value targets are those of the slow reference, where there is one."""
+    if type(part) in ORACLES:
+        batch = in_domain(part, batch)
+        size = 1e-9 * (1.0 + batch.scores.nan_to_num().abs().max())
+        for name, got, expected in zip(Advantages._fields, part(batch), ORACLES[type(part)](part, batch), strict=True):
+            assert (got is None) == (expected is None), f"{name}: {got} where the reference has {expected}"
+            assert got is None or expected is None or ((got - expected).abs() <= size + 1e-6 * expected.abs()).all(), (
+                f"{name} are {got.tolist()}, and those of the reference {expected.tolist()}"
+            )
+
+
 ESTIMATORS = (
     Law(
         "responses that could not be scored are left out",
@@ -104,6 +117,7 @@ ESTIMATORS = (
         apart_from_strangers,
         "declare compares='batch' if that is meant; otherwise reduce by group_ids",
     ),
+    Law("as the slow reference", equals_its_reference, "compare response by response with rl4llm.testing.reference"),
     Law("ties are silent", ties_are_silent, "where all scores of a group are equal, give 0 instead of dividing"),
     Law("shift invariance as declared", shift_invariant, "subtract a baseline that moves with the scores"),
     Law("scale invariance as declared", scale_invariant, "add nothing to the standard deviation before dividing"),

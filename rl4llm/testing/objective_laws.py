@@ -7,6 +7,8 @@ import torch
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.objectives import PolicyObjective
 from rl4llm.testing.laws import Law, close
+from rl4llm.testing.reference.coefficients import coefficients
+from rl4llm.testing.reference.oracles import COEFFICIENTS
 from rl4llm.testing.views import outputs, own_inputs, with_gradient
 
 
@@ -44,6 +46,34 @@ def no_advantage_no_gradient(part: PolicyObjective, batch: RolloutBatch, random:
         assert not inputs["log_probs"].grad.any(), "there is a gradient without any advantage"  # type: ignore[union-attr]
 
 
+def gradient_of_its_reference(part: PolicyObjective, batch: RolloutBatch, random: Random) -> None:
+    """The gradient is that of the slow reference, where there is one."""
+    if type(part) not in COEFFICIENTS:
+        return
+    batch = _near(batch)
+    inputs = {name: x.detach().clone() for name, x in own_inputs(part, batch).items()}
+    inputs["entropies"] *= (
+        1 + torch.tensor([random.choice([-0.6, -0.04, 0.04, 0.6]) for _ in range(len(batch))])[:, None]
+    )
+    inputs["log_probs"].requires_grad_()
+    part(PolicyOutput(**inputs), batch).sum().backward()
+    gradient = inputs["log_probs"].grad
+    assert gradient is not None
+    policy = {name: tensor.detach() for name, tensor in inputs.items()}
+    expected = -coefficients(COEFFICIENTS[type(part)], part, policy, batch)
+    size = 1e-9 * (1 + expected.abs().max())
+    assert ((gradient - expected).abs() <= size + 1e-6 * expected.abs()).all(), (
+        f"the gradient is {gradient.tolist()}, and that of the reference {expected.tolist()}"
+    )
+
+
+def _near(batch: RolloutBatch) -> RolloutBatch:
+    """The batch with log-ratios of at most 15, beyond which exponentials are continued by their tangents."""
+    (reference,) = batch.require("ref_log_probs", by="objective_laws")
+    new, others = batch.rollout_log_probs, {"old_log_probs": batch.old_log_probs, "ref_log_probs": reference}
+    return batch.replace(**{name: new + (other - new).clamp(-15.0, 15.0) for name, other in others.items()})
+
+
 OBJECTIVES = (
     Law(
         "a loss for each token or response, as declared", shape_of_its_level, "declare level='response' or reduce less"
@@ -52,6 +82,11 @@ OBJECTIVES = (
         "the policy gradient while the policy has not moved",
         policy_gradient_at_ratio_one,
         "check the sign of the loss (it is minimized) and that the ratio is 1 there, not clipped away",
+    ),
+    Law(
+        "the gradient is that of the slow reference",
+        gradient_of_its_reference,
+        "compare case by case with rl4llm.testing.reference.coefficients",
     ),
     Law("no advantage, no gradient", no_advantage_no_gradient, "put penalties into regularizers"),
 )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rl4llm.advantages import GAE, LengthAdaptiveGAE, discounted_returns, gae, length_adaptive_gae
 from rl4llm.checks import UsageError
-from rl4llm.testing import reference
+from rl4llm.testing.reference import estimators as reference
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 # A whole batch is slow to draw.

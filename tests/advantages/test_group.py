@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rl4llm.advantages import GroupRelative, LeaveOneOut, group_relative, leave_one_out
 from rl4llm.checks import UsageError
-from rl4llm.testing import reference
+from rl4llm.testing.reference import estimators as reference
 from rl4llm.testing.strategies import group_ids, rollouts, scores, tensors
 
 FUNCTIONS = {

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl4llm.advantages import reverse_linear_scan
-from rl4llm.testing import reference
+from rl4llm.testing.reference import estimators as reference
 from rl4llm.testing.strategies import tensors
 
 

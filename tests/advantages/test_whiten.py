@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rl4llm.advantages import Whiten, whiten
 from rl4llm.checks import UsageError
-from rl4llm.testing import reference
+from rl4llm.testing.reference import estimators as reference
 from rl4llm.testing.strategies import group_ids, masks, rollouts, tensors
 
 LEVELS = ["token", "response", "group"]

@@ -18,7 +18,7 @@ from rl4llm.corrections import (
     truncated_importance,
 )
 from rl4llm.objectives import reinforce
-from rl4llm.testing.reference_offpolicy import loop_masked_importance, loop_truncated_importance
+from rl4llm.testing.reference.offpolicy import loop_masked_importance, loop_truncated_importance
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 ALL = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import rl4llm.critics
 from rl4llm.checks import UsageError
 from rl4llm.critics import critic_mean, critic_min, critic_std
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import tensors
 
 ALL = [critic_mean, critic_min, critic_std]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.critics import critic_std, explained_variance, spread_error_correlation
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import rollouts
 
 FEWER = settings(max_examples=settings.default.max_examples // 3)  # whole batches are slow to draw

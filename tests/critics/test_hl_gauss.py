@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.critics import hl_gauss_loss, hl_gauss_value
-from rl4llm.testing import reference_values as reference
+from rl4llm.testing.reference import values as reference
 from rl4llm.testing.strategies import masks, tensors
 
 FEWER = settings(max_examples=settings.default.max_examples // 3)

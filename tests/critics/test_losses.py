@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.critics import ClippedValueLoss, SquaredValueLoss, clipped_value_loss, value_loss
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import rollouts, tensors
 
 CLIP = 0.2

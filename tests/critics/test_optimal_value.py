@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.critics import OptimalValue, optimal_value
-from rl4llm.testing import reference_values as reference
+from rl4llm.testing.reference import values as reference
 from rl4llm.testing.strategies import group_ids, rollouts
 from tests.critics.helpers import NAN, Survey, World, batch_of, doubles, unsurveyed
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rl4llm.checks import UsageError
 from rl4llm.critics import group_shards, learns_from, prompt_shards, shared_shards
 from rl4llm.groups import dense_group_ids
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import group_ids
 
 ALL = [group_shards, prompt_shards, shared_shards]

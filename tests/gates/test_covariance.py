@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.gates import CovarianceGate, HighCovariance, covariance, covariance_gate, high_covariance
-from rl4llm.testing.reference_offpolicy import loop_covariance
+from rl4llm.testing.reference.offpolicy import loop_covariance
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 fractions = st.sampled_from([0.0, 0.002, 0.1, 0.3, 0.7])

@@ -25,7 +25,7 @@ from rl4llm.gates import (
     high_entropy,
     random_gate,
 )
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import rollouts
 from rl4llm.testing.views import with_padding
 

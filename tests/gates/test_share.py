@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.gates import drop_smallest, random_gate
-from rl4llm.testing import reference_gates as reference
+from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import masks, tensors
 
 fractions = st.one_of(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 0.9, 0.99]), st.integers(0, 99).map(lambda n: n / 100))

@@ -17,7 +17,7 @@ from rl4llm.objectives import (
     sequence_sum,
     token_mean,
 )
-from rl4llm.testing.reference_objectives import loop_aggregate
+from rl4llm.testing.reference.objectives import loop_aggregate
 from rl4llm.testing.strategies import masks, tensors
 
 FUNCTIONS = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.objectives import TrajectoryBellmanResidual, optimal_advantage_regression, trajectory_bellman_residual
-from rl4llm.testing.reference_regression import TokenTree, loop_bellman_residual
+from rl4llm.testing.reference.regression import TokenTree, loop_bellman_residual
 from rl4llm.testing.strategies import rollouts, tensors
 
 TREE = TokenTree()

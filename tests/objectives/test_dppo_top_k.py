@@ -21,7 +21,7 @@ from rl4llm.objectives import (
     reinforce,
     top_masses,
 )
-from rl4llm.testing.reference_objectives import loop_top_divergence
+from rl4llm.testing.reference.objectives import loop_top_divergence
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 V = 6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.objectives import DPPO, GSPO, EntropyRatioClip, ImportanceWeighted, PPOClip, Reinforce, entropy_ratio_mask
-from rl4llm.testing.reference_objectives import loop_entropy_ratio_mask
+from rl4llm.testing.reference.objectives import loop_entropy_ratio_mask
 from rl4llm.testing.strategies import rollouts, tensors
 
 BASES = [ImportanceWeighted(), PPOClip(clip_high=0.28), DPPO("topk_tv")]

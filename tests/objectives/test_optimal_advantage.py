@@ -17,7 +17,7 @@ from rl4llm.objectives import (
     reinforce,
     response_log_ratio,
 )
-from rl4llm.testing.reference_regression import TokenTree, loop_optimal_advantage_regression
+from rl4llm.testing.reference.regression import TokenTree, loop_optimal_advantage_regression
 from rl4llm.testing.strategies import masks, rollouts, scores, tensors
 
 TREE = TokenTree()

@@ -12,7 +12,7 @@ from rl4llm.advantages import leave_one_out
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.objectives import REBEL, PolicyObjective, rebel, reinforce
-from rl4llm.testing.reference_regression import TokenTree, loop_rebel_pairs
+from rl4llm.testing.reference.regression import TokenTree, loop_rebel_pairs
 from rl4llm.testing.strategies import group_ids, masks, rollouts, scores, tensors
 
 ETAS = st.sampled_from([0.5, 1.0, 3.0])

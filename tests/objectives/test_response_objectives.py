@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.objectives import GMPO, GSPO, GSPOToken, gmpo, gspo, gspo_token, sequence_mean
-from rl4llm.testing.reference_objectives import loop_gmpo, loop_gspo, loop_gspo_token
+from rl4llm.testing.reference.objectives import loop_gmpo, loop_gspo, loop_gspo_token
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 BOUNDS = st.sampled_from([(3e-4, 4e-4), (0.1, 0.2), (1.0, math.inf), (0.0, 0.0)])

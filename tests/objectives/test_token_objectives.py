@@ -33,7 +33,7 @@ from rl4llm.objectives import (
     sols,
     topr,
 )
-from rl4llm.testing.reference_objectives import loop_importance_weighted, loop_ppo_clip, loop_reinforce
+from rl4llm.testing.reference.objectives import loop_importance_weighted, loop_ppo_clip, loop_reinforce
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 OBJECTIVES = {

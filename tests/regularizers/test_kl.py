@@ -10,7 +10,7 @@ from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.objectives import reinforce
 from rl4llm.regularizers import KLPenalty, KLReward, kl_k1, kl_k2, kl_k3, kl_penalty, kl_reward
-from rl4llm.testing.reference_objectives import loop_kl
+from rl4llm.testing.reference.objectives import loop_kl
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
 ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}

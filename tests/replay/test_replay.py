@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import RolloutBatch, place_scores
 from rl4llm.checks import UsageError
 from rl4llm.replay import FIFOReplay, ReplaySpec, SuccessReplay
-from rl4llm.testing.reference_offpolicy import loop_fifo, loop_success
+from rl4llm.testing.reference.offpolicy import loop_fifo, loop_success
 from rl4llm.testing.strategies import rollouts
 
 fresh = rollouts(shaped=False).map(lambda batch: batch.replace(replayed=torch.zeros_like(batch.truncated)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rl4llm.checks import UsageError
 from rl4llm.regularizers import KLReward
 from rl4llm.rewards import OverlongPenalty, RewardShaping, overlong_penalty
-from rl4llm.testing.reference_offpolicy import loop_overlong_penalty
+from rl4llm.testing.reference.offpolicy import loop_overlong_penalty
 from rl4llm.testing.strategies import rollouts
 
 

@@ -21,7 +21,7 @@ from rl4llm.segments import (
     segment_starts,
     sentence_segments,
 )
-from rl4llm.testing import reference_values as reference
+from rl4llm.testing.reference import values as reference
 from rl4llm.testing.strategies import masks, tensors
 
 SEGMENTERS = [Newline(), Sentence(), FixedTokens(), FixedTokens(tokens=2), FixedTokens(tokens=1)]
