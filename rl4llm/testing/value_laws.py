@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.critics import ValueContext, ValueSource
 from rl4llm.testing.laws import Law, close
-from rl4llm.testing.views import named, with_garbage
+from rl4llm.testing.views import cast, named, with_garbage
 
 
 def stand_in(seen: list[str] | None = None) -> ValueContext:
@@ -78,10 +78,18 @@ def reading_changes_nothing(part: ValueSource, batch: RolloutBatch, random: Rand
         assert torch.equal(tensor.nan_to_num(12345.0), before[name].nan_to_num(12345.0)), f"{name} was changed in place"
 
 
+def dtype_of_rewards(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """Values come in the dtype of the rewards that they are compared with."""
+    for dtype in (torch.float32, torch.float64):
+        got = _values(part, cast(batch, dtype)).dtype
+        assert got == dtype, f"rewards are {dtype}, values {got}"
+
+
 VALUE_SOURCES = (
     Law("values are finite, and 0 outside the mask", values_are_finite_and_zero_outside, "mask what the model gives"),
     Law("permuted rows give permuted values", values_follow_rows, "go by prompt_uids or content, not by position"),
     Law("values do not see the scores they are compared with", values_do_not_see_scores, "learn after values are read"),
     Law("masked positions are never read", masked_numbers_do_not_matter, "select with torch.where"),
+    Law("values have the dtype of the rewards", dtype_of_rewards, "cast with values.to(batch.rewards.dtype)"),
     Law("reading changes nothing", reading_changes_nothing, "learn in `learn` only"),
 )

@@ -279,3 +279,8 @@ def test_components_compare_shaped_outcomes(batch):
     expected = group_relative(batch.scores + shaping.sum(-1), batch.group_ids, normalize_std=False)
     advantages = GroupRelative(normalize_std=False)(shaped).advantages
     close(advantages, expected[:, None] * batch.response_mask, rtol=1e-6, atol=1e-6)
+
+
+def test_the_declared_scale_of_the_update_is_that_of_a_mean_with_the_response_in_it():
+    assert GroupRelative(normalize_std=False).update_scale(4) == 0.75
+    assert GroupRelative().update_scale(4) is None

@@ -8,7 +8,7 @@ import pkgutil
 import re
 
 import pytest
-from hypothesis import settings
+from hypothesis import find, settings
 
 import rl4llm
 from rl4llm.advantages import (
@@ -27,6 +27,8 @@ from rl4llm.advantages import (
     SingleStream,
     Whiten,
 )
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
 from rl4llm.critics import (
     BetaTracker,
@@ -91,7 +93,8 @@ from rl4llm.regularizers import (
 )
 from rl4llm.rewards import OverlongPenalty, RewardShaping
 from rl4llm.segments import FixedTokens
-from rl4llm.testing import broken, laws_of
+from rl4llm.testing import broken, laws_of, rollouts
+from rl4llm.testing.views import outputs, own_inputs
 
 for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
     importlib.import_module(module.name)
@@ -307,6 +310,26 @@ def test_setting_a_field_raises(part):
     for name in [field.name for field in dataclasses.fields(part)] or ["anything"]:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, name, 1)
+
+
+@each_part
+def test_a_field_that_the_batch_lacks_is_named(part):
+    batch = find(rollouts(), lambda batch: batch.response_mask.any())
+    optional = [name for name, field in RolloutBatch.__dataclass_fields__.items() if field.default is None]
+    for field in set(getattr(part, "needs", ())).intersection(optional):
+        with pytest.raises(UsageError, match=rf"^\w+ needs {field}, which this batch does not hold") as caught:
+            outputs(part, batch.replace(**{field: None}), own_inputs(part, batch))
+        assert str(caught.value).split()[0] in repr(part)
+
+
+@each_part
+def test_nonsense_in_a_field_is_one_line_that_names_the_component(part, unchecked_shapes):
+    for field in dataclasses.fields(part):
+        nonsense = {float: float("nan"), str: "nonsense"}.get(type(getattr(part, field.name)))
+        if nonsense is not None:
+            with pytest.raises(UsageError, match=rf"^{type(part).__name__}: .*\b{field.name}\b") as caught:
+                dataclasses.replace(part, **{field.name: nonsense})
+            assert "\n" not in str(caught.value)
 
 
 @each_part

@@ -155,7 +155,8 @@ def test_the_filter_gives_dropped_prompts_no_priority(keep, expected):
 
 @pytest.mark.parametrize(("keep", "found"), [("solved", {1: [0.0]}), ("mixed", {1: [0.0], 2: [1.0, NAN]})])
 def test_a_filter_that_drops_everything_is_one_line(keep, found):
-    with pytest.raises(UsageError, match=f"OptimalValue: keep='{keep}' drops all {len(found)} prompts"):
+    remedy = "set keep='all', raise samples, or take other prompts or another policy"
+    with pytest.raises(UsageError, match=f"OptimalValue: keep='{keep}' drops all {len(found)} prompts; {remedy}"):
         filled(found, keep=keep)
 
 
@@ -188,3 +189,9 @@ def test_the_table_travels_bit_for_bit_and_is_not_surveyed_again():
 def test_options_outside_their_domain_are_one_line(unchecked_shapes, options):
     with pytest.raises(UsageError, match="OptimalValue: "):
         OptimalValue(**options)
+
+
+def test_one_sample_is_enough_and_a_prompt_without_identity_is_named():
+    assert OptimalValue(samples=1).samples == 1
+    with pytest.raises(UsageError, match=r"^OptimalValue needs prompt identities"):
+        OptimalValue().build("policy").prepare(Survey({-1: [1.0]}))

@@ -278,7 +278,8 @@ def test_prompts_without_identity_and_scores_beyond_one_are_one_line():
         tracker().priorities(torch.tensor([-1]))
     for score in (1.5, -0.5):
         with pytest.raises(
-            UsageError, match=rf"BetaTracker: scores must be in \[0, 1\], got {score}; scale the reward"
+            UsageError,
+            match=rf"BetaTracker: scores must be in \[0, 1\], got {score}; scale .* or take another value source",
         ):
             tracker().learn(batch_of([3, 4, 5], [1.0, NAN, score]), World().context)
 
@@ -298,3 +299,37 @@ def test_prompts_without_identity_and_scores_beyond_one_are_one_line():
 def test_options_outside_their_domain_are_one_line(unchecked_shapes, options):
     with pytest.raises(UsageError, match="BetaTracker: "):
         BetaTracker(**options)
+
+
+def test_the_counts_are_kept_in_double_precision():
+    source, rate = tracker(samples=3), 0.1 + 0.2
+    source.prepare(Survey({4: [0.1, 0.2, 0.3]}))
+    assert pair(source, 4) == pytest.approx([8 * 1.1 / 4, 8 * 2.9 / 4], rel=1e-14)
+    assert source.get_extra_state()["counts"].dtype == torch.float64
+    assert source.get_extra_state()["uids"].dtype == torch.int64
+    constant, world = tracker(divergence="constant", rho_min=0.9), World()
+    constant.learn(batch_of([1], [rate]), world.context)
+    constant.learn(batch_of([1], [rate]), world.context)
+    expected = [0.9 * (0.5 * 0.9 + rate) + rate, 0.9 * (0.5 * 0.9 + 1 - rate) + 1 - rate]
+    assert pair(constant, 1) == pytest.approx(expected, rel=1e-14)
+
+
+def test_every_prompt_has_its_own_divergence():
+    source, world = tracker(), World()
+    source.learn(batch_of([5, 3], [1.0, 1.0], ids=[[1, 1], [2, 2]], mask=[[1, 1], [1, 1]]), world.context)
+    world.log_probs = lambda batch: -batch.response_ids.double() * torch.tensor([[1.004], [1.004]])[: len(batch)]
+    source.learn(batch_of([5, 3], [1.0, 1.0]), world.context)
+    once = 0.5 * 0.96 + 1
+    assert pair(source, 5)[0] == pytest.approx(2 ** (-0.004 / 0.06) * once + 1)
+    assert pair(source, 3)[0] == pytest.approx(2 ** (-0.008 / 0.06) * once + 1)
+
+
+def test_a_survey_of_a_prompt_without_identity_names_the_tracker():
+    with pytest.raises(UsageError, match=r"^BetaTracker needs prompt identities"):
+        tracker(samples=1).prepare(Survey({-1: [1.0]}))
+
+
+def test_the_ends_of_the_domains_are_allowed():
+    assert BetaTracker(rho_min=0.0, epsilon=0.0).rho_min == 0.0
+    with pytest.raises(UsageError, match=r"^BetaTracker: rho_min"):
+        BetaTracker(rho_min=1.0, rho_max=1.0)

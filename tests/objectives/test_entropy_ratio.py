@@ -120,7 +120,8 @@ def test_what_is_missing_is_named(batch):
 
 
 def test_wrong_options_are_one_line(unchecked_shapes):
-    with pytest.raises(UsageError, match="EntropyRatioClip: base must have one loss a token, GSPO has one a response"):
+    remedy = "wrap a token-level objective, for example PPOClip"
+    with pytest.raises(UsageError, match=f"base must have one loss a token, GSPO has one a response; {remedy}"):
         EntropyRatioClip(GSPO())
     for wrong in ({"clip_low": 0.0}, {"clip_low": 1.1}, {"clip_high": 0.0}, {"clip_high": math.nan}):
         (name,) = wrong
