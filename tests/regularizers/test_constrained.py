@@ -232,7 +232,7 @@ def test_wrong_options_are_one_line(options, message):
 def test_a_penalty_without_a_weight_is_refused():
     with pytest.raises(
         UsageError,
-        match=r"Constrained: penalty must have a coef to replace, Constrained has none; wrap, for example, RatioPenalty",
+        match=r"Constrained: penalty must have a coef to replace, Constrained has none; wrap, for example, Ratio",
     ):
         Constrained(Constrained(RatioPenalty(), limit=0.1), limit=0.2)
 
