@@ -19,11 +19,12 @@ from rl4llm.testing.objective_laws import OBJECTIVES
 from rl4llm.testing.reward_laws import check_reward
 from rl4llm.testing.runner import require
 from rl4llm.testing.value_laws import VALUE_SOURCES
+from rl4llm.testing.whiten_laws import WHITEN
 
 # A family's laws; the first family that a part belongs to is its own.
 LAWS: dict[type, tuple[Law, ...]] = {
     AdvantageEstimator: UNIVERSAL + CONSTANT + ESTIMATORS,
-    Whiten: UNIVERSAL + CONSTANT,
+    Whiten: UNIVERSAL + CONSTANT + WHITEN,
     Gate: UNIVERSAL + CONSTANT + GATES,
     PolicyObjective: UNIVERSAL + DIFFERENTIABLE + OBJECTIVES + BATCHING,
     Regularizer: UNIVERSAL + DIFFERENTIABLE + BATCHING + KL,

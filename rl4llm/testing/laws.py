@@ -1,7 +1,7 @@
 """The laws of every part: what must make no difference to it, and what may not come out of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 from typing import Any
 
@@ -119,6 +119,19 @@ def twice_the_same(part: Any, batch: RolloutBatch, random: Random) -> None:
         assert torch.equal(first, second), "a second call gives something else"
 
 
+def what_is_missing_is_named(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """Without a field that it needs, a part raises, and says which."""
+    optional = [field.name for field in fields(RolloutBatch) if field.default is None]
+    inputs = own_inputs(part, batch)
+    for name in [name for name in getattr(part, "needs", ()) if name in optional]:
+        said = "nothing"
+        try:
+            outputs(part, batch.replace(**{name: None}), inputs)
+        except Exception as error:
+            said = str(error)
+        assert name in said, f"without {name} it says {said}"
+
+
 def no_graph(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Results carry no gradient."""
     for result in outputs(part, with_gradient(batch)):
@@ -173,6 +186,7 @@ UNIVERSAL = (
     DTYPE,
     Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),
     Law("two calls give the same", twice_the_same, "draw random numbers from the content, or not at all"),
+    Law("what is missing is named", what_is_missing_is_named, "read the fields that you need with batch.require(...)"),
 )
 CONSTANT = (Law("no graph is returned", no_graph, "compute under torch.no_grad()"),)
 DIFFERENTIABLE = (

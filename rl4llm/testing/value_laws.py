@@ -1,5 +1,6 @@
 """The laws of value sources, with a small stand-in for what the loop lends them."""
 
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -85,11 +86,25 @@ def dtype_of_rewards(part: ValueSource, batch: RolloutBatch, random: Random) -> 
         assert got == dtype, f"rewards are {dtype}, values {got}"
 
 
+def learned_travels_with_the_state(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
+    """A source that is given the state of another one gives the other's values."""
+    taught, fresh = deepcopy(part), deepcopy(part)
+    learned = batch.replace(scores=torch.where(batch.scores.isnan(), batch.scores, (batch.scores > 0).double()))
+    taught.learn(learned, stand_in())
+    fresh.load_state_dict(taught.state_dict())
+    close(_values(fresh, batch), _values(taught, batch), "after the state was loaded the value")
+
+
 VALUE_SOURCES = (
     Law("values are finite, and 0 outside the mask", values_are_finite_and_zero_outside, "mask what the model gives"),
     Law("permuted rows give permuted values", values_follow_rows, "go by prompt_uids or content, not by position"),
     Law("values do not see the scores they are compared with", values_do_not_see_scores, "learn after values are read"),
     Law("masked positions are never read", masked_numbers_do_not_matter, "select with torch.where"),
     Law("values have the dtype of the rewards", dtype_of_rewards, "cast with values.to(batch.rewards.dtype)"),
+    Law(
+        "what is learned travels with the state",
+        learned_travels_with_the_state,
+        "keep it in parameters, buffers or get_extra_state",
+    ),
     Law("reading changes nothing", reading_changes_nothing, "learn in `learn` only"),
 )

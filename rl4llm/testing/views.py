@@ -132,5 +132,6 @@ def _short(numbers: Any) -> str:
     if isinstance(numbers, list):
         return f"[{', '.join(map(_short, numbers))}]"
     if isinstance(numbers, float):
-        return 'float("nan")' if numbers != numbers else f"{numbers:.4g}"
+        text = f"{numbers:.6g}"
+        return 'float("nan")' if numbers != numbers else text if set(text) & set(".en") else f"{text}.0"
     return str(numbers)

@@ -28,9 +28,11 @@ from rl4llm.testing import (
     laws_of,
     policy_gradient,
 )
-from tests.testing.wrong import CAUGHT, ReadsPadding
+from tests.testing import wrong_estimators, wrong_losses
+from tests.testing.wrong_estimators import ReadsPadding
 
 FEW = 20
+CAUGHT = [*wrong_estimators.CAUGHT, *wrong_losses.CAUGHT]
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +144,6 @@ def pytest_on(folder, *args):
         "pytest",
         "-p",
         "no:cacheprovider",
-        "-p",
-        "rl4llm.testing.plugin",
         "--rl4llm-examples=10",
         *args,
     ]

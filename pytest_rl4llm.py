@@ -1,4 +1,8 @@
-"""The pytest plugin: `pytest -p rl4llm.testing.plugin --rl4llm mine:MyEstimator` runs the laws, one test a law."""
+"""The pytest plugin: `pytest --rl4llm mine:MyEstimator` runs the laws of `rl4llm.testing`, one test a law.
+
+A module beside the package, which imports nothing of it until it is asked: pytest imports installed plugins before it
+installs import hooks, and the library's own tests check shapes through one.
+"""
 
 import sys
 from collections.abc import Iterator

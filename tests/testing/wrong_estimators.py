@@ -1,15 +1,16 @@
-"""Small wrong parts, each with one of the field's classic bugs, written as an author might write them."""
+"""Small wrong estimators, shapings and value sources: classic bugs, written as an author might write them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from rl4llm.advantages import AdvantageEstimator, Advantages, GroupRelative, LeaveOneOut, Whiten
-from rl4llm.gates import Gate
+from rl4llm.advantages import GAE, AdvantageEstimator, Advantages, GroupRelative, LeaveOneOut, Whiten
+from rl4llm.critics import ValueSource
 from rl4llm.masked import keep
-from rl4llm.objectives import Aggregator, PolicyObjective
-from rl4llm.regularizers import Regularizer
+from rl4llm.rewards import RewardShaping
+from rl4llm.testing import ORACLES
+from rl4llm.testing.reference import advantages
 
 
 def spread(per_response, batch):
@@ -145,125 +146,92 @@ class WhitenWithMean(Wrong, Whiten):
 
 
 @dataclass(frozen=True)
-class KeepsPadding(Wrong, Gate):
-    """23: a filter that forgets the mask."""
+class ScoreAtLastColumn(Wrong, RewardShaping):
+    """3: the score lands on padding."""
 
     def __call__(self, batch):
-        return torch.ones_like(batch.response_mask)
+        rewards = torch.zeros_like(batch.rewards)
+        rewards[:, -1] = batch.scores.nan_to_num()
+        return rewards
 
 
 @dataclass(frozen=True)
-class DividesByWidth(Wrong, Aggregator):
-    """9: the width of the tensor is the divisor."""
+class ValuesOneLate(Wrong, AdvantageEstimator):
+    """4: the value of a state is read at the token after it."""
 
-    def count(self, mask):
-        return torch.tensor(mask.numel())
+    gamma: float = 1.0
+    lam: float = 0.95
+    lam_returns: float | None = None
+    needs: ClassVar[tuple[str, ...]] = ("values",)
 
-    def __call__(self, per_token, mask, *, normalizer=None):
-        return torch.where(mask, per_token, 0.0).sum() / (self.count(mask) if normalizer is None else normalizer)
-
-
-@dataclass(frozen=True)
-class MeanOfMeans(Wrong, Aggregator):
-    """6: divides by its own count whatever it is told."""
-
-    def count(self, mask):
-        return mask.sum()
-
-    def __call__(self, per_token, mask, *, normalizer=None):
-        return torch.where(mask, per_token, 0.0).sum() / mask.sum().clamp(min=1)
+    def __call__(self, batch):
+        (values,) = batch.require("values", by="ValuesOneLate")
+        return GAE(self.gamma, self.lam)(batch.replace(values=values.roll(-1, dims=-1)))
 
 
 @dataclass(frozen=True)
-class NaNOverNothing(Wrong, Aggregator):
-    """10: a batch without tokens is 0 / 0."""
+class SkipsTheFirst(Wrong, AdvantageEstimator):
+    """17: a loop that ends one token early."""
 
-    def count(self, mask):
-        return mask.sum()
+    gamma: float = 0.9
 
-    def __call__(self, per_token, mask, *, normalizer=None):
-        return torch.where(mask, per_token, 0.0).sum() / (mask.sum() if normalizer is None else normalizer)
-
-
-def ratio(policy, batch):
-    mask = batch.response_mask
-    return (keep(policy.log_probs, mask) - keep(batch.old_log_probs.detach(), mask)).exp()
-
-
-@dataclass(frozen=True)
-class WrongSign(Wrong, PolicyObjective):
-    """18, 22: an objective to maximize, minimized."""
-
-    is_policy_gradient: ClassVar[bool] = True
-
-    def __call__(self, policy, batch):
-        return keep(ratio(policy, batch) * batch.advantages.detach(), batch.response_mask)
+    def __call__(self, batch):
+        mask, running = batch.scored_mask, torch.zeros(len(batch), dtype=batch.rewards.dtype)
+        returns = torch.zeros_like(batch.rewards)
+        for t in range(mask.shape[1] - 1, 0, -1):
+            running = torch.where(mask[:, t], keep(batch.rewards, mask)[:, t] + self.gamma * running, running)
+            returns[:, t] = torch.where(mask[:, t], running, 0.0)
+        values = 0.0 if batch.values is None else keep(batch.values, mask)
+        return Advantages(returns - values, returns)
 
 
 @dataclass(frozen=True)
-class DetachedRatio(Wrong, PolicyObjective):
-    """12, 22: the ratio is clamped and detached, and no gradient is left."""
+class ResponsesByTokens(Wrong, Whiten):
+    """14: advantages of responses, whitened over tokens."""
 
-    is_policy_gradient: ClassVar[bool] = True
+    level: str = "response"
 
-    def __call__(self, policy, batch):
-        weights = ratio(policy, batch).detach().clamp(0.8, 1.2)
-        return keep(-weights * batch.advantages.detach(), batch.response_mask) + 0 * keep(
-            policy.log_probs, batch.response_mask
-        )
+    def __call__(self, advantages, batch):
+        return Whiten(level="token")(advantages, batch)
 
 
 @dataclass(frozen=True)
-class OldWithGradient(Wrong, PolicyObjective):
-    """The log-probs before the update are differentiated as well."""
+class WorksWithoutValues(Wrong, AdvantageEstimator):
+    """18: what is missing is taken for 0."""
 
-    def __call__(self, policy, batch):
-        mask = batch.response_mask
-        ratios = (keep(policy.log_probs, mask) - keep(batch.old_log_probs, mask)).exp()
-        return keep(-ratios * batch.advantages.detach(), mask)
+    needs: ClassVar[tuple[str, ...]] = ("values",)
 
-
-@dataclass(frozen=True)
-class MasksAfterExp(Wrong, PolicyObjective):
-    """5, 10: masked after the arithmetic, so inf at padding makes the gradient NaN."""
-
-    def __call__(self, policy, batch):
-        ratios = (policy.log_probs - batch.old_log_probs.detach()).exp()
-        return -ratios * batch.advantages.detach() * batch.response_mask
+    def __call__(self, batch):
+        values = 0.0 if batch.values is None else keep(batch.values, batch.scored_mask)
+        return Advantages(keep(batch.rewards, batch.scored_mask) - values)
 
 
 @dataclass(frozen=True)
-class NormalizesItself(Wrong, PolicyObjective):
-    """6, 7: divides by the tokens of the rows that it sees."""
+class MaskFromIds(Wrong, AdvantageEstimator):
+    """19: padding is told by its token, which is also the end of sequence."""
 
-    def __call__(self, policy, batch):
-        losses = keep(-ratio(policy, batch) * batch.advantages.detach(), batch.response_mask)
-        return losses / batch.response_mask.sum().clamp(min=1)
-
-
-@dataclass(frozen=True)
-class EntropyOfPadding(Wrong, Regularizer):
-    """23: an entropy bonus that reads padding."""
-
-    coef: float = 1.0
-    where: Gate | None = None
-
-    def __call__(self, policy, batch):
-        return -self.coef * policy.entropies
+    def __call__(self, batch):
+        mask = (batch.response_ids != 0) & ~batch.scores.isnan()[:, None]
+        return Advantages(keep(batch.rewards, mask))
 
 
-@dataclass(frozen=True)
-class EntropyWithoutGradient(Wrong, Regularizer):
-    """23: an entropy bonus that is only logged."""
+class ForgetsOnResume(ValueSource):
+    """25: what was learned is not in the state."""
 
-    coef: float = 1.0
-    where: Gate | None = None
+    def __init__(self):
+        super().__init__()
+        self.mean = 0.0
 
-    def __call__(self, policy, batch):
-        return -self.coef * keep(policy.entropies.detach(), batch.response_mask)
+    def values(self, batch, context):
+        return batch.replace(values=keep(torch.full_like(batch.rewards, self.mean), batch.response_mask))
+
+    def learn(self, batch, context):
+        self.mean += float(batch.scores.nan_to_num().sum()) + 1.0
 
 
-# The part and a law that is meant for its bug.
+ORACLES[ValuesOneLate], ORACLES[SkipsTheFirst] = advantages.gae, advantages.monte_carlo
+
+# The part and the law that is meant for its bug.
 CAUGHT = [
     (ReadsPadding(), "masked positions are never read"),
     (StopsAtHoles(), "holes are stepped over"),
@@ -276,17 +244,11 @@ CAUGHT = [
     (InPlace(), "inputs are not changed"),
     (KeepsGraph(), "no graph is returned"),
     (WhitenWithMean(), "padding changes nothing"),
-    (KeepsPadding(), "a subset of the response mask"),
-    (DividesByWidth(), "padding changes nothing"),
-    (MeanOfMeans(), "microbatches add up to the whole"),
-    (NaNOverNothing(), "finite, and 0 where the mask is False"),
-    (WrongSign(), "the policy gradient while the policy has not moved"),
-    (DetachedRatio(), "the policy gradient while the policy has not moved"),
-    (OldWithGradient(), "gradient reaches the policy's own outputs only"),
-    (MasksAfterExp(), "gradient reaches the policy's own outputs only"),
-    (NormalizesItself(), "any cut into microbatches and ranks gives the same update"),
-    (EntropyOfPadding(), "finite, and 0 where the mask is False"),
-    (EntropyWithoutGradient(), "gradient reaches the policy's own outputs only"),
+    (ScoreAtLastColumn(), "finite, and 0 where the mask is False"),
+    (ValuesOneLate(), "as the slow reference"),
+    (SkipsTheFirst(), "as the slow reference"),
+    (ResponsesByTokens(), "mean 0 and variance 1 at its level"),
+    (WorksWithoutValues(), "what is missing is named"),
+    (MaskFromIds(), "masked positions are never read"),
+    (ForgetsOnResume(), "what is learned travels with the state"),
 ]
-
-__all__ = ["CAUGHT"]
