@@ -216,3 +216,9 @@ def test_pass_at_k_needs_binary_scores_and_k_responses():
 def test_options_outside_their_domain_are_one_line(build, message):
     with pytest.raises(UsageError, match=message):
         build()
+
+
+def test_a_group_that_wrote_a_single_token_has_a_baseline_and_one_that_wrote_none_has_not():
+    scores, ids = doubles(1.0, 0.0), torch.tensor([0, 0])
+    assert optimal_baseline(scores, ids, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
+    assert optimal_baseline(scores, ids, torch.tensor([0, 0])).tolist() == [0.0, 0.0]
