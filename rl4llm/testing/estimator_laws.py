@@ -117,7 +117,7 @@ ESTIMATORS = (
         apart_from_strangers,
         "declare compares='batch' if that is meant; otherwise reduce by group_ids",
     ),
-    Law("as the slow reference", equals_its_reference, "compare response by response with rl4llm.testing.reference"),
+    Law("equals its slow reference", equals_its_reference, "compare response by response with the reference"),
     Law("ties are silent", ties_are_silent, "where all scores of a group are equal, give 0 instead of dividing"),
     Law("shift invariance as declared", shift_invariant, "subtract a baseline that moves with the scores"),
     Law("scale invariance as declared", scale_invariant, "add nothing to the standard deviation before dividing"),

@@ -1,7 +1,9 @@
 """The kit finds the field's classic bugs, says them readably, and works on functions of other libraries."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +164,21 @@ def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
     code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "-q")
     assert code == 0, said
     assert f"{len(laws_of(LeaveOneOut()))} passed" in said
+
+
+# --- the page that goes from a wrong estimator to a right one ---------------------------------------------------------
+
+
+def test_the_page_says_what_the_kit_says(capsys, monkeypatch, unchecked_shapes):
+    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 200)
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "is-my-estimator-right.md").read_text(encoding="utf-8")
+    names = {"__name__": "page"}
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for language, block in blocks:
+        if language == "python":
+            exec(block, names)
+    said = capsys.readouterr().out.splitlines()
+    quoted = "\n".join(block for language, block in blocks if not language).splitlines()
+    assert quoted
+    for line in quoted:
+        assert "..." in line or not line.strip() or line in said, line
