@@ -2,7 +2,7 @@
 
 mutmut makes the mutants, each behind a switch, of every function in TARGETS (`@torch.no_grad()` ones too). The tests
 are collected once and run once, to learn which of them reach which function; then every mutant is tested in a forked
-child, the tests of its own module first, and is killed by the first that fails. A mutant that outlives SECONDS of
+child, the tests of its own module first, and is killed by the first that fails. A mutant that outlives `--seconds` of
 tests survives. A few children without a mutant must survive too.
 
     pip install mutmut
@@ -31,7 +31,6 @@ TESTS = ["contracts", "core", "advantages", "gates", "objectives", "regularizers
 TESTS = [f"tests/{folder}" for folder in TESTS] + ["tests/classic_bugs/test_loss.py"]
 MODELS = ("__init__", "base", "ensemble", "mini", "trunk", "value_model")  # no functions; tested through the loop
 UNTOUCHED = {Path(f"rl4llm/critics/{name}.py") for name in MODELS}
-SECONDS = 12.0
 
 
 def mutate(file: Path) -> dict[str, list[str]]:
@@ -79,12 +78,14 @@ def change(name: str) -> str:
 class Mutants:
     """A pytest plugin whose test loop is: all tests once, then every mutant in a child."""
 
-    def __init__(self, names: dict[str, list[str]], jobs: int, out: Path) -> None:
-        self.names, self.jobs, self.out = names, jobs, out
+    def __init__(
+        self, names: dict[str, list[str]], earlier: dict[str, str], jobs: int, seconds: float, out: Path
+    ) -> None:
+        self.names, self.jobs, self.most, self.out = names, jobs, seconds, out
         self.reached: dict[str, list[int]] = defaultdict(list)
         self.seconds: list[float] = []
         self.names_of: dict[int, dict] = {}
-        self.results: dict[str, str] = {}
+        self.results: dict[str, str] = dict(earlier)
         self.failed = ""
 
     def pytest_collection_modifyitems(self, items) -> None:
@@ -142,7 +143,7 @@ class Mutants:
 
         chosen, spent = [], 0.0
         for index in sorted(self.reached[function], key=rank):
-            if spent > SECONDS:
+            if spent > self.most:
                 break
             chosen.append(index)
             spent += self.seconds[index]
@@ -189,8 +190,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="*")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of tests that a mutant must outlive")
+    parser.add_argument("--again", type=Path, help="results of an earlier run: what was killed then is not tried again")
     parser.add_argument("--out", type=Path, default=Path("mutants.json"))
     options = parser.parse_args()
+    options.again = options.again and options.again.resolve()
     out = options.out.resolve()
     folder = Path(tempfile.mkdtemp()) / "repository"
     for file in subprocess.run(["git", "ls-files"], check=True, capture_output=True, text=True).stdout.split():
@@ -204,14 +208,18 @@ def main() -> None:
         place = Path("rl4llm") / target
         for file in sorted(set(place.rglob("*.py")) - UNTOUCHED) if place.is_dir() else [place]:
             names |= mutate(file)
+    known = json.loads(options.again.read_text()) if options.again else {}
+    earlier = {name: result for name, result in known.items() if result in ("killed", "timeout")}
+    names = {function: [name for name in own if name not in earlier] for function, own in names.items()}
     names = {k: [n for n in v if fnmatch.fnmatch(n, options.only)] for k, v in names.items()}
     print(f"{sum(map(len, names.values()))} mutants of {len(names)} functions", file=sys.stderr)
     import pytest
 
+    plugin = Mutants(names, earlier, options.jobs, options.seconds, out)
     sources = [f"rl4llm/{target}" for target in TARGETS]
     pytest.main(
         ["-q", "-p", "no:cacheprovider", "--tb=no", "--ignore=tests/core/test_citations.py", *TESTS, *sources],
-        plugins=[Mutants(names, options.jobs, out)],
+        plugins=[plugin],
     )
 
 

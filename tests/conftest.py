@@ -11,7 +11,11 @@ patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  #
 settings.register_profile("ci", derandomize=True, max_examples=100, **patient)
 settings.register_profile("nightly", max_examples=20_000, **patient)  # of a law, dealt to its components
 settings.register_profile(
-    "mutants", derandomize=True, max_examples=40, phases=[Phase.explicit, Phase.generate], **patient
+    "mutants",
+    derandomize=True,
+    max_examples=int(os.environ.get("RL4LLM_EXAMPLES", 20)),
+    phases=[Phase.explicit, Phase.generate],
+    **patient,
 )
 settings.load_profile(os.environ.get("RL4LLM_PROFILE", "ci"))
 torch.set_num_threads(1)

@@ -251,7 +251,7 @@ COMPONENTS = [component for siblings in SIBLINGS.values() for component in sibli
 PARTS = [pytest.param(part, id=repr(part)) for component in COMPONENTS for part in EXAMPLES.get(component, [])]
 NAMESPACE = {component.__name__: component for component in COMPONENTS}
 
-EXAMPLES_PER_LAW, NIGHTLY = 25, settings().max_examples > 1000
+EXAMPLES_PER_LAW, NIGHTLY = min(25, settings().max_examples // 2), settings().max_examples > 1000
 SOURCES = [
     BetaTracker(samples=0).build("", None),
     GreedyValue().build("", None),
