@@ -286,3 +286,24 @@ def test_recipes_are_short_and_stand_alone(path):
     assert text.count("\n") <= 60
     assert "from recipes" not in text
     assert text.startswith('"""')
+
+
+# --- flags that the pages quote -------------------------------------------------------------------------------------
+
+
+def quoted_flags():
+    """Every span of flags on the page of the catalogue, with the recipe of its section; those of tables of recipes."""
+    catalogue, baselines = (Path(f"docs/recipes/{page}.md").read_text() for page in ("catalogue", "baselines"))
+    for section in catalogue.split("\n## ")[1:]:
+        named = re.search(r"recipes/(\w+)\.py", section)
+        if named:
+            yield from ((named[1], flags) for flags in re.findall(r"`(--model[^`]*)`", section))
+    for row in re.findall(r"^\|.*\|$", baselines, re.MULTILINE):
+        named = re.search(r"recipes/(\w+)\.py", row)
+        if named:
+            yield from ((named[1], flags) for flags in re.findall(r"`(--model[^`]*)`", row))
+
+
+@pytest.mark.parametrize(("name", "flags"), quoted_flags())
+def test_flags_that_a_page_quotes_are_flags(name, flags, capsys):
+    assert config(capsys, RECIPES[NAMES.index(name)], *flags.split())
