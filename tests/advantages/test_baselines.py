@@ -222,3 +222,11 @@ def test_a_group_that_wrote_a_single_token_has_a_baseline_and_one_that_wrote_non
     scores, ids = doubles(1.0, 0.0), torch.tensor([0, 0])
     assert optimal_baseline(scores, ids, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
     assert optimal_baseline(scores, ids, torch.tensor([0, 0])).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("k", "baseline"), [(0.6, 0.0), (0.61, 1.0), (0.2, 0.0)])
+def test_a_share_that_is_met_exactly_is_met(k, baseline):
+    scores = doubles(0.0, 0.0, 0.0, 1.0, 1.0)
+    advantages = quantile_relative(scores, torch.zeros(5, dtype=torch.long), k=k)
+    assert advantages[baseline == scores].eq(0).all()
+    assert advantages[baseline != scores].ne(0).all()

@@ -11,6 +11,7 @@ import torch
 
 from rl4llm import advantages, critics, gates, masked, objectives, regularizers
 from rl4llm.checks import UsageError
+from rl4llm.objectives.base import RatioObjective, options_of
 
 FAMILIES = ("advantages", "corrections", "critics", "gates", "objectives", "regularizers", "rewards", "metrics")
 SIZES = {"batch": 2, "time": 3, "critic": 2, "segment": 3, "bin": 4, "group": 2, "axes": 3}
@@ -97,7 +98,10 @@ def test_a_tensor_of_another_shape_is_named(name, argument, unchecked_shapes):
     given[argument] = torch.cat([given[argument]] * 2, -1 if given[argument].ndim < 3 else 1)
     with pytest.raises(UsageError, match=rf"^({name}|{'|'.join(INNER)}): .* has shape ") as caught:
         FUNCTIONS[name](**given)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert "\n" not in said
+    if said.startswith(f"{name}: "):
+        assert re.search(r": (\w+) has shape", said)[1] in {*given, "responses"}
 
 
 @pytest.mark.parametrize(("name", "argument"), NUMBERS_OF, ids=str)
@@ -164,3 +168,90 @@ def test_a_function_and_its_component_allow_the_same_numbers(name, component, na
         assert of_function == [accepts(component, field, x) for x in probes], (argument, probes)
         assert True in of_function
         assert False in of_function
+
+
+def test_a_count_below_one_is_named_by_function_and_component():
+    with pytest.raises(UsageError, match=r"^pass_at_k: k must be a whole number of at least 1, got 0"):
+        advantages.pass_at_k(torch.zeros(2), torch.zeros(2, dtype=torch.long), k=0)
+    with pytest.raises(UsageError, match=r"^PassAtKTraining: k must be a whole number of at least 1, got 0"):
+        advantages.PassAtKTraining(k=0)
+
+
+@pytest.mark.parametrize("name", ["segment_advantages", "tracker_advantages"])
+def test_scores_are_a_vector(name, unchecked_shapes):
+    given = arguments(FUNCTIONS[name])
+    given |= {argument: given[argument][:, None] for argument in ("scores", "baselines") if argument in given}
+    with pytest.raises(UsageError, match=rf"^{name}: scores has shape \(2, 1\)"):
+        FUNCTIONS[name](**given)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if "response_mask" in arguments(FUNCTIONS[name])])
+def test_a_batch_of_no_rows_is_fine(name):
+    given = arguments(FUNCTIONS[name])
+    given = {k: x.narrow(int("critic" in k), 0, 0) if isinstance(x, torch.Tensor) else x for k, x in given.items()}
+    if "boundary_values" in given:
+        given["boundary_values"] = given["boundary_values"][:, :0]
+    result = FUNCTIONS[name](**given)
+    for tensor in result if isinstance(result, tuple) else [result]:
+        assert tensor.numel() in (0, 1)
+        assert torch.as_tensor(tensor).double().isfinite().all()
+
+
+def gradient(loss, leaf):
+    """Of the sum."""
+    (slope,) = torch.autograd.grad(loss.sum(), leaf)
+    return slope
+
+
+def many_ratios():
+    """Log-probs, those before the update, advantages and a mask: log-ratios of all sizes from 1e-4 to 4, both signs."""
+    generator = torch.Generator().manual_seed(0)
+    new, move, advantages = (torch.rand(12, 40, generator=generator, dtype=torch.float64) for _ in range(3))
+    sizes = torch.logspace(-4, 0.6, 12, dtype=torch.float64)[:, None]
+    return -1 - new, -1 - new + sizes * (2 * move - 0.8), advantages - 0.4, torch.ones(12, 40, dtype=torch.bool)
+
+
+RATIO_OBJECTIVES = [x for x in vars(objectives).values() if isinstance(x, type) and issubclass(x, RatioObjective)]
+RATIO_OBJECTIVES = [x for x in RATIO_OBJECTIVES if not inspect.isabstract(x)]
+
+
+@pytest.mark.parametrize("component", RATIO_OBJECTIVES, ids=lambda x: x.__name__)
+def test_a_function_left_to_its_defaults_is_the_component_left_to_its_own(component):
+    new, *others = many_ratios()
+    leaf = new.clone().requires_grad_()
+    spelt_out = component.function(leaf, *others, **options_of(component()))
+    assert torch.equal(gradient(component.function(leaf, *others), leaf), gradient(spelt_out, leaf))
+
+
+@pytest.mark.parametrize(
+    ("function", "component"),
+    [(gates.high_covariance, gates.HighCovariance), (gates.covariance_gate, gates.CovarianceGate)],
+)
+def test_a_gate_left_to_its_defaults_is_the_component_left_to_its_own(function, component):
+    new, _, advantages, mask = (x.repeat(30, 1) for x in many_ratios())
+    given = {"prompt_uids": torch.arange(len(mask)), "response_ids": torch.arange(40).repeat(len(mask), 1)}
+    given = given if function is gates.covariance_gate else {}
+    given |= {"log_probs": 3 * new, "advantages": 3 * advantages, "response_mask": mask}
+    kept = function(**given)
+    assert torch.equal(kept, function(**given, **options_of(component())))
+    assert (~kept).sum() > 0
+    assert kept.any()
+
+
+def test_the_entropy_ratio_left_to_its_defaults_is_the_component_left_to_its_own():
+    new, old, _, mask = many_ratios()
+    kept = objectives.entropy_ratio_mask(-new, -old, mask)
+    assert torch.equal(kept, objectives.entropy_ratio_mask(-new, -old, mask, clip_low=0.05, clip_high=0.05))
+    assert objectives.EntropyRatioClip(objectives.PPOClip()).clip_low == 0.05
+    assert objectives.EntropyRatioClip(objectives.PPOClip()).clip_high == 0.05
+
+
+def test_dppo_left_to_its_defaults_is_the_component_left_to_its_own(unchecked_shapes):
+    new, *others = many_ratios()
+    leaf, options = new.clone().requires_grad_(), options_of(objectives.DPPO())
+    spelt_out = objectives.dppo(leaf, *others, **options)
+    assert torch.equal(gradient(objectives.dppo(leaf, *others), leaf), gradient(spelt_out, leaf))
+    with pytest.raises(UsageError, match=r"^dppo: weight_cap "):
+        objectives.dppo(new, *others, weight_cap=float("nan"))
+    with pytest.raises(UsageError, match=r"^dppo: divergence "):
+        objectives.dppo(new, *others, divergence="nonsense")
