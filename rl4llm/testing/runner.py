@@ -93,7 +93,7 @@ class _EnoughError(BaseException):
 class _Search:
     """The smallest counterexample so far, and how long to look for a smaller one."""
 
-    patience = 200
+    patience = 60
 
     def __init__(self) -> None:
         self.reason: str | None = None

@@ -170,7 +170,7 @@ def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
 
 
 def test_the_page_says_what_the_kit_says(capsys, monkeypatch, unchecked_shapes):
-    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 200)
+    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 60)
     page = (Path(__file__).parents[2] / "docs" / "guide" / "is-my-estimator-right.md").read_text(encoding="utf-8")
     names = {"__name__": "page"}
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
