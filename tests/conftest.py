@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is no failing law
 settings.register_profile("ci", derandomize=True, max_examples=100, **patient)
-settings.register_profile("nightly", max_examples=20_000, **patient)  # of a law, dealt to its components
+settings.register_profile("nightly", max_examples=20_000, **patient)
 settings.register_profile(
     "mutants",
     derandomize=True,

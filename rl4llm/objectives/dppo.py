@@ -89,8 +89,8 @@ def dppo(
     check_dppo("dppo", divergence, delta_low, delta_high, weight_cap, anchor)
     lists = (top_log_probs, rollout_top_log_probs, top_ids, response_ids)
     _check_tensors(divergence, anchor, old_log_probs, lists, response_mask)
-    inputs = {"log_probs": log_probs, "rollout_log_probs": rollout_log_probs, "advantages": advantages}
-    check_token_tensors("dppo", response_mask, **inputs)
+    check_token_tensors("dppo", response_mask, log_probs=log_probs, rollout_log_probs=rollout_log_probs)
+    check_token_tensors("dppo", response_mask, advantages=advantages)
     anchored = rollout_log_probs if old_log_probs is None or anchor == "rollout" else old_log_probs
     new, old = (keep(at_least_float32(x.detach()), response_mask) for x in (log_probs, anchored))
     if divergence in ("tv", "kl"):

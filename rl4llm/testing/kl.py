@@ -50,7 +50,8 @@ def expected_kl(
         tensor([ 0.1966, -0.1966])
     """
     changes = {"coef": 1.0, "where": None}
-    part = replace(part, **{f.name: changes[f.name] for f in fields(part) if f.name in changes})  # type: ignore[type-var]
+    names = [field.name for field in fields(part)]  # type: ignore[arg-type]
+    part = replace(part, **{name: changes[name] for name in names if name in changes})  # type: ignore[type-var]
     batch, probabilities = all_tuples(logits, torch.zeros_like(logits), 1)
     batch = batch.replace(ref_log_probs=ref_logits.log_softmax(-1)[:, None])
     leaf = logits.detach().clone().requires_grad_()

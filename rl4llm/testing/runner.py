@@ -53,7 +53,6 @@ def broken(
     *,
     examples: int = 100,
     strategy: SearchStrategy[RolloutBatch] | None = None,
-    random: bool = False,
 ) -> Broken | None:
     """The law's smallest counterexample, or None if it holds on all batches that were drawn.
 
@@ -62,7 +61,6 @@ def broken(
         law: What shall hold.
         examples: Batches to draw.
         strategy: Where they come from; [rollouts][rl4llm.testing.strategies.rollouts] by default.
-        random: Whether other batches are drawn at every call; the same ones by default.
     """
     search = _Search()
 
@@ -70,7 +68,7 @@ def broken(
         max_examples=examples,
         deadline=None,
         database=None,
-        derandomize=not random,
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )

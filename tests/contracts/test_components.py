@@ -7,9 +7,11 @@ import inspect
 import pickle
 import pkgutil
 import re
+from random import Random
 
 import pytest
-from hypothesis import Phase, find, settings
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
 
 import rl4llm
 from rl4llm.advantages import (
@@ -94,7 +96,7 @@ from rl4llm.regularizers import (
 )
 from rl4llm.rewards import OverlongPenalty, RewardShaping
 from rl4llm.segments import FixedTokens
-from rl4llm.testing import broken, laws_of, rollouts
+from rl4llm.testing import broken, describe, laws_of, rollouts
 from rl4llm.testing.views import outputs, own_inputs
 
 for module in pkgutil.walk_packages(rl4llm.__path__, "rl4llm."):
@@ -396,16 +398,31 @@ def test_shapes_and_types_are_as_annotated(part):
     assert failure is None, f"{part!r}\n{failure}"
 
 
-def examples_of(law):
-    """In the nightly profile 20,000 a law, dealt to the components that must keep it, and at least 100 each."""
-    keepers = sum(param.values[1] == law for param in LAWS_OF_PARTS)
-    return max(100, -(-settings().max_examples // keepers)) if NIGHTLY else EXAMPLES_PER_LAW
-
-
 @pytest.mark.parametrize(("part", "law"), LAWS_OF_PARTS)
 def test_law_holds(part, law, unchecked_shapes):
-    failure = broken(part, law, examples=examples_of(law), random=NIGHTLY)
+    failure = broken(part, law, examples=EXAMPLES_PER_LAW)
     assert failure is None, f"{part!r}\n{failure}"
+
+
+@pytest.mark.skipif(not NIGHTLY, reason="20,000 examples a law: RL4LLM_PROFILE=nightly")
+@pytest.mark.parametrize("share", range(20))
+def test_every_law_holds_on_many_batches(share, unchecked_shapes):
+    """Every batch tests every law, each on one of the components that must keep it."""
+    keepers = {}
+    for part, law in (param.values for param in LAWS_OF_PARTS):
+        keepers.setdefault(law, []).append(part)
+
+    @settings(max_examples=settings().max_examples // 20, database=None, phases=[Phase.generate])
+    @given(batch=rollouts(), number=st.integers(0, 2**32))
+    def trial(batch, number):
+        for law, parts in keepers.items():
+            part = Random(f"{number} {law.name}").choice(parts)
+            try:
+                law.test(part, batch, Random(number))
+            except Exception as error:
+                raise AssertionError(f"{part!r} breaks {law.name!r}: {error}\n{describe(batch, part)}") from error
+
+    trial()
 
 
 # --- documentation --------------------------------------------------------------------------------------------------

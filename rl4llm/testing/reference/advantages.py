@@ -117,12 +117,12 @@ def single_stream(part: Any, batch: RolloutBatch) -> Given:
 
 def by_segment(part: Any, batch: RolloutBatch) -> Given:
     """VinePPO's: the value at the next step less that at this one; the outcome after the last."""
-    assert batch.segment_ids is not None
+    (segment_ids,) = batch.require("segment_ids", by="by_segment")
     result, values, outcomes = torch.zeros_like(_values(batch)), _values(batch), _outcomes(batch).tolist()
     for row, tokens in enumerate(_tokens(batch)):
         if math.isnan(outcomes[row]) or not tokens:
             continue
-        steps = [list(step) for _, step in itertools.groupby(tokens, key=lambda t: int(batch.segment_ids[row, t]))]
+        steps = [list(step) for _, step in itertools.groupby(tokens, key=lambda t: int(segment_ids[row, t]))]
         ahead = [float(values[row, step[0]]) for step in steps[1:]] + [outcomes[row]]
         for step, following in zip(steps, ahead, strict=True):
             for t in step:

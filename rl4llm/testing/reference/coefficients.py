@@ -41,11 +41,12 @@ def coefficients(of_response: OfResponse, part: Any, policy: Mapping[str, Tensor
     """The coefficient of every token, given what the policy says of it."""
     result = torch.zeros(batch.response_mask.shape, dtype=torch.float64)
     advantages, old_entropies = batch.require("advantages", "entropies", by="coefficients")
-    given = (policy["log_probs"], batch.rollout_log_probs, batch.old_log_probs, advantages)
-    given = (*given, policy["entropies"], old_entropies)
+    log_probs = [policy["log_probs"], batch.rollout_log_probs, batch.old_log_probs]
+    given = [*log_probs, advantages, policy["entropies"], old_entropies]
     for row, mask in enumerate(batch.response_mask.tolist()):
         places = [(row, t) for t, trained in enumerate(mask) if trained]
-        tokens = [Token(*(float(x[place]) for x in given), place, policy, batch) for place in places]
+        numbers = [[float(x[place]) for x in given] for place in places]
+        tokens = [Token(*own, place, policy, batch) for own, place in zip(numbers, places, strict=True)]  # type: ignore
         if tokens:
             for place, number in zip(places, of_response(part, tokens), strict=True):
                 result[place] = number
