@@ -34,12 +34,16 @@ def masks(draw: Draw, max_batch: int = 5, max_time: int = 8, holes: bool = True)
     columns = torch.arange(time)
     kind = draw(st.sampled_from(["right", "left", "holes"])) if holes else "right"
     if kind == "holes":
-        bits = st.integers(0, 2**time - 1)
-        rows = torch.tensor([draw(bits) for _ in range(batch)])
-        return (rows[:, None] >> columns) % 2 == 1
+        return torch.stack([_flags(draw, time) for _ in range(batch)])
     length = st.integers(0, time)
     lengths = torch.tensor([draw(length) for _ in range(batch)])[:, None]
     return columns >= time - lengths if kind == "left" else columns < lengths
+
+
+def _flags(draw: Draw, count: int) -> Tensor:
+    """Truth values from one drawn integer, which shrinks to all False."""
+    bits = draw(st.integers(0, 2**count - 1))
+    return torch.tensor([bits >> place & 1 for place in range(count)], dtype=torch.bool)
 
 
 class _Numbers:
@@ -131,8 +135,6 @@ def rollouts(
 
 def _identities(draw: Draw, mask: Tensor, groups: Tensor) -> dict[str, Tensor]:
     (batch, time), numbers = mask.shape, _Numbers(draw)
-    flags = st.integers(0, 2**batch - 1)
-    truncated, replayed = ((draw(flags) >> torch.arange(batch)) % 2 == 1 for _ in range(2))
     return {
         "prompt_ids": numbers((batch, 3), 1.0, 9.0).long(),
         "prompt_mask": torch.arange(3) >= 3 - numbers((batch, 1), 1.0, 3.0).round(),  # left-padded
@@ -140,8 +142,8 @@ def _identities(draw: Draw, mask: Tensor, groups: Tensor) -> dict[str, Tensor]:
         "response_mask": mask,
         "group_ids": groups,
         "prompt_uids": groups.abs() // 2,  # two draws of a prompt may be in one batch
-        "truncated": truncated,
-        "replayed": replayed,
+        "truncated": _flags(draw, batch),
+        "replayed": _flags(draw, batch),
         "segment_ids": numbers((batch, time), 0.0, 1.0).round().long().cumsum(-1),
         "top_ids": torch.stack([torch.full((batch, time), 2), numbers((batch, time), 0.0, 1.0).round().long()], -1),
     }
