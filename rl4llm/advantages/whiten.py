@@ -11,6 +11,7 @@ from rl4llm.advantages.base import result_dtype
 from rl4llm.advantages.group import centred_in_group, group_std
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_same_shape, check_token_tensors
+from rl4llm.groups import group_max
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var
 
 Level = Literal["token", "response", "group"]
@@ -35,6 +36,10 @@ def _from_responses(x: Tensor, mask: Tensor, group_ids: Tensor, unbiased: bool) 
     counted = mask.any(-1)
     centred = centred_in_group(means, group_ids, counted)
     std = group_std(centred, group_ids, counted, unbiased=unbiased)
+    # Means of tokens that differ are rounded; where the means of a group differ by no more than that, they are equal.
+    reach = keep((x - anchor).abs(), mask).amax(-1)
+    rounding = 8 * torch.finfo(x.dtype).eps * keep(anchor[:, 0].abs() + reach, reach > 0)
+    std = keep(std, std > group_max(rounding, group_ids, counted))
     return x - means[:, None] + centred[:, None], std[:, None]
 
 

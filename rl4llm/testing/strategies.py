@@ -95,7 +95,7 @@ def group_ids(draw: Draw, batch: int) -> Tensor:
 @st.composite
 def scores(draw: Draw, batch: int, unscorable: bool = True) -> Tensor:
     """Scores with ties, negatives, up to ±1e4 and, where allowed, NaN for responses that could not be scored."""
-    any_number = st.floats(-1e4, 1e4, width=32)
+    any_number = st.integers(-(10**7), 10**7).map(lambda thousandths: thousandths / 1000)
     choices = [0.0, 1.0, -1.0, 0.1, 0.5, draw(any_number), draw(any_number)]
     choices += [float("nan")] * 2 if unscorable else []
     which = st.integers(0, len(choices) - 1)

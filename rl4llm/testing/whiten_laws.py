@@ -26,7 +26,7 @@ def mean_zero_variance_one(part: Whiten, batch: RolloutBatch, random: Random) ->
     """Over what the level counts, the mean is 0 and the variance 1, or all are 0 where they were equal."""
     (advantages,) = batch.require("advantages", by="whiten_laws")
     for before, after in zip(*(_samples(part, x, batch) for x in (advantages, outputs(part, batch)[0])), strict=True):
-        if len(before) < 2 or before.max() - before.min() < 1e-9:
+        if len(before) < 2 or before.max() - before.min() < 1e-13:
             assert after.abs().max() < 1e-6 if len(after) else True, f"equal numbers become {after.tolist()}"
             continue
         variance = after.var(correction=int(part.unbiased))

@@ -173,3 +173,12 @@ def test_the_component_leaves_out_unscored_responses(batch, level, unbiased):
     expected = at(level, batch.advantages, batch.scored_mask, batch.group_ids, unbiased=unbiased)
     assert torch.equal(whitened, expected)
     assert (whitened[batch.scores.isnan()] == 0).all()
+
+
+def test_means_that_are_equal_up_to_rounding_are_equal():
+    x = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.2, 0.2], [0.3, 0.1, 0.2]], dtype=torch.float64)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    for level in ("response", "group"):
+        assert not whiten(x, mask, level=level, group_ids=torch.zeros(3, dtype=torch.long)).any()
+    apart = whiten(x + torch.tensor([[0.0], [0.0], [1e-9]], dtype=torch.float64), mask, level="response")
+    assert apart[2].mean() > 1

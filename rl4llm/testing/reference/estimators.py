@@ -95,7 +95,7 @@ def whiten(x: Tensor, mask: Tensor, level: str, group_ids: Tensor, unbiased: boo
         else:
             peers = [other for j, other in enumerate(kept) if other and (level == "response" or ids[j] == ids[i])]
             sample = [other[0] if len(set(other)) == 1 else math.fsum(other) / len(other) for other in peers]
-        if not row or len(set(sample)) < 2:
+        if not row or max(sample) - min(sample) <= 1e-14 * max(map(abs, sample)):  # equal up to rounding
             continue
         mean = math.fsum(sample) / len(sample)
         std = math.sqrt(math.fsum((value - mean) ** 2 for value in sample) / (len(sample) - int(unbiased)))
