@@ -169,6 +169,7 @@ class FunctionPenalty(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
         """The function's estimate at the trained tokens; most libraries mask it later."""
+        batch.require(*self.needs, by=repr(self))
         given = [policy.log_probs if name == "log_probs" else _FIELDS[name](batch) for name in self.takes]
         if "mask" in self.takes or "bool_mask" in self.takes:
             return self.coef * self.function(*given, **self.options)
