@@ -28,8 +28,23 @@ _FIELDS = {
 }
 
 
-@dataclass(frozen=True)
-class FunctionEstimator(AdvantageEstimator):
+class _Adapted:
+    """What adapters share: declarations become properties, and the function's own name is shown."""
+
+    function: Callable[..., Any]
+    takes: Sequence[str]
+    declared: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, value in self.declared.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionEstimator(_Adapted, AdvantageEstimator):
     """An advantage function with the arguments that its library gives it.
 
     Args:
@@ -45,13 +60,6 @@ class FunctionEstimator(AdvantageEstimator):
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
     paper: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for name, value in self.declared.items():
-            object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """The function's advantages; one number a response is given to each of its tokens."""
@@ -92,8 +100,8 @@ def from_scores(function: Callable[..., Any], *, order: str = "scores group_ids"
     return FunctionEstimator(function, tuple(order.split()), options, {"compares": "group", "smallest_group": 2})
 
 
-@dataclass(frozen=True)
-class FunctionObjective(PolicyObjective):
+@dataclass(frozen=True, repr=False)
+class FunctionObjective(_Adapted, PolicyObjective):
     """A policy loss with the arguments that its library gives it.
 
     Args:
@@ -108,13 +116,6 @@ class FunctionObjective(PolicyObjective):
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
     paper: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for name, value in self.declared.items():
-            object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
         """The function's loss."""
@@ -138,8 +139,8 @@ def from_log_probs(
     return FunctionObjective(function, tuple(order.split()), options, {"is_policy_gradient": True})
 
 
-@dataclass(frozen=True)
-class FunctionPenalty(Regularizer):
+@dataclass(frozen=True, repr=False)
+class FunctionPenalty(_Adapted, Regularizer):
     """An estimate of the KL divergence with the arguments that its library gives it.
 
     Args:
@@ -159,13 +160,6 @@ class FunctionPenalty(Regularizer):
     where: Gate | None = None
     needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
     paper: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for name, value in self.declared.items():
-            object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
         """The function's estimate at the trained tokens; most libraries mask it later."""
