@@ -86,6 +86,8 @@ class RolloutBatch:
         top_ids: B×T×K int, the likeliest tokens of the sampling engine.
         top_log_probs: B×T×K, their log-probs, as the engine reported them.
         replayed: B bool, True where the response was drawn at an earlier step; its `old_log_probs` are of that time.
+        policy_version: B int, which weights of the policy drew the response; the loop compares it with the present
+            version: equal is on-policy, smaller is off-policy.
     """
 
     prompt_ids: Int[Tensor, "batch prompt"]
@@ -111,6 +113,7 @@ class RolloutBatch:
     top_ids: Int[Tensor, "batch time top"] | None = None
     top_log_probs: Float[Tensor, "batch time top"] | None = None
     replayed: Bool[Tensor, " batch"] | None = None
+    policy_version: Int[Tensor, " batch"] | None = None
 
     def __post_init__(self) -> None:
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
