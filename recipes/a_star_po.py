@@ -1,7 +1,7 @@
 """A*-PO (arXiv:2505.20686): the optimal value from samples of the reference, then regression with one response."""
 
 from rl4llm.advantages import AdvantageEstimator, SingleStream
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import OptimalValue, ValueSpec
 from rl4llm.data import AbsoluteDifference, Filtered, PromptData
@@ -10,27 +10,30 @@ from rl4llm.objectives import OptimalAdvantageRegression, PolicyObjective
 
 def a_star_po(
     policy: str = "rl4llm/digits",
+    responses_per_prompt: int = 1,
     critics: ValueSpec | None = OptimalValue(samples=8, beta=0.5, keep="all"),  # the offline stage, cached
     advantage: AdvantageEstimator | None = SingleStream(),  # r − V*, for the curves: the objective regresses on it
     objective: PolicyObjective = OptimalAdvantageRegression(beta=1e-3),
-    responses_per_prompt: int = 1,
     updates: Updates = Updates(minibatches=2),
     **options: object,
 ) -> PolicyGradient:
     """Survey the training prompts once, then regress the log-ratio on the optimal advantage.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         critics: V* of every prompt; `--model.critics.keep=solved` leaves out prompts that the reference never solves,
             `--model.critics.cache=FILE` names the file that holds the survey.
         advantage: Score less V*.
         objective: From scores and V* to the policy's loss.
-        responses_per_prompt: Responses to each prompt in the second stage.
-        updates: Optimizer steps on one rollout batch.
-        options: Any other slot of `PolicyGradient`.
     """
-    stages = {"critics": critics, "advantage": advantage, "objective": objective}
-    return PolicyGradient(policy, responses_per_prompt=responses_per_prompt, updates=updates, **stages, **options)
+    return compose(
+        policy,
+        responses_per_prompt=responses_per_prompt,
+        critics=critics,
+        advantage=advantage,
+        objective=objective,
+        updates=updates,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import MiniCritics, ValueSpec
 from rl4llm.data import PromptData
@@ -29,19 +29,11 @@ def asyppo(
     """Train a policy against an ensemble of mini-critics.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         critics: How many, how large, what each learns from, and how their values are joined.
-        advantage: From rewards and the critics' value to advantages and value targets.
-        whitening: Normalizes the advantages of the rollout batch, before the gate.
         gate: Tokens from which the policy learns; null: all.
-        objective: From advantages to the policy's loss.
         entropy: Entropy bonus and where it is given; `--model.entropy.where=null` is the naive bonus.
-        updates: Optimizer steps of the policy on one rollout batch.
-        optimizer: Of the policy.
-        critic_optimizer: Of each critic.
-        options: Any other slot.
     """
-    return PolicyGradient(
+    return compose(
         policy,
         critics=critics,
         advantage=advantage,

@@ -1,7 +1,7 @@
 """CISPO (arXiv:2506.13585): the ratio is clipped as a weight, so no token loses its gradient."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import CISPO, Aggregator, PolicyObjective, TokenMean
@@ -9,21 +9,23 @@ from rl4llm.objectives import CISPO, Aggregator, PolicyObjective, TokenMean
 
 def cispo(
     policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = CISPO(clip_low=1.0, clip_high=4.0),
     aggregator: Aggregator = TokenMean(),
-    advantage: AdvantageEstimator = GroupRelative(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with clipped weights.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         objective: Every token's policy gradient, weighted by its clipped ratio.
-        aggregator: Mean over all tokens of the batch.
-        advantage: From the scores of a group to advantages.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

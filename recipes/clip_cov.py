@@ -1,7 +1,7 @@
 """Clip-Cov (arXiv:2505.22617): a few tokens that would cost the most entropy get no gradient."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import CovarianceGate, Gate
@@ -10,21 +10,24 @@ from rl4llm.objectives import PolicyObjective, PPOClip
 
 def clip_cov(
     policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = GroupRelative(),
     gate: Gate | None = CovarianceGate(fraction=0.0002, low=1.0, high=5.0),
     objective: PolicyObjective = PPOClip(clip_low=1.0, clip_high=1.0),
-    advantage: AdvantageEstimator = GroupRelative(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy that keeps its entropy by leaving tokens out.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         gate: Drops some of the tokens whose advantage and log-prob vary together.
         objective: PPO's clip, wide enough to leave the work to the gate.
-        advantage: From the scores of a group to advantages.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, gate=gate, objective=objective, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        gate=gate,
+        objective=objective,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """DAPO (arXiv:2503.14476): clip-higher, mean over tokens, dynamic sampling, a charge on overlong responses."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
@@ -11,26 +11,28 @@ from rl4llm.rollouts import DynamicSampling
 
 def dapo(
     policy: str = "rl4llm/digits",
+    dynamic_sampling: DynamicSampling | None = DynamicSampling(max_draws=10),
+    length_penalty: RewardShaping | None = OverlongPenalty(max_tokens=16, cache_tokens=4),
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     aggregator: Aggregator = TokenMean(),
-    dynamic_sampling: DynamicSampling | None = DynamicSampling(max_draws=10),
-    length_penalty: RewardShaping | None = OverlongPenalty(max_tokens=16, cache_tokens=4),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy on groups that have something to compare.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: PPO's clip with more room above than below.
-        aggregator: From losses of tokens to a scalar.
-        dynamic_sampling: Draws prompts until enough groups have unequal scores.
         length_penalty: Charge on the last tokens before the limit.
-        options: Any other slot of `PolicyGradient`.
+        objective: PPO's clip with more room above than below.
     """
-    loss = {"advantage": advantage, "objective": objective, "aggregator": aggregator}
-    return PolicyGradient(policy, dynamic_sampling=dynamic_sampling, length_penalty=length_penalty, **loss, **options)
+    return compose(
+        policy,
+        dynamic_sampling=dynamic_sampling,
+        length_penalty=length_penalty,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

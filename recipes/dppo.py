@@ -1,7 +1,7 @@
 """Divergence Proximal Policy Optimization (arXiv:2602.04879): tokens are dropped by divergence, not by ratio."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import DPPO, Aggregator, PolicyObjective, SequenceSum
@@ -19,15 +19,16 @@ def dppo(
     """Train a policy under a divergence mask anchored at the policy that sampled.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         engine: What draws responses; `--model.objective.divergence=topk_tv` compares its likeliest tokens.
         advantage: From the scores of a group to advantages, not divided by their spread.
-        objective: From advantages to the policy's loss.
-        aggregator: The sum over a response's tokens, as in the paper.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(
-        policy, engine=engine, advantage=advantage, objective=objective, aggregator=aggregator, **options
+    return compose(
+        policy,
+        engine=engine,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
     )
 
 

@@ -1,7 +1,7 @@
 """Dr. GRPO (arXiv:2503.20783): GRPO without the two biases, of the spread and of the length."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import Aggregator, ConstantNorm, PolicyObjective, PPOClip
@@ -14,16 +14,14 @@ def dr_grpo(
     aggregator: Aggregator = ConstantNorm(max_tokens=16),  # the longest response allowed
     **options: object,
 ) -> PolicyGradient:
-    """Train a policy against the mean of each prompt's scores.
-
-    Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: From advantages to the policy's loss.
-        aggregator: The sum over a response's tokens over a constant.
-        options: Any other slot of `PolicyGradient`.
-    """
-    return PolicyGradient(policy, advantage=advantage, objective=objective, aggregator=aggregator, **options)
+    """Train a policy against the mean of each prompt's scores."""
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

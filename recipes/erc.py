@@ -1,7 +1,7 @@
 """Entropy ratio clipping (arXiv:2512.05591): a token stops learning where its entropy has moved too far."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import Aggregator, EntropyRatioClip, PolicyObjective, PPOClip, TokenMean
@@ -17,13 +17,15 @@ def erc(
     """Train a policy under a bound on the change of its entropy.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
         objective: The loss, and the bounds within which a token may still learn.
-        aggregator: From losses of tokens to a scalar.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, advantage=advantage, objective=objective, aggregator=aggregator, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Group Relative Policy Optimization (arXiv:2402.03300): each response against its siblings, without a critic."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import PolicyObjective, PPOClip
@@ -15,16 +15,14 @@ def grpo(
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
     **options: object,
 ) -> PolicyGradient:
-    """Train a policy against the mean and spread of each prompt's scores.
-
-    Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: From advantages to the policy's loss.
-        kl: Penalty for leaving the reference policy.
-        options: Any other slot of `PolicyGradient`.
-    """
-    return PolicyGradient(policy, advantage=advantage, objective=objective, regularizers={"kl": kl}, **options)
+    """Train a policy against the mean and spread of each prompt's scores."""
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        regularizers={"kl": kl},
+        **options,
+    )
 
 
 if __name__ == "__main__":

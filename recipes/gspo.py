@@ -1,7 +1,7 @@
 """GSPO (arXiv:2507.18071): one ratio a response, the geometric mean of its tokens', clipped as a whole."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import GSPO, PolicyObjective
@@ -9,19 +9,22 @@ from rl4llm.objectives import GSPO, PolicyObjective
 
 def gspo(
     policy: str = "rl4llm/digits",
-    objective: PolicyObjective = GSPO(clip_low=3e-4, clip_high=4e-4),
     advantage: AdvantageEstimator = GroupRelative(),
+    objective: PolicyObjective = GSPO(clip_low=3e-4, clip_high=4e-4),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with a ratio of whole responses.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        objective: One clipped ratio a response.
         advantage: The same at every token of a response.
-        options: Any other slot of `PolicyGradient`.
+        objective: One clipped ratio a response.
     """
-    return PolicyGradient(policy, objective=objective, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """KL-Cov (arXiv:2505.22617): tokens that would cost the most entropy are held near the policy that acted."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import HighCovariance
@@ -19,13 +19,15 @@ def kl_cov(
     """Train a policy that keeps its entropy by holding tokens back.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: From advantages to the policy's loss, without a trust region of its own.
         held: Charge on the log-ratio, at the tokens of highest covariance.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, advantage=advantage, objective=objective, regularizers={"held": held}, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        regularizers={"held": held},
+        **options,
+    )
 
 
 if __name__ == "__main__":

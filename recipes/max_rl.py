@@ -1,7 +1,7 @@
 """MaxRL (tajwarfahim/maxrl): advantages over the success rate, so rare successes weigh most."""
 
 from rl4llm.advantages import AdvantageEstimator, MaxRL
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import PolicyObjective, PPOClip
@@ -9,19 +9,22 @@ from rl4llm.objectives import PolicyObjective, PPOClip
 
 def max_rl(
     policy: str = "rl4llm/digits",
-    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     advantage: AdvantageEstimator = MaxRL(),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy towards the likelihood of success.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        objective: PPO's clip with more room above than below.
         advantage: Score less the group's mean, over that mean.
-        options: Any other slot of `PolicyGradient`.
+        objective: PPO's clip with more room above than below.
     """
-    return PolicyGradient(policy, objective=objective, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        **options,
+    )
 
 
 if __name__ == "__main__":

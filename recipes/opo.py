@@ -1,7 +1,7 @@
 """OPO (arXiv:2505.23585): the baseline of least variance, a mean weighted by length; exactly on-policy."""
 
 from rl4llm.advantages import AdvantageEstimator, OptimalBaseline
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import PolicyObjective, Reinforce
@@ -14,16 +14,14 @@ def opo(
     updates: Updates = Updates(minibatches=1),
     **options: object,
 ) -> PolicyGradient:
-    """Train a policy against the length-weighted mean of each prompt's scores.
-
-    Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: From advantages to the policy's loss.
-        updates: Optimizer steps on one rollout batch.
-        options: Any other slot of `PolicyGradient`.
-    """
-    return PolicyGradient(policy, advantage=advantage, objective=objective, updates=updates, **options)
+    """Train a policy against the length-weighted mean of each prompt's scores."""
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        updates=updates,
+        **options,
+    )
 
 
 if __name__ == "__main__":

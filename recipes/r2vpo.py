@@ -1,7 +1,7 @@
 """R²VPO (arXiv:2601.03320): the variance of the ratio is held below a limit, so stale data need not be thrown away."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import ImportanceWeighted, PolicyObjective
@@ -11,25 +11,24 @@ from rl4llm.replay import FIFOReplay, ReplaySpec
 
 def r2vpo(
     policy: str = "rl4llm/digits",
+    replay: ReplaySpec | None = FIFOReplay(capacity=1024, share=0.5),
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = ImportanceWeighted(),
     variance: Regularizer = Constrained(RatioPenalty(), limit=0.04, initial=0.04, lr=0.05),
-    replay: ReplaySpec | None = FIFOReplay(capacity=1024, share=0.5),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy on fresh and stored responses under a constraint on the variance of its ratios.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        advantage: From the scores of a group to advantages.
-        objective: From advantages to the policy's loss, without a trust region of its own.
         variance: Charge on (r − 1)², its weight a dual variable; `--model.variance.lr=0` keeps the weight.
-        replay: Earlier responses beside the fresh ones; null is strictly fresh.
-        options: Any other slot of `PolicyGradient`.
     """
-    regularizers = {"variance": variance}
-    return PolicyGradient(
-        policy, advantage=advantage, objective=objective, regularizers=regularizers, replay=replay, **options
+    return compose(
+        policy,
+        replay=replay,
+        advantage=advantage,
+        objective=objective,
+        regularizers={"variance": variance},
+        **options,
     )
 
 

@@ -1,7 +1,7 @@
 """RAFT++ (arXiv:2504.11343): clipped policy gradient on successes only."""
 
 from rl4llm.advantages import AdvantageEstimator, MonteCarlo
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import CorrectResponses, Gate
@@ -19,14 +19,17 @@ def raft(
     """Train a policy on its own correct responses.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         advantage: The score, at every token.
         gate: Tokens from which the policy learns: those of correct responses.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, advantage=advantage, gate=gate, objective=objective, aggregator=aggregator, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        gate=gate,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """REBEL (arXiv:2404.16767): differences of log-ratios are regressed on differences of scores."""
 
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import REBEL, PolicyObjective
@@ -15,12 +15,14 @@ def rebel(
     """Train a policy by regression over all pairs of responses to a prompt.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         objective: From scores to the policy's loss; it compares siblings, so groups are never cut.
-        updates: Optimizer steps on one rollout batch.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, objective=objective, updates=updates, **options)
+    return compose(
+        policy,
+        objective=objective,
+        updates=updates,
+        **options,
+    )
 
 
 if __name__ == "__main__":

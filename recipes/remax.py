@@ -1,7 +1,7 @@
 """ReMax (arXiv:2310.10505): the baseline is the score of the greedy response."""
 
 from rl4llm.advantages import AdvantageEstimator, SingleStream
-from rl4llm.algorithms import PolicyGradient, Updates
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import GreedyValue, ValueSpec
 from rl4llm.data import PromptData
@@ -20,16 +20,18 @@ def remax(
     """Train a policy against its own greedy responses.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         critics: Score of one greedy response to each prompt.
         advantage: Score less that of the greedy response.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
-        updates: Optimizer steps on one rollout batch.
-        options: Any other slot of `PolicyGradient`.
     """
-    baseline, loss = {"critics": critics, "advantage": advantage}, {"objective": objective, "aggregator": aggregator}
-    return PolicyGradient(policy, updates=updates, **baseline, **loss, **options)
+    return compose(
+        policy,
+        critics=critics,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        updates=updates,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """SAPO (arXiv:2511.20347): a smooth gate around ratio 1 in place of a clip."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import SAPO, Aggregator, PolicyObjective, SequenceMean
@@ -9,21 +9,23 @@ from rl4llm.objectives import SAPO, Aggregator, PolicyObjective, SequenceMean
 
 def sapo(
     policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = SAPO(tau_positive=1.0, tau_negative=1.05),
     aggregator: Aggregator = SequenceMean(),
-    advantage: AdvantageEstimator = GroupRelative(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with a soft trust region.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         objective: A smooth gate around ratio 1, sharper for bad tokens.
-        aggregator: Mean over the tokens of a response, then over responses.
-        advantage: Scores against the mean and spread of their group.
-        options: Any other slot of `PolicyGradient`.
     """
-    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Succeed or Learn Slowly (arXiv:2509.01720): failures teach only near the policy, successes are replayed."""
 
 from rl4llm.advantages import GAE, AdvantageEstimator
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import TrunkCritic, ValueSpec
 from rl4llm.data import AbsoluteDifference, PromptData
@@ -12,26 +12,29 @@ from rl4llm.replay import ReplaySpec, SuccessReplay
 
 def sols(
     policy: str = "rl4llm/digits",
+    replay: ReplaySpec | None = SuccessReplay(per_prompt=50),
     critics: ValueSpec | None = TrunkCritic(bounded=True),  # V in (0, 1): the sign of R − V is that of success
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=1.0),  # R − V(sₜ)
     objective: PolicyObjective = SoLS(clip=0.2),
     value: Regularizer = ValueRegression(coef=0.5),
-    replay: ReplaySpec | None = SuccessReplay(per_prompt=50),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with a value head on its own trunk and a store of its successes.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        critics: The value head.
-        advantage: From rewards and values to advantages and value targets.
-        objective: From advantages to the policy's loss.
-        value: The head's loss, whose gradient reaches the whole policy.
         replay: Successes of each prompt beside the fresh responses, one to two.
-        options: Any other slot of `PolicyGradient`.
+        critics: The value head.
+        value: The head's loss, whose gradient reaches the whole policy.
     """
-    estimation, loss = {"critics": critics, "advantage": advantage}, {"objective": objective}
-    return PolicyGradient(policy, regularizers={"value": value}, replay=replay, **estimation, **loss, **options)
+    return compose(
+        policy,
+        replay=replay,
+        critics=critics,
+        advantage=advantage,
+        objective=objective,
+        regularizers={"value": value},
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Single-stream Policy Optimization (arXiv:2509.13232): one response a prompt, against its tracked value."""
 
 from rl4llm.advantages import AdvantageEstimator, SingleStream, Whiten
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import BetaTracker, ValueSpec
 from rl4llm.data import AbsoluteDifference, Prioritized, PromptData
@@ -10,29 +10,30 @@ from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 def spo(
     policy: str = "rl4llm/digits",
+    responses_per_prompt: int = 1,
     critics: ValueSpec | None = BetaTracker(samples=8, rho_min=0.875, rho_max=0.96, half_life=0.06),
     advantage: AdvantageEstimator = SingleStream(),
     whitening: Whiten | None = Whiten(level="response"),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     aggregator: Aggregator = TokenMean(),
-    responses_per_prompt: int = 1,
     **options: object,
 ) -> PolicyGradient:
     """Train a policy without groups.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         critics: The tracker: what is known of each prompt, started from some samples and forgotten as the policy moves.
         advantage: Score less tracked value.
-        whitening: Normalizes the advantages over the responses of the rollout batch.
-        objective: From advantages to the policy's loss.
-        aggregator: From losses of tokens to a scalar.
-        responses_per_prompt: Responses to each prompt.
-        options: Any other slot of `PolicyGradient`.
     """
-    estimation = {"critics": critics, "advantage": advantage, "whitening": whitening}
-    loss = {"objective": objective, "aggregator": aggregator}
-    return PolicyGradient(policy, responses_per_prompt=responses_per_prompt, **estimation, **loss, **options)
+    return compose(
+        policy,
+        responses_per_prompt=responses_per_prompt,
+        critics=critics,
+        advantage=advantage,
+        whitening=whitening,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

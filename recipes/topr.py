@@ -1,7 +1,7 @@
 """TOPR (arXiv:2503.14286): good responses at full weight, bad ones only while they are still likely."""
 
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceMean
@@ -9,21 +9,24 @@ from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceMean
 
 def topr(
     policy: str = "rl4llm/digits",
+    advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
     objective: PolicyObjective = TOPR(),
     aggregator: Aggregator = SequenceMean(),
-    advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with tapered weights.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        objective: Full weight for good responses, the ratio up to 1 for bad ones.
-        aggregator: Gives every response the same weight.
         advantage: Scores centred in their group: their sign says good or bad.
-        options: Any other slot of `PolicyGradient`.
+        objective: Full weight for good responses, the ratio up to 1 for bad ones.
     """
-    return PolicyGradient(policy, objective=objective, aggregator=aggregator, advantage=advantage, **options)
+    return compose(
+        policy,
+        advantage=advantage,
+        objective=objective,
+        aggregator=aggregator,
+        **options,
+    )
 
 
 if __name__ == "__main__":

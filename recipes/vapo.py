@@ -4,7 +4,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
 from rl4llm.advantages import AdvantageEstimator, LengthAdaptiveGAE, Whiten
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import SymmetricCritic, ValueSpec
 from rl4llm.data import PromptData
@@ -16,31 +16,31 @@ from rl4llm.regularizers import Likelihood, Regularizer
 def vapo(
     policy: str = "rl4llm/digits",
     critics: ValueSpec | None = SymmetricCritic(),
-    critic_warmup: int = 10,
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     advantage: AdvantageEstimator = LengthAdaptiveGAE(alpha=0.4),  # responses are short; the paper's α is 0.05
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     likelihood: Regularizer | None = Likelihood(coef=0.1, where=CorrectResponses()),
     aggregator: Aggregator = TokenMean(),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
+    critic_warmup: int = 10,
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against a critic that learned first.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
-        critics: The value source.
-        critic_warmup: Rollout batches on which only the critic learns.
-        critic_optimizer: Of the critic.
-        advantage: From rewards and values to advantages and value targets.
         objective: PPO's clip with more room above than below.
         likelihood: Imitation of correct responses.
-        aggregator: From losses of tokens to a scalar.
-        options: Any other slot of `PolicyGradient`.
     """
-    value = {"critics": critics, "critic_warmup": critic_warmup, "critic_optimizer": critic_optimizer}
-    loss = {"advantage": advantage, "objective": objective, "aggregator": aggregator}
-    return PolicyGradient(
-        policy, whitening=Whiten(), regularizers={"likelihood": likelihood}, **value, **loss, **options
+    return compose(
+        policy,
+        critics=critics,
+        advantage=advantage,
+        whitening=Whiten(),
+        objective=objective,
+        regularizers={"likelihood": likelihood},
+        aggregator=aggregator,
+        critic_optimizer=critic_optimizer,
+        critic_warmup=critic_warmup,
+        **options,
     )
 
 

@@ -1,7 +1,7 @@
 """VinePPO (arXiv:2410.01679): the value of every step of a response, from completions that start there."""
 
 from rl4llm.advantages import AdvantageEstimator, SegmentMonteCarlo, Whiten
-from rl4llm.algorithms import PolicyGradient
+from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import MonteCarloValues, ValueSpec
 from rl4llm.data import PromptData
@@ -22,16 +22,18 @@ def vineppo(
     """Train a policy against Monte-Carlo values at the boundaries of reasoning steps.
 
     Args:
-        policy: Hub name, folder or embedded name of the policy.
         critics: Where responses are cut into steps, and how many completions value each boundary.
         advantage: Value after a step less value before it, the same for all tokens of the step.
-        whitening: Normalizes the advantages over the tokens of the rollout batch.
-        objective: From advantages to the policy's loss.
-        kl: Penalty for leaving the reference policy.
-        options: Any other slot of `PolicyGradient`.
     """
-    vine = {"critics": critics, "advantage": advantage, "whitening": whitening}
-    return PolicyGradient(policy, **vine, objective=objective, regularizers={"kl": kl}, **options)
+    return compose(
+        policy,
+        critics=critics,
+        advantage=advantage,
+        whitening=whitening,
+        objective=objective,
+        regularizers={"kl": kl},
+        **options,
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,48 @@
 """The loop, and what it is made of."""
 
+from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
+from rl4llm.algorithms.collect import collect, gather
+from rl4llm.algorithms.compose import compose
 from rl4llm.algorithms.composition import Composition
-from rl4llm.algorithms.evaluation import Evaluation
-from rl4llm.algorithms.microbatches import accumulate_gradients, cut_by_tokens, map_microbatches
+from rl4llm.algorithms.deal import deal, map_dealt
+from rl4llm.algorithms.evaluation import Evaluation, Evaluator
+from rl4llm.algorithms.improve import Learner, improve
+from rl4llm.algorithms.judge import judge
+from rl4llm.algorithms.learn import learn
+from rl4llm.algorithms.microbatches import accumulate_gradients, cut_by_tokens
 from rl4llm.algorithms.policy_gradient import PolicyGradient
+from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.supervised import Supervised
 from rl4llm.algorithms.updates import Updates
 
 __all__ = [
     # loops
+    "compose",
     "PolicyGradient",
     "Supervised",
+    # groups of parts
+    "Rollout",
+    "Credit",
+    "Loss",
+    "Learning",
+    "CriticLearning",
     # choices
     "Composition",
     "Evaluation",
+    "Evaluator",
+    "Guards",
     "Updates",
+    # the steps of the loop
+    "Runtime",
+    "collect",
+    "gather",
+    "judge",
+    "deal",
+    "improve",
+    "Learner",
+    "learn",
     # cutting
     "accumulate_gradients",
     "cut_by_tokens",
-    "map_microbatches",
+    "map_dealt",
 ]

@@ -1,31 +1,34 @@
-"""Held-out accuracy: greedy, mean@k and pass@k, for any module that holds a policy."""
+"""Held-out accuracy: greedy, mean@k and pass@k, as a callback for any module that holds a policy."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_interval
 from rl4llm.data.task import PromptBatch
 from rl4llm.masked import masked_mean
 from rl4llm.metrics import PassAtK
 from rl4llm.models import Policy
-from rl4llm.rollouts import HuggingFaceRollout, RolloutEngine, Sampling, decode_responses
+from rl4llm.rewards import Scorer
+from rl4llm.rollouts import Engine, Sampling, decode_responses, draw_rollouts
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a policy is judged on held-out prompts: one greedy response and k sampled ones a prompt.
+    """How a policy is evaluated on held-out prompts: one greedy response and k sampled ones per prompt.
 
     Args:
-        samples: k, sampled responses a prompt.
-        temperature: Of the sampled responses.
+        samples: k, sampled responses per prompt.
+        temperature: Temperature of the sampled responses.
         top_k: Keep only the k likeliest tokens of the sampled responses.
         top_p: Keep the likeliest tokens with this mass in the sampled responses.
         max_response_tokens: Length limit; that of training when None.
-        seed: Of the sampled responses, the same at every evaluation.
+        seed: Seed of the sampled responses, the same at every evaluation.
     """
 
     samples: int = 4
@@ -40,79 +43,110 @@ class Evaluation:
         check_interval("Evaluation", 0.0, float("inf"), "()", temperature=self.temperature)
 
     def sampling(self, training: Sampling) -> Sampling:
-        """How the k responses are drawn, given how training draws."""
+        """Return how the k responses are drawn, given how training draws."""
         limit = self.max_response_tokens or training.max_response_tokens
         return Sampling(self.temperature, self.top_k, self.top_p, limit)
 
 
-class Evaluator(torch.nn.Module):
-    """Counts over the batches of one evaluation. Nothing of it is saved in checkpoints.
+@runtime_checkable
+class Answering(Protocol):
+    """What the callback needs of a module: a policy, what draws and scores responses, and the ranks."""
+
+    policy: Policy
+    engine: Engine
+    scorer: Scorer | None
+
+    def runtime(self) -> Runtime:
+        """Return ranks and random numbers."""
+
+
+class Evaluator(Callback):
+    """Evaluates the module's policy whenever the Trainer validates or tests.
+
+    Each rank answers a share of the prompts of a held-out batch; every rank logs the numbers of all of them. The random
+    numbers of a response follow from the evaluation's seed and the prompt's place, so curves differ by the policy alone.
 
     Args:
         evaluation: How responses are drawn.
         training: How training draws them.
-        engine: What draws them.
     """
 
-    def __init__(self, evaluation: Evaluation, training: Sampling, engine: RolloutEngine | None = None) -> None:
-        super().__init__()
+    def __init__(self, evaluation: Evaluation, training: Sampling) -> None:
         self.evaluation, self.sampled = evaluation, evaluation.sampling(training)
         self.greedy = Sampling(temperature=0.0, max_response_tokens=self.sampled.max_response_tokens)
-        self.engine = engine or HuggingFaceRollout()
-        self.pass_at_k = PassAtK(evaluation.samples)
-        self.generator: torch.Generator | None = None
+        self.pass_at_k = PassAtK(evaluation.samples, sync_on_compute=False)
+        self.answered = 0
 
-    def restart(self) -> None:
-        """Begin an evaluation: the same random numbers every time, so that curves differ by the policy alone."""
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an evaluation."""
         self.pass_at_k.reset()
-        self.generator = None
+        self.answered = 0
 
-    def step(self, module: LightningModule, policy: Policy, prompts: PromptBatch, stage: str) -> None:
-        """Judge the policy on some prompts and log."""
-        if self.generator is None:
-            device = next(policy.parameters()).device
-            self.generator = torch.Generator(device).manual_seed(self.evaluation.seed + module.global_rank)
-        greedy, _ = self._answer(policy, prompts, 1, self.greedy)
-        correct, scored = _correct(greedy)
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an evaluation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *place: int
+    ) -> None:
+        """Evaluate the policy on one batch of held-out prompts and log the metrics."""
+        self._evaluate(pl_module, batch, "val")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *place: int
+    ) -> None:
+        """Evaluate the policy on one batch of test prompts and log the metrics."""
+        self._evaluate(pl_module, batch, "test")
+
+    def _evaluate(self, module: Any, prompts: PromptBatch, stage: str) -> None:
+        with module.runtime().whole_weights(module.policy):
+            greedy, _ = self._answer(module, prompts, 1, self.greedy)
+            sampled, traits = self._answer(module, prompts, self.evaluation.samples, self.sampled)
+        self.answered += len(prompts)
+        correct, scored = greedy.scores > 0, ~greedy.scores.isnan()
         _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
-        sampled, texts = self._answer(policy, prompts, self.evaluation.samples, self.sampled)
-        correct, scored = _correct(sampled)
+        correct, scored = sampled.scores > 0, ~sampled.scores.isnan()
         everything = torch.ones_like(scored)
         _log(module, f"{stage}/sampled_accuracy", correct.float(), scored, shown=True)
         _log(module, f"{stage}/reward", sampled.scores, scored)
         _log(module, f"{stage}/unscorable_share", (~scored).float(), everything)
         _log(module, f"{stage}/response_length", sampled.lengths.float(), everything)
         _log(module, f"{stage}/truncated_share", sampled.truncated.float(), everything)
-        for name, value in mean_traits(prompts, texts).items():
-            _log(module, f"{stage}/{name}", torch.full_like(sampled.scores, value), everything)
+        for name, values in traits.items():
+            _log(module, f"{stage}/{name}", values, everything)
         shape = (len(prompts), self.evaluation.samples)
         self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
         module.log(f"{stage}/pass_at_{self.evaluation.samples}", self.pass_at_k, on_epoch=True, on_step=False)
 
+    @torch.no_grad()
     def _answer(
-        self, policy: Policy, prompts: PromptBatch, n: int, sampling: Sampling
-    ) -> tuple[RolloutBatch, list[str]]:
-        assert self.generator is not None
-        batch = self.engine(policy, prompts, responses_per_prompt=n, sampling=sampling, generator=self.generator)
-        texts = decode_responses(policy, batch)
-        scores = prompts.score(texts, batch.group_ids.tolist()).scores.to(batch.scores.device)
-        return batch.replace(scores=scores), texts
+        self, module: Any, prompts: PromptBatch, n: int, sampling: Sampling
+    ) -> tuple[RolloutBatch, dict[str, Tensor]]:
+        """Responses of all ranks with their scores and traits, in the order of the prompts."""
+        runtime: Runtime = module.runtime()
+        places = runtime.share(len(prompts))
+        mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
 
+        def answer() -> tuple[RolloutBatch, list[dict[str, float]]]:
+            counted = range(self.answered + places.start, self.answered + places.stop)
+            seeds = Runtime(self.evaluation.seed).seeds("evaluation", counted)
+            batch = draw_rollouts(
+                module.engine, module.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
+            )
+            texts = decode_responses(module.policy, batch)
+            scores = mine.score(texts, batch.group_ids.tolist(), module.scorer).scores
+            return batch.to("cpu").replace(scores=scores.cpu()), [dict(mine.task.traits(text)) for text in texts]
 
-def _correct(batch: RolloutBatch) -> tuple[Tensor, Tensor]:
-    """Which responses are correct (a positive score), and which could be scored."""
-    return batch.scores > 0, ~batch.scores.isnan()
+        pieces = runtime.together(answer)
+        filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]
+        seen = [traits for _, own in pieces for traits in own]
+        names = seen[0] if seen else {}
+        return RolloutBatch.cat(filled), {name: torch.tensor([one[name] for one in seen]) for name in names}
 
 
 def _log(module: LightningModule, name: str, values: Tensor, counted: Tensor, *, shown: bool = False) -> None:
-    """Log a mean over counted responses, weighted so that it stays one over batches and ranks."""
+    """Log a mean over counted responses, weighted so that it stays one over batches; all ranks log the same."""
     weight = int(counted.sum())
     if weight:
         mean = masked_mean(values, counted)
-        module.log(name, mean, on_epoch=True, on_step=False, sync_dist=True, batch_size=weight, prog_bar=shown)
-
-
-def mean_traits(prompts: PromptBatch, texts: list[str]) -> dict[str, float]:
-    """Mean of every trait that the task sees in the responses."""
-    seen = [prompts.task.traits(text) for text in texts]
-    return {name: sum(traits[name] for traits in seen) / len(seen) for name in (seen[0] if seen else ())}
+        module.log(name, mean, on_epoch=True, on_step=False, batch_size=weight, prog_bar=shown)

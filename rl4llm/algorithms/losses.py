@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.judge import on_policy
 from rl4llm.algorithms.meter import Meter
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError
+from rl4llm.borders import checked_loss, checked_penalty
 from rl4llm.masked import keep
 from rl4llm.metrics import approximate_kl, silenced_tokens
 from rl4llm.models import Policy
@@ -22,45 +23,37 @@ def policy_losses(
     rows: RolloutBatch,
     meter: Meter,
     *,
-    temperature: float,
-    on_policy: bool,
+    version: int | None,
     duals: Mapping[str, DualVariable] = MappingProxyType({}),
 ) -> list[Tensor]:
-    """Terms of the policy's loss, per token or per response, zero where their gates are False.
+    """Return the terms of the policy's loss, per token or per response, zero where their gates are False.
 
     Args:
         policy: The policy being trained.
         composition: Objective and regularizers.
         rows: A microbatch with `gates` and, where the objective needs them, `advantages`.
-        meter: Where diagnostics go.
-        temperature: At which the responses were sampled.
-        on_policy: Whether the policy is still the one that acted, so that this pass gives `old_log_probs` too.
-        duals: Weights of regularizers that are adapted, by slot; they see what they weigh.
+        meter: Receives the diagnostics.
+        version: Which weights the policy has. Rows that these weights drew are on-policy: this pass gives their
+            `old_log_probs`. None takes those of the rows as they are.
+        duals: Weights of regularizers that are adapted, by slot; they observe what they weigh.
     """
     (gates,) = rows.require("gates", by="policy_losses")
-    output = policy(rows, temperature=temperature, asks=composition.asks())
-    if on_policy:
-        rows = rows.replace(old_log_probs=_of_the_acting_policy(output.log_probs.detach(), rows))
-    objective, gate = composition.objective(output, rows), gates[0]
+    output = policy(rows, temperature=composition.rollout.sampling.temperature, asks=composition.asks())
+    if version is not None:
+        present, drew = output.log_probs.detach(), on_policy(rows, version)[:, None]
+        rows = rows.replace(old_log_probs=torch.where(drew, present.to(rows.old_log_probs), rows.old_log_probs))
+    objective, gate = checked_loss(composition.loss.objective, output, rows), gates[0]
     terms = [keep(objective, gate) if objective.ndim == 2 else objective]
-    for (slot, regularizer), where in zip(composition.active_regularizers().items(), gates[1:], strict=True):
-        penalty = regularizer(output, rows)
+    regularizers = composition.loss.active_regularizers()
+    for (slot, regularizer), where in zip(regularizers.items(), gates[1:], strict=True):
+        penalty = checked_penalty(regularizer, output, rows)
         meter.add(f"penalty/{slot}", penalty, where)
         if slot in duals:
             duals[slot].observe(penalty, where)
             penalty = penalty * duals[slot].multiplier.to(penalty.dtype)
         terms.append(keep(penalty, where))
     _observe(output.log_probs, objective, rows, gate, meter)
-    if any(term.isnan().any() for term in terms):
-        raise UsageError(
-            "the policy's loss is not a number; lower --model.optimizer.lr, or look for inf in rewards and log-probs."
-        )
     return terms
-
-
-def _of_the_acting_policy(present: Tensor, rows: RolloutBatch) -> Tensor:
-    """The present log-probs, except for rows that an earlier policy made."""
-    return present if rows.replayed is None else torch.where(rows.replayed[:, None], rows.old_log_probs, present)
 
 
 def _observe(log_probs: Tensor, objective: Tensor, rows: RolloutBatch, gate: Tensor, meter: Meter) -> None:

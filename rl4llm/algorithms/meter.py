@@ -1,14 +1,14 @@
-"""Token-weighted means of diagnostics, gathered over the microbatches of one iteration."""
+"""Token-weighted means of diagnostics, over the microbatches and ranks of one rollout batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl4llm.algorithms.composition import Composition
-from rl4llm.batch import RolloutBatch
-from rl4llm.critics import critic_std, explained_variance, spread_error_correlation
 from rl4llm.masked import masked_sum
+
+Sums = dict[str, tuple[Tensor, Tensor]]
 
 
 class Meter:
@@ -26,47 +26,30 @@ class Meter:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
-    def means(
-        self, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x, device: torch.device | str = "cpu"
-    ) -> dict[str, Tensor]:
-        """Σ values / Σ weights for every name with a weight; `device` is where ranks can sum."""
-        names = sorted(self._sums)
-        if not names:
-            return {}
-        sums = torch.stack([self._sums[name].to(device, torch.float32) for name in names])
-        weights = torch.stack([self._weights[name].to(device, torch.float32) for name in names])
-        sums, weights = sum_over_ranks(torch.stack([sums, weights]))
-        return {n: s / w for n, s, w in zip(names, sums, weights, strict=True) if w > 0}
+    def means(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> dict[str, Tensor]:
+        """Return Σ values / Σ weights over all ranks for every name that has a weight; float32 on the CPU.
+
+        Ranks may have added under different names; each name's mean is over the ranks that know it.
+        """
+        names = list(self._sums)
+        own = dict(zip(names, _pairs([self._sums[n] for n in names], [self._weights[n] for n in names]), strict=True))
+        totals: dict[str, tuple[float, float]] = {}
+        for sums in gather(own):
+            for name, (total, weight) in sums.items():
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = (before[0] + total, before[1] + weight)
+        return {n: torch.tensor(total / weight) for n, (total, weight) in sorted(totals.items()) if weight > 0}
+
+
+def _pairs(sums: list[Tensor], weights: list[Tensor]) -> list[tuple[float, float]]:
+    """Read all numbers back at once."""
+    if not sums:
+        return []
+    device = next((x.device for x in sums if x.device.type != "cpu"), torch.device("cpu"))
+    totals, counts = (torch.stack([x.to(device, torch.float32) for x in numbers]) for numbers in (sums, weights))
+    return list(zip(*torch.stack([totals, counts]).tolist(), strict=True))
 
 
 def scalar(value: float) -> Tensor:
-    """A number as the one-entry tensor that a meter takes."""
+    """Return a number as the one-entry tensor that a meter takes."""
     return torch.tensor([float(value)])
-
-
-def observe_batch(batch: RolloutBatch, composition: Composition, meter: Meter) -> None:
-    """What a rollout batch shows before the update: advantages, gates and, where there are critics, their values."""
-    mask = batch.response_mask
-    (gates,) = batch.require("gates", by="observe_batch")
-    meter.add("policy/gated_share", (~gates[0]).float(), mask)
-    for slot, where in zip(composition.active_regularizers(), gates[1:], strict=True):
-        meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
-    if batch.replayed is not None:
-        meter.add("train/replayed_share", batch.replayed.float())
-    if composition.advantage is not None and batch.advantages is not None:
-        meter.add("policy/advantage", batch.advantages, mask)
-        for name, values in composition.advantage.diagnostics(batch).items():
-            meter.add(f"advantage/{name}", values)
-    if batch.values is not None:
-        meter.add("critics/value", batch.values, mask)
-    if batch.values is not None and batch.returns is not None:
-        _observe_critics(batch, batch.values, batch.returns, meter)
-
-
-def _observe_critics(batch: RolloutBatch, values: Tensor, returns: Tensor, meter: Meter) -> None:
-    mask = batch.response_mask
-    meter.add("critics/explained_variance", explained_variance(values, returns, mask).reshape(1))
-    if batch.critic_values is not None:
-        meter.add("critics/spread", critic_std(batch.critic_values), mask)
-        correlation = spread_error_correlation(batch.critic_values, returns, mask)
-        meter.add("critics/spread_error_correlation", correlation.reshape(1))

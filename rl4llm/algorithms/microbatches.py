@@ -1,6 +1,6 @@
 """Cutting a batch by a token budget, and gradients that do not depend on how it was cut."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.groups import dense_group_ids
 from rl4llm.objectives.aggregate import Aggregator
 
-TokenFunction = Callable[[RolloutBatch], Tensor]
 LossFunction = Callable[[RolloutBatch], Sequence[Tensor]]
 
 
@@ -42,23 +41,25 @@ def cut_by_tokens(batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = 
             start = stop
 
 
-def map_microbatches(function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
-    """`function` of the whole batch, evaluated without grad on microbatches; its last two axes are batch and time."""
-    whole: Tensor | None = None
-    with torch.no_grad():
-        for rows in cut_by_tokens(batch, max_tokens):
-            piece = function(batch.select(rows).trim())
-            if whole is None:
-                whole = piece.new_zeros(*piece.shape[:-2], *batch.response_mask.shape)
-            whole[..., rows, : piece.shape[-1]] = piece
-    if whole is None:
-        return function(batch).detach()
-    return whole
-
-
 def loss_counts(aggregator: Aggregator, mask: Tensor) -> dict[int, Tensor]:
     """What the losses of an optimizer step are divided by: for losses per response (1 axis) and per token (2 axes)."""
     return {1: aggregator.count(mask.any(-1)), 2: aggregator.count(mask)}
+
+
+def step_loss(rows: RolloutBatch, losses: LossFunction, aggregator: Aggregator, counts: Mapping[int, Tensor]) -> Tensor:
+    """Return what a microbatch adds to the loss of its optimizer step.
+
+        Σ over terms aggregate(term, mask, normalizer = count of the whole step)
+
+    Args:
+        rows: The microbatch.
+        losses: The terms of the loss, each per token (batch time) or per response (batch).
+        aggregator: How terms become a scalar.
+        counts: Normalizers of the step by number of axes, over all microbatches and ranks.
+    """
+    masks = {1: rows.response_mask.any(-1), 2: rows.response_mask}
+    terms = [aggregator(x, masks[x.ndim], normalizer=counts[x.ndim]) for x in losses(rows)]
+    return torch.stack([term.float() for term in terms] if terms[0].dtype != torch.float64 else terms).sum()
 
 
 def accumulate_gradients(
@@ -67,11 +68,11 @@ def accumulate_gradients(
     aggregator: Aggregator,
     *,
     max_tokens: int,
-    counts: dict[int, Tensor] | None = None,
+    counts: Mapping[int, Tensor] | None = None,
     whole_groups: bool = False,
-    backward: Callable[[Tensor, bool], None] = lambda loss, last: loss.backward(),
+    backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
 ) -> Tensor:
-    """Gradients of the aggregated losses of a whole batch, taken microbatch by microbatch.
+    """Accumulate the gradients of the aggregated losses of a whole batch, microbatch by microbatch.
 
         L = Σ over microbatches Σ over terms aggregate(term, mask, normalizer = count of the whole step)
 
@@ -79,24 +80,20 @@ def accumulate_gradients(
 
     Args:
         batch: The rows of one optimizer step.
-        losses: The terms of the loss of some rows: each a loss a token (batch time) or a response (batch).
+        losses: The terms of the loss of some rows, each per token (batch time) or per response (batch).
         aggregator: How terms become a scalar.
         max_tokens: Token budget of a microbatch.
         counts: Normalizers by number of axes; by default those of `batch`. On several ranks, the sum over ranks.
         whole_groups: Whether the responses to one prompt stay together, for losses that compare them.
-        backward: Called with the loss of each microbatch and whether it is the last.
+        backward: Called with the loss of each microbatch.
 
     Returns:
         The loss of the step, without graph.
     """
     counts = loss_counts(aggregator, batch.response_mask) if counts is None else counts
-    pieces = list(cut_by_tokens(batch, max_tokens, whole_groups=whole_groups))
     total = torch.zeros((), device=batch.response_mask.device)
-    for index, rows in enumerate(pieces):
-        piece = batch.select(rows).trim()
-        masks = {1: piece.response_mask.any(-1), 2: piece.response_mask}
-        terms = [aggregator(x, masks[x.ndim], normalizer=counts[x.ndim]) for x in losses(piece)]
-        loss = torch.stack(terms).sum()
-        backward(loss, index == len(pieces) - 1)
+    for rows in cut_by_tokens(batch, max_tokens, whole_groups=whole_groups):
+        loss = step_loss(batch.select(rows).trim(), losses, aggregator, counts)
+        backward(loss)
         total = total + loss.detach()
     return total

@@ -1,168 +1,261 @@
 """`PolicyGradient`: the one loop. Every algorithm of the library is this module with other parts in its slots."""
 
 import time
-from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from lightning import Callback, LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl4llm.advantages import AdvantageEstimator, Whiten
-from rl4llm.algorithms.acting import Actor
+from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
+from rl4llm.algorithms.collect import collect, gather
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
-from rl4llm.algorithms.learner import Learner
+from rl4llm.algorithms.health import Health
+from rl4llm.algorithms.improve import Learner, improve
+from rl4llm.algorithms.judge import NonFiniteError, Passes, judge
+from rl4llm.algorithms.learn import Completing, learn, value_context
 from rl4llm.algorithms.losses import policy_losses
-from rl4llm.algorithms.meter import Meter, observe_batch, scalar
+from rl4llm.algorithms.meter import Meter, scalar
+from rl4llm.algorithms.building import build_models, check_models, shard_models
+from rl4llm.algorithms.observe import observe_batch
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.algorithms.survey import survey_once
-from rl4llm.algorithms.updates import Updates
-from rl4llm.algorithms.valuing import value_context, with_log_probs, with_values
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least
-from rl4llm.corrections import Correction
-from rl4llm.critics import ValueSpec
+from rl4llm.checks import UsageError
+from rl4llm.critics import ValueContext
 from rl4llm.data.task import PromptBatch
-from rl4llm.gates import Gate
-from rl4llm.models import Policy, check_model
-from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean, TokenMean
-from rl4llm.regularizers import Constrained, KLReward, Regularizer
-from rl4llm.replay import ReplaySpec
-from rl4llm.rewards import RewardShaping
-from rl4llm.rollouts import DynamicSampling, HuggingFaceRollout, RolloutEngine, Sampling
+from rl4llm.models import ModelSource, Policy
+from rl4llm.objectives import TokenMean
+from rl4llm.randomness import seed_global
+from rl4llm.rollouts import prompt_limit, prompt_tokens
+
+_SHOWN = {"train/reward", "train/accuracy", "train/tokens_per_second"}
 
 
 class PolicyGradient(LightningModule):
-    """Rollouts, scores, values, advantages, gates, then epochs × minibatches × microbatches of policy and critics.
+    """Collect, gather, judge, deal, improve, learn: one rollout batch per training step.
 
-    `trainer.global_step`, `max_steps` and the logged step all count rollout batches.
+    `trainer.global_step`, `max_steps` and the logged step all count rollout batches. On several devices every step is
+    that of one process on the global batch of prompts.
 
     Args:
-        policy: Model name: a hub name, a folder, or an embedded model.
-        objective: From advantages (or scores) to the policy's loss.
-        aggregator: From losses to a scalar.
-        advantage: From rewards and values to advantages; None for objectives that compare scores themselves.
-        critics: Where values come from; None for critic-free methods.
-        whitening: Normalizes the advantages of the rollout batch, before any gate.
-        correction: Weighs the advantages by how far engine and trainer disagree.
-        gate: Tokens from which the objective learns; None: all.
-        regularizers: Penalties beside the objective, by slot name.
-        kl_reward: Divergence from the reference policy, in the reward.
-        length_penalty: Length, in the reward.
-        sampling: How responses are drawn; its temperature is that of the log-probs.
-        responses_per_prompt: n.
-        dynamic_sampling: Draw prompts until there are enough groups with unequal scores.
-        replay: Earlier responses beside the fresh ones.
-        updates: Optimizer steps of the policy on one rollout batch.
-        critic_updates: Optimizer steps of each critic on its part of one rollout batch.
-        optimizer: Of the policy.
-        critic_optimizer: Of each critic.
-        learn_critics_first: Train the critics before their values are read, rather than after.
-        critic_warmup: Rollout batches on which only the critics learn.
-        trust_rollout_log_probs: Take the engine's log-probs as `old_log_probs` instead of computing them again.
-        reference_interval: Rollout batches after which the reference becomes the policy as it is; None: never.
-        engine: What draws responses.
-        evaluation: How the policy is judged on held-out prompts.
+        policy: A model name (hub, folder or embedded), a `Pretrained`, a `PreTrainedModel` or a `Policy`.
+        rollout: How responses are drawn and scored.
+        credit: How scores become advantages.
+        loss: How advantages become the policy's loss.
+        learning: How the policy steps.
+        critic_learning: How the critics step; None: as the policy does.
+        evaluation: How the policy is evaluated on held-out prompts.
+        guards: When a run that goes wrong stops.
     """
 
     def __init__(
         self,
-        policy: str,
-        *,
-        objective: PolicyObjective,
-        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
-        advantage: AdvantageEstimator | None = None,
-        critics: ValueSpec | None = None,
-        critic_optimizer: OptimizerCallable | None = None,
-        aggregator: Aggregator = SequenceMean(),
-        whitening: Whiten | None = None,
-        correction: Correction | None = None,
-        gate: Gate | None = None,
-        regularizers: Mapping[str, Regularizer | None] = MappingProxyType({}),
-        kl_reward: KLReward | None = None,
-        length_penalty: RewardShaping | None = None,
-        responses_per_prompt: int = 8,
-        sampling: Sampling = Sampling(),
-        dynamic_sampling: DynamicSampling | None = None,
-        replay: ReplaySpec | None = None,
-        updates: Updates = Updates(),
-        critic_updates: Updates = Updates(),
-        learn_critics_first: bool = False,
-        critic_warmup: int = 0,
-        trust_rollout_log_probs: bool = False,
-        reference_interval: int | None = None,
-        engine: RolloutEngine = HuggingFaceRollout(),
+        policy: ModelSource,
+        rollout: Rollout,
+        credit: Credit,
+        loss: Loss,
+        learning: Learning = Learning(),
+        critic_learning: CriticLearning | None = None,
         evaluation: Evaluation = Evaluation(),
+        guards: Guards = Guards(),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.composition = Composition(
-            objective=objective,
-            aggregator=aggregator,
-            advantage=advantage,
-            critics=critics,
-            whitening=whitening,
-            correction=correction,
-            gate=gate,
-            regularizers=MappingProxyType(dict(regularizers)),
-            kl_reward=kl_reward,
-            length_penalty=length_penalty,
-            dynamic_sampling=dynamic_sampling,
-            replay=replay,
+        self.composition = Composition(rollout, credit, loss)
+        self.learning = learning
+        self.critic_learning = critic_learning or CriticLearning(learning.optimizer)
+        check_models(policy, self.composition, self.critic_learning)
+        self.policy, self.critics, self.reference = build_models(policy, self.composition)
+        check_learners(self.critics, self.critic_learning)
+        self.engine, self.scorer = rollout.engine.build(self.policy), rollout.scoring.build()
+        self.replay = None if rollout.replay is None else rollout.replay.build()
+        self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
+        self.duals = nn.ModuleDict({slot: part.build() for slot, part in self.composition.constrained().items()})
+        self.evaluator = Evaluator(evaluation, rollout.sampling)
+        self.health = Health(guards, self._run_folder)
+        self.seed: int | None = None
+        self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
+        self.policy_version = 0  # optimizer steps of the policy so far
+
+    # --- one rollout batch ------------------------------------------------------------------------------------------
+
+    def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
+        """Collect, gather, judge, deal, improve, learn, log."""
+        started, meter, runtime = time.perf_counter(), Meter(), self.runtime()
+        seed_global("step", runtime.seed, runtime.step)
+        self.drawn += 1
+        batch = self._collect(runtime, prompts, meter)
+        meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
+        chosen = self._select(runtime, batch, prompts)
+        if chosen is None:
+            return
+        batch, prompts = chosen
+        context = self._context(runtime, prompts, meter)
+        try:
+            batch = self._judge(runtime, batch, context)
+        except NonFiniteError as error:
+            self.health.skip(error.part, error.what, batch)
+            return
+        observe_batch(batch, self.composition, meter)
+        if not self.warming_up:
+            self._improve(runtime, batch, meter)
+        if self.critics is not None and not self.critic_learning.first:
+            learn(self.critics, batch, context)
+        self._remember(batch)
+        self._log(meter, tokens=int(batch.widths.sum()), seconds=time.perf_counter() - started)
+
+    def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> RolloutBatch:
+        """Draw and score this rank's responses, and gather those of all ranks."""
+        self.engine.sync(self.policy.model.named_parameters(), self.policy_version)
+        rollout = self.composition.rollout
+        with runtime.whole_weights(self.policy):
+            own = partial(collect, runtime, self.policy, self.engine, self.scorer, rollout, prompts, meter)
+            collected = gather(runtime, runtime.together(own)[runtime.rank if runtime.world_size > 1 else 0])
+        reward = prompts.task.reward
+        self.health.scored(collected.batch, collected.problems, getattr(reward, "__name__", type(reward).__name__))
+        return collected.batch
+
+    def _select(
+        self, runtime: Runtime, batch: RolloutBatch, prompts: PromptBatch
+    ) -> tuple[RolloutBatch, PromptBatch] | None:
+        """Keep informative groups and mix in earlier responses; None while more prompts are to be drawn."""
+        if self.dynamic_sampling is not None:
+            found = self.dynamic_sampling(batch, prompts)
+            if found is None:
+                return None
+            batch, prompts = found[0].to(runtime.device), found[1]
+        if self.replay is not None:
+            batch = self.replay.mix(batch, runtime.generator("replay"))
+        return batch, prompts
+
+    def _judge(self, runtime: Runtime, batch: RolloutBatch, context: ValueContext | None) -> RolloutBatch:
+        first = self.critics is not None and self.critic_learning.first
+        passes = Passes(
+            policy=lambda rows: self._pass(runtime, self.policy, rows, "log_probs"),
+            reference=lambda rows, field: self._pass(runtime, self.reference, rows, field),
+            version=self.policy_version,
+            before_update=self._reads_old_log_probs(),
         )
-        self.sampling, self.actor = sampling, Actor(engine, sampling, responses_per_prompt)
-        self.updates, self.critic_updates = updates, critic_updates
-        self.optimizer, self.critic_optimizer = optimizer, critic_optimizer or optimizer
-        self.learn_critics_first, self.critic_warmup = learn_critics_first, critic_warmup
-        self.trust_rollout_log_probs, self.reference_interval = trust_rollout_log_probs, reference_interval
-        self._check(policy)
-        self._build(policy)
-        self.evaluator = Evaluator(evaluation, sampling, engine)
-        self._restored: dict[str, Tensor] = {}
-        self.warming_up = False
+        learning = partial(learn, self.critics, context=context) if first else None  # type: ignore[arg-type]
+        return judge(batch, self.composition, passes, self.critics, context, learn=learning)
 
-    def _check(self, policy: str) -> None:
-        composition, n = self.composition, self.actor.responses_per_prompt
-        check_at_least("PolicyGradient", 1, responses_per_prompt=n, reference_interval=self.reference_interval)
-        check_at_least("PolicyGradient", 0, critic_warmup=self.critic_warmup)
-        self.sampling.check_trainable()
-        composition.check(responses_per_prompt=n, engine=self.actor.engine)
-        check_model(policy)
-        if composition.critics is not None:
-            composition.critics.check(policy, n)
-            if self.learn_critics_first and composition.critics.sees_scores:
-                raise UsageError(
-                    f"learn_critics_first=true would show critics={type(composition.critics).__name__} the scores that "
-                    "its values are compared with; set --model.learn_critics_first=false."
-                )
-        if self.trust_rollout_log_probs and composition.correction is not None:
-            raise UsageError(
-                f"correction={type(composition.correction).__name__} compares the trainer's log-probs with the "
-                "engine's, and trust_rollout_log_probs=true computes none; set one of the two to false or null."
+    def _improve(self, runtime: Runtime, batch: RolloutBatch, meter: Meter) -> None:
+        learner, whole_groups = self.learner("policy"), self.composition.loss.objective.whole_groups
+        duals: dict[str, Any] = dict(self.duals.items())
+        trust = self.composition.rollout.trust_log_probs
+
+        def losses(rows: RolloutBatch) -> list[Tensor]:
+            version = None if trust else self.policy_version
+            return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
+
+        def after_step() -> None:
+            self.policy_version += 1
+            for slot, dual in duals.items():
+                dual.step(runtime.sum)
+                meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
+
+        dealt = deal(
+            batch,
+            learner.updates,
+            learner.aggregator,
+            generator=runtime.generator("deal", "policy"),
+            world_size=runtime.world_size,
+            whole_groups=whole_groups,
+        )
+        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, after_step=after_step)
+
+    def _remember(self, batch: RolloutBatch) -> None:
+        """Keep fresh rows for later, and renew the reference at its interval."""
+        if self.replay is not None:
+            self.replay.add(batch)
+        interval = self.composition.loss.reference_interval
+        if self.reference is not None and interval and not self.trainer.global_step % interval:
+            self.reference.model.load_state_dict(self.policy.model.state_dict())
+
+    def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
+        meter.add("time/step_seconds", scalar(seconds))
+        self.health.observe(meter)
+        means = meter.means(self.runtime().gather)
+        means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
+        for name, value in means.items():
+            self.log(name, value, prog_bar=name in _SHOWN)
+
+    # --- what the steps are given -----------------------------------------------------------------------------------
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether only the critics learn from this rollout batch."""
+        return self.trainer.global_step < self.critic_learning.warmup
+
+    def runtime(self) -> Runtime:
+        """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
+        return runtime_of(self, seed=self.seed or 0, step=self.drawn)
+
+    def learner(self, name: str) -> Learner:
+        """Return how the model of this name steps: "policy", or a learner of the value source."""
+        index = self._learner_names().index(name)
+        optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
+        if name == "policy":
+            return Learner(
+                name, self.policy, optimizer, schedule, self.learning.updates, self.composition.loss.aggregator
             )
+        assert self.critics is not None
+        module = self.critics.learners[name]
+        return Learner(name, module, optimizer, schedule, self.critic_learning.updates, TokenMean())
 
-    def _build(self, policy: str) -> None:
-        composition = self.composition
-        self.policy = Policy.load(policy)
-        self.critics = None if composition.critics is None else composition.critics.build(policy, self.policy)
-        if self.critic_warmup and not (self.critics and self.critics.learners):
-            raise UsageError(
-                f"critic_warmup={self.critic_warmup}, but there are no critics that learn by gradient; "
-                "set --model.critic_warmup=0."
-            )
-        referred = composition.needs("ref_log_probs") or composition.needs("ref_logsumexp")
-        self.reference = Policy.load(policy).requires_grad_(False) if referred else None
-        self.replay = None if composition.replay is None else composition.replay.build()
-        self.collector = None if composition.dynamic_sampling is None else composition.dynamic_sampling.build()
-        regularizers = composition.active_regularizers().items()
-        self.duals = torch.nn.ModuleDict({s: p.build() for s, p in regularizers if isinstance(p, Constrained)})
+    def _learner_names(self) -> list[str]:
+        return ["policy", *(self.critics.learners if self.critics is not None else ())]
 
-    # --- set-up -----------------------------------------------------------------------------------------------------
+    def _reads_old_log_probs(self) -> bool:
+        """Whether the trainer's `old_log_probs` are needed before the update's own passes give them."""
+        several = self.learning.updates.steps > 1 and not self.warming_up
+        read = self.composition.reads("old_log_probs") or self.composition.credit.kl_reward is not None
+        return (several or read) and not self.composition.rollout.trust_log_probs
+
+    def _pass(self, runtime: Runtime, policy: Policy | None, rows: RolloutBatch, field: str) -> Tensor:
+        """A field of `PolicyOutput` for all rows, without gradient, shared out over the ranks."""
+        assert policy is not None
+        asks = () if field == "log_probs" else (field,)
+        temperature = self.composition.rollout.sampling.temperature
+
+        def read(piece: RolloutBatch) -> Tensor:
+            return getattr(policy(piece, temperature=temperature, asks=asks), field)
+
+        return map_dealt(runtime, read, rows, self.learning.updates.microbatch_tokens)
+
+    def _context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
+        if self.critics is None:
+            return None
+        names, sampling = self._learner_names(), self.composition.rollout.sampling
+        return value_context(
+            runtime,
+            Completing(self.policy, self.engine, self.scorer, sampling, prompts),
+            self.learner,
+            lambda rows, field: self._pass(runtime, self.policy, rows, field),
+            meter,
+            self.health,
+            max_tokens=self.critic_learning.updates.microbatch_tokens,
+            counted=names[-1] if self.warming_up else None,
+        )
+
+    # --- set-up and state -------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Evaluation is a callback."""
+        return [self.evaluator]
+
+    def configure_model(self) -> None:
+        """Shard the models where the strategy asks for it."""
+        check_strategy(self.trainer.strategy)
+        shard_models(self)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer and schedule for the policy, then one for each learner of the value source."""
@@ -170,124 +263,71 @@ class PolicyGradient(LightningModule):
             raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         total = self.trainer.estimated_stepping_batches
         learners = {} if self.critics is None else self.critics.learners
-        optimizers = [self.optimizer(self.policy.parameters())]
-        optimizers += [self.critic_optimizer(module.parameters()) for module in learners.values()]
-        updates = [self.updates] + [self.critic_updates] * len(learners)
+        optimizers = [self.learning.optimizer(self.policy.parameters())]
+        optimizers += [self.critic_learning.optimizer(module.parameters()) for module in learners.values()]
+        updates = [self.learning.updates] + [self.critic_learning.updates] * len(learners)
         schedules = [u.scheduler(o, total) for u, o in zip(updates, optimizers, strict=True)]
         return optimizers, schedules
 
     def on_fit_start(self) -> None:
-        """Explicit random generators: one for sampling on the device, one for the order of rows."""
-        seed = torch.initial_seed() + self.global_rank
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.shuffle = torch.Generator().manual_seed(seed)
-        for name, state in self._restored.items():
-            getattr(self, name).set_state(state)
+        """Take the run's seed, that of the first rank, unless a checkpoint brought one."""
+        if self.seed is None:
+            self.seed = self.runtime().gather(torch.initial_seed())[0]
 
     def on_train_start(self) -> None:
-        """Let the value source look at the training prompts."""
+        """Give the value source a chance to survey the training prompts before the first step."""
         if self.critics is not None:
-            self.critics.prepare(partial(survey_once, self))
+            self.critics.prepare(partial(survey_once, self.trainer, self.runtime(), self._surveying()))
 
-    def prompt_priorities(self, uids: Tensor) -> Tensor | None:
-        """How much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
-        return None if self.critics is None else self.critics.priorities(uids)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Random states travel with the weights."""
-        if hasattr(self, "generator"):
-            checkpoint["generators"] = {name: getattr(self, name).get_state() for name in ("generator", "shuffle")}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Random states are set once the generators exist."""
-        self._restored = checkpoint.get("generators", {})
-
-    def sum_over_ranks(self, x: Tensor) -> Tensor:
-        """The one reduction: every normalizer and every mean goes through it."""
-        return self.trainer.strategy.reduce(x, reduce_op="sum") if self.trainer.world_size > 1 else x
-
-    # --- one rollout batch ------------------------------------------------------------------------------------------
-
-    def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Act, judge, learn, log."""
-        started, meter = time.perf_counter(), Meter()
-        self.warming_up = self.trainer.global_step < self.critic_warmup
-        fresh = self.actor.act(self.policy, prompts, self.generator, meter)
-        acted = time.perf_counter()
-        if self.collector is not None:
-            drawn = self.collector(fresh, prompts)
-            if drawn is None:
-                return
-            fresh, prompts = drawn
-        batch = with_log_probs(self, fresh if self.replay is None else self.replay.mix(fresh, self.shuffle))
-        batch = with_values(self, self.composition.with_rewards(batch), prompts, meter)
-        self._improve(self.composition.with_gates(batch), prompts, meter)
-        if self.replay is not None:
-            self.replay.add(batch)
-        if (
-            self.reference is not None
-            and self.reference_interval
-            and not self.trainer.global_step % self.reference_interval
-        ):
-            self.reference.model.load_state_dict(self.policy.model.state_dict())
-        seconds = time.perf_counter() - started
-        meter.add("time/rollout_seconds", scalar(acted - started))
-        meter.add("time/step_seconds", scalar(seconds))
-        self._log(meter, tokens=int(batch.widths.sum()), seconds=seconds)
-
-    def learner(self, name: str, index: int, module: torch.nn.Module) -> Learner:
-        """What steps the model of the index-th optimizer: 0 is the policy's, then come the critics'."""
-        optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
-        if index:
-            return Learner(name, module, optimizer, schedule, self.critic_updates, TokenMean())
-        composition = self.composition
-        whole_groups = composition.objective.whole_groups
-        return Learner(name, module, optimizer, schedule, self.updates, composition.aggregator, whole_groups)
-
-    def _improve(self, batch: RolloutBatch, prompts: PromptBatch, meter: Meter) -> None:
-        observe_batch(batch, self.composition, meter)
-        on_policy = self.updates.steps == 1 and not self.trust_rollout_log_probs
-        duals: dict[str, Any] = dict(self.duals.items())
-        options = {"temperature": self.sampling.temperature, "on_policy": on_policy, "duals": duals}
-
-        def losses(rows: RolloutBatch) -> list[Tensor]:
-            return policy_losses(self.policy, self.composition, rows, meter, **options)  # type: ignore[arg-type]
-
-        def adapt() -> None:
-            for slot, dual in duals.items():
-                dual.step(self.sum_over_ranks)
-                meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
-
-        if not self.warming_up:
-            learner = self.learner("policy", 0, self.policy)
-            learner.minimize(self, batch, losses, meter, counted=True, after_step=adapt)
-        if self.critics is not None and not self.learn_critics_first:
-            self.critics.learn(batch, value_context(self, prompts, meter))
-
-    def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
-        means = meter.means(self.sum_over_ranks, self.device)
-        means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
-        shown = {"train/reward", "train/accuracy", "train/tokens_per_second"}
-        for name, value in means.items():
-            self.log(name, value, prog_bar=name in shown)
-
-    # --- evaluation -------------------------------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluator.restart()
+    def _surveying(self) -> Completing:
+        policy = self.reference or self.policy
+        engine = self.engine if policy is self.policy else self.composition.rollout.engine.build(policy)
+        return Completing(policy, engine, self.scorer, self.composition.rollout.sampling, PromptBatch([], None))  # type: ignore[arg-type]
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Judge the policy on held-out prompts."""
-        self.evaluator.step(self, self.policy, prompts, "val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluator.restart()
+        """Let the Trainer validate; the callback does it."""
 
     def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Judge the policy on test prompts."""
-        self.evaluator.step(self, self.policy, prompts, "test")
+        """Let the Trainer test; the callback does it."""
+
+    def teardown(self, stage: str) -> None:
+        """End what the engine and the scorer have started."""
+        if self.scorer is not None:
+            self.scorer.close()
+
+    def prompt_priorities(self, uids: Tensor) -> Tensor | None:
+        """Return how much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
+        return None if self.critics is None else self.critics.priorities(uids)
+
+    def prompt_length(self, prompt: Any) -> int:
+        """Return the number of tokens of a prompt."""
+        return prompt_tokens(self.policy, prompt)
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """Most tokens of a prompt that leave room for a whole response; None where the model names no context."""
+        return prompt_limit(self.policy, self.composition.rollout.sampling.max_response_tokens)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the seed and the counters from which all random numbers follow."""
+        checkpoint["loop"] = {"seed": self.seed, "drawn": self.drawn, "policy_version": self.policy_version}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed and the counters of the checkpoint."""
+        for name, value in checkpoint.get("loop", {}).items():
+            setattr(self, name, value)
+
+    def _run_folder(self) -> Path:
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+
+def check_learners(critics: Any, learning: CriticLearning) -> None:
+    """Raise if critics are to warm up and none learns by gradient."""
+    if learning.warmup and not (critics is not None and critics.learners):
+        raise UsageError(
+            f"critic_warmup={learning.warmup}, but there are no critics that learn by gradient; "
+            "set --model.critic_warmup=0."
+        )
 
 
 def _nth(things: Any, index: int) -> Any:

@@ -9,18 +9,23 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rl4llm.algorithms.building import shard_models
+from rl4llm.algorithms.deal import Dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.data.task import PromptBatch
-from rl4llm.models import Policy, TinyQwen3
+from rl4llm.models import ModelSource, Policy, TinyQwen3
 from rl4llm.objectives import reinforce, token_mean
-from rl4llm.rollouts import Sampling, encode_prompts
+from rl4llm.rewards import Scoring
+from rl4llm.rollouts import HuggingFaceRollout, Sampling, encode_prompts
 
 
 def demonstrations(policy: Policy, prompts: PromptBatch) -> RolloutBatch:
-    """Prompts with their demonstrations as responses, each closed by the end of sequence; every advantage is 1."""
+    """Return prompts with their demonstrations as responses, each closed by the end of sequence; advantages are 1."""
     device = next(policy.parameters()).device
     texts = [example.demonstration for example in prompts.examples]
     if any(text is None for text in texts):
@@ -53,42 +58,66 @@ class Supervised(LightningModule):
 
         L = − (1 / tokens) Σ log π(token)
 
+    On several devices each takes a share of the global batch of prompts, and the mean is over all of its tokens.
+
     Args:
-        policy: Model name to go on from, or a `TinyQwen3` to make from nothing.
-        optimizer: Of the policy.
+        policy: Model to go on from, or a `TinyQwen3` to make from nothing.
+        optimizer: Optimizer of the policy.
         updates: Clip-norm and schedule (epochs and minibatches are the loader's here).
-        evaluation: How the policy is judged.
+        evaluation: How the policy is evaluated.
         sampling: Length limit and temperature of the evaluated responses.
+        scoring: How the reward is run.
         callbacks: Added to the Trainer's, for example to stop early.
     """
 
+    critics = reference = None
+
     def __init__(
         self,
-        policy: str | TinyQwen3,
+        policy: ModelSource | TinyQwen3,
         *,
         optimizer: OptimizerCallable,
         updates: Updates,
         evaluation: Evaluation,
         sampling: Sampling,
+        scoring: Scoring = Scoring(),
         callbacks: Sequence[Callback] = (),
     ) -> None:
         super().__init__()
-        self.policy = Policy.load(policy) if isinstance(policy, str) else Policy(*policy.build())
-        self.evaluator = Evaluator(evaluation, sampling)
+        self.policy = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
+        self.engine, self.scorer = HuggingFaceRollout().build(self.policy), scoring.build()
         self.optimizer, self.updates = optimizer, updates
-        self.callbacks = list(callbacks)
+        self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Those that came with the module."""
+        """Return the callback that evaluates, and those configured on the module."""
         return self.callbacks
 
+    def configure_model(self) -> None:
+        """Shard the model where the strategy asks for it."""
+        check_strategy(self.trainer.strategy)
+        shard_models(self)
+
+    def runtime(self) -> Runtime:
+        """Return ranks and random numbers."""
+        return runtime_of(self, seed=0, step=0)
+
     def training_step(self, prompts: PromptBatch, batch_index: int) -> Tensor:
-        """Cross-entropy of the demonstrations."""
-        batch = demonstrations(self.policy, prompts)
-        assert batch.advantages is not None
-        output = self.policy(batch)
-        loss = token_mean(reinforce(output.log_probs, batch.advantages, batch.response_mask), batch.response_mask)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        """Return the cross-entropy of the demonstrations."""
+        runtime, whole = self.runtime(), demonstrations(self.policy, prompts)
+        dealt = Dealt(whole, runtime.world_size)
+        own = whole.select(dealt.shares[runtime.rank])
+        if not len(own):
+            first = whole.split([1, len(whole) - 1])[0]
+            own = first.replace(response_mask=torch.zeros_like(first.response_mask))
+        (advantages,) = own.require("advantages", by="Supervised")
+        # Gradients are averaged over ranks, so each rank's sum is divided by the tokens of all ranks per rank.
+        tokens = whole.response_mask.sum() / runtime.world_size
+        log_probs = self.policy(own).log_probs
+        losses = reinforce(log_probs, advantages, own.response_mask)
+        loss = token_mean(losses, own.response_mask, normalizer=tokens)
+        shown = runtime.sum(loss.detach().reshape(1))[0] / runtime.world_size
+        self.log("train/loss", shown, prog_bar=True, batch_size=len(whole))
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -102,22 +131,15 @@ class Supervised(LightningModule):
     ) -> None:
         """Clip by the schedule's norm unless the Trainer names one."""
         value = self.updates.max_grad_norm if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(
-            optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm"
-        )
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluator.restart()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), float("inf") if value is None else value)
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Judge the policy on held-out prompts."""
-        self.evaluator.step(self, self.policy, prompts, "val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluator.restart()
+        """Let the Trainer validate; the callback does it."""
 
     def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Judge the policy on test prompts."""
-        self.evaluator.step(self, self.policy, prompts, "test")
+        """Let the Trainer test; the callback does it."""
+
+    def teardown(self, stage: str) -> None:
+        """End what the scorer has started."""
+        if self.scorer is not None:
+            self.scorer.close()

@@ -4,48 +4,47 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from rl4llm.algorithms.acting import Actor
-from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.learn import Completing
+from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
-from rl4llm.data.task import Example
+from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
-
-if TYPE_CHECKING:
-    from rl4llm.algorithms.policy_gradient import PolicyGradient
+from rl4llm.randomness import seed_of
+from rl4llm.rollouts import decode_responses, draw_rollouts
 
 _CHUNK = 256
 
 
 @torch.no_grad()
 def survey(
-    policy: Policy,
-    actor: Actor,
+    runtime: Runtime,
+    answering: Completing,
     loader: DataLoader[Example],
     *,
     samples: int,
     cache: str | None,
     folder: Path,
-    seed: int = 0,
 ) -> Mapping[int, Sequence[float]]:
-    """Scores of `samples` responses of the policy to each prompt of the loader's data set, by uid.
+    """Return the scores of `samples` responses of the policy to each prompt of the loader's data set, by uid.
 
-    What the cache holds is read; what it lacks is drawn, written at once, and so survives an interruption: the result
-    is the same as without one.
+    What the cache holds is read; what it lacks is drawn, written at once by the first rank, and so survives an
+    interruption. Each rank draws a share. The random numbers of a prompt's responses follow from its uid, so the result
+    depends neither on the number of ranks nor on interruptions.
 
     Args:
-        policy: Whose responses.
-        actor: Engine, sampling and reward.
+        runtime: Ranks.
+        answering: The policy, its engine, the sampling and what scores.
         loader: The training prompts.
-        samples: Responses a prompt.
-        cache: File of JSON lines: a header that says what was surveyed, then a prompt a line; None for one in `folder`
-            that is named after the header.
+        samples: Responses per prompt.
+        cache: File of JSON lines: a header that says what was surveyed, then one prompt per line; None for one in
+            `folder` that is named after the header.
         folder: Where caches without a name go.
-        seed: Of the responses.
 
     Returns:
         The scores of each prompt, NaN where one could not be scored.
@@ -55,37 +54,54 @@ def survey(
     """
     dataset: Any = loader.dataset
     examples = _distinct([dataset[index] for index in range(len(dataset))])
-    header = {
-        "policy": policy_fingerprint(policy),
-        "prompts": prompts_fingerprint(examples),
-        "sampling": repr(actor.sampling),
-        "samples": samples,
-    }
-    path = folder / f"{_digest(json.dumps(header))}.jsonl" if cache is None else Path(cache)
-    known = _read(path, header)
-    many = Actor(actor.engine, actor.sampling, samples, actor.warned)
-    generator = torch.Generator(next(policy.parameters()).device)
-    for start in range(0, len(examples), _CHUNK):
-        chunk = examples[start : start + _CHUNK]
-        if all(example.uid in known for example in chunk):
-            continue
-        batch = many.act(policy, loader.collate_fn(chunk), generator.manual_seed(seed + start), Meter())
-        scores = batch.scores.reshape(len(chunk), samples).tolist()
-        known |= _append(path, {example.uid: own for example, own in zip(chunk, scores, strict=True)})
+    with runtime.whole_weights(answering.policy):
+        header = {
+            "policy": policy_fingerprint(answering.policy),
+            "prompts": prompts_fingerprint(examples),
+            "sampling": repr(answering.sampling),
+            "samples": samples,
+        }
+        path = folder / f"{_digest(json.dumps(header))}.jsonl" if cache is None else Path(cache)
+        known = runtime.together(lambda: _read(path, header) if runtime.rank == 0 else {})[0]
+        missing = [example for example in examples if example.uid not in known]
+        for start in range(0, len(missing), _CHUNK):
+            prompts = PromptBatch(missing[start : start + _CHUNK], loader.collate_fn(missing[:1]).task)
+            found = _draw(runtime, answering, prompts, samples)
+            if runtime.rank == 0:
+                _append(path, found)
+            known |= found
     return {example.uid: known[example.uid] for example in examples}
 
 
-def survey_once(loop: "PolicyGradient", *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
-    """The survey of a loop's reference (or, without one, its policy): the first process draws, the others read it."""
-    trainer, policy = loop.trainer, loop.reference or loop.policy
+def _draw(runtime: Runtime, answering: Completing, prompts: PromptBatch, samples: int) -> dict[int, list[float]]:
+    """Scores of responses to these prompts, each rank's share gathered."""
+    places = runtime.share(len(prompts))
+    mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+
+    def draw() -> dict[int, list[float]]:
+        seeds = torch.tensor([seed_of("survey", example.uid) for example in mine.examples], dtype=torch.long)
+        batch = draw_rollouts(
+            answering.engine,
+            answering.policy,
+            mine,
+            responses_per_prompt=samples,
+            sampling=answering.sampling,
+            seeds=seeds,
+        )
+        texts = decode_responses(answering.policy, batch)
+        scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores.reshape(len(mine), samples)
+        return {example.uid: own for example, own in zip(mine.examples, scores.tolist(), strict=True)}
+
+    return {uid: scores for own in runtime.together(draw) for uid, scores in own.items()}
+
+
+def survey_once(
+    trainer: Trainer, runtime: Runtime, answering: Completing, *, samples: int, cache: str | None
+) -> Mapping[int, Sequence[float]]:
+    """Survey the Trainer's training prompts; files without a name go beside the runs."""
     folder = Path(trainer.loggers[0].save_dir or "." if trainer.loggers else trainer.default_root_dir) / "surveys"
-    found: Mapping[int, Sequence[float]] = {}
-    for turn in (trainer.is_global_zero, not trainer.is_global_zero):
-        if turn:
-            loader: Any = trainer.train_dataloader
-            found = survey(policy, loop.actor, loader, samples=samples, cache=cache, folder=folder)
-        trainer.strategy.barrier()
-    return found
+    loader: Any = trainer.train_dataloader
+    return survey(runtime, answering, loader, samples=samples, cache=cache, folder=folder)
 
 
 def _distinct(examples: Sequence[Example]) -> list[Example]:
@@ -103,9 +119,10 @@ def _distinct(examples: Sequence[Example]) -> list[Example]:
 
 
 def policy_fingerprint(policy: Policy) -> str:
-    """A digest of the weights: names, shapes and some entries of every tensor."""
+    """Return a digest of the weights: names, shapes and some entries of every tensor."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(policy.model.state_dict().items()):
+    tensors = {**dict(policy.model.named_parameters()), **dict(policy.model.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().flatten()
         some = flat[:: max(1, len(flat) // 4096)].float().cpu().numpy().tobytes()
         digest.update(f"{name}{tuple(tensor.shape)}".encode() + some)
@@ -113,7 +130,7 @@ def policy_fingerprint(policy: Policy) -> str:
 
 
 def prompts_fingerprint(examples: Sequence[Example]) -> str:
-    """A digest of the prompts, their answers and uids, in any order."""
+    """Return a digest of the prompts, their answers and uids, in any order."""
     return _digest("\n".join(sorted(repr((example.uid, example.prompt, example.answer)) for example in examples)))
 
 
@@ -150,9 +167,8 @@ def _scores(plain: Sequence[float | None]) -> list[float]:
     return [float("nan") if score is None else score for score in plain]
 
 
-def _append(cache: Path, found: dict[int, list[float]]) -> dict[int, list[float]]:
+def _append(cache: Path, found: dict[int, list[float]]) -> None:
     with cache.open("a") as file:
         for uid, scores in found.items():
             plain = [None if score != score else score for score in scores]
             file.write(json.dumps({"uid": uid, "scores": plain}) + "\n")
-    return found

@@ -1,0 +1,51 @@
+"""The models of a composition: checked before anything is loaded, built, and sharded where the strategy asks."""
+
+from typing import Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import FSDPModule
+
+from rl4llm.algorithms.choices import CriticLearning
+from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.strategy import shard
+from rl4llm.checks import UsageError
+from rl4llm.critics import ValueModel, ValueSource
+from rl4llm.models import ModelSource, Policy, check_model
+
+
+def check_models(source: ModelSource, composition: Composition, critic_learning: CriticLearning) -> None:
+    """Raise one line if parts or models do not fit together, before any weight is read."""
+    composition.check()
+    check_model(source)
+    critics = composition.credit.critics
+    if critics is None:
+        return
+    critics.check(source, composition.rollout.responses_per_prompt)
+    if critic_learning.first and critics.sees_scores:
+        raise UsageError(
+            f"learn_critics_first=true would show critics={type(critics).__name__} the scores that its values are "
+            "compared with; set --model.learn_critics_first=false."
+        )
+
+
+def build_models(source: ModelSource, composition: Composition) -> tuple[Policy, ValueSource | None, Policy | None]:
+    """Load the policy, the value source and, only if a part reads it, the frozen reference."""
+    policy = Policy.load(source)
+    spec = composition.credit.critics
+    critics = None if spec is None else spec.build(source, policy)
+    reference = Policy.copy_of(policy, source).requires_grad_(False) if composition.refers else None
+    return policy, critics, reference
+
+
+def shard_models(module: Any) -> None:
+    """Shard policy, reference and every critic layer by layer under `ModelParallelStrategy`; else change nothing."""
+    trainer = module.trainer
+    if not isinstance(trainer.strategy, ModelParallelStrategy) or isinstance(module.policy.model, FSDPModule):
+        return
+    mesh, precision = module.device_mesh["data_parallel"], str(trainer.precision)
+    for policy in (module.policy, module.reference):
+        if policy is not None:
+            shard(policy.model, [policy.value_head] if policy.value_head is not None else [], mesh, precision)
+    for critic in module.critics.modules() if module.critics is not None else ():
+        if isinstance(critic, ValueModel):
+            shard(critic.backbone, [critic.head], mesh, precision)

@@ -1,0 +1,110 @@
+"""Collecting: each rank's prompts become scored responses, and the rows of all ranks one rollout batch."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rl4llm.algorithms.choices import Rollout
+from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.data.task import PromptBatch
+from rl4llm.models import Policy
+from rl4llm.rewards import Scorer
+from rl4llm.rollouts import Engine, decode_responses, draw_rollouts
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one rank collected.
+
+    Args:
+        batch: Its scored rows; group ids are places in the global batch of prompts.
+        problems: Why responses could not be scored, with how many.
+    """
+
+    batch: RolloutBatch
+    problems: dict[str, int] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def collect(
+    runtime: Runtime,
+    policy: Policy,
+    engine: Engine,
+    scorer: Scorer | None,
+    rollout: Rollout,
+    prompts: PromptBatch,
+    meter: Meter,
+) -> Collected:
+    """Draw and score this rank's responses.
+
+    A rank takes a contiguous share of the prompts, which may be empty. The random numbers of a response follow from the
+    run's seed, the step and the prompt's place in the global batch, so responses do not depend on how prompts are
+    shared out. A response that could not be scored leaves `response_mask`.
+
+    Args:
+        runtime: Ranks and random numbers.
+        policy: The policy that responds.
+        engine: Draws the responses, with the present weights.
+        scorer: Runs the reward; None runs it in this process.
+        rollout: Responses per prompt and sampling.
+        prompts: The global batch of prompts, the same on every rank.
+        meter: Receives the diagnostics.
+    """
+    places = runtime.share(len(prompts))
+    mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+    batch = draw_rollouts(
+        engine,
+        policy,
+        mine,
+        responses_per_prompt=rollout.responses_per_prompt,
+        sampling=rollout.sampling,
+        seeds=runtime.seeds("rollout", places),
+    )
+    texts = decode_responses(policy, batch)
+    scores, problems = mine.score(texts, batch.group_ids.tolist(), scorer)
+    scores = scores.to(batch.scores.device)
+    observe_responses(batch, scores, meter, "train")
+    observe_traits(mine, texts, meter, "train")
+    batch = batch.replace(scores=scores, group_ids=batch.group_ids + places.start)
+    mask = batch.scored_mask
+    rewards = place_scores(scores, mask).to(batch.rewards.dtype)
+    return Collected(batch.replace(response_mask=mask, rewards=rewards), dict(problems))
+
+
+def gather(runtime: Runtime, own: Collected) -> Collected:
+    """Give every rank the rows of all ranks, in the order of the global batch.
+
+    A rollout batch holds a few numbers per token and never logits, so it is small; gathered, every statistic of it is
+    that of the whole batch, computed by each rank alike.
+    """
+    if runtime.world_size == 1:
+        return own
+    pieces = runtime.gather(Collected(own.batch.to("cpu"), own.problems))
+    problems: dict[str, int] = {}
+    for piece in pieces:
+        for reason, count in piece.problems.items():
+            problems[reason] = problems.get(reason, 0) + count
+    filled = [piece.batch for piece in pieces if len(piece.batch)] or [own.batch.to("cpu")]
+    return Collected(RolloutBatch.cat(filled).to(own.batch.response_mask.device), problems)
+
+
+def observe_responses(batch: RolloutBatch, scores: Tensor, meter: Meter, stage: str) -> None:
+    """Add what a rank's responses show: reward, accuracy, length and how many were cut off or not scored."""
+    scored = ~scores.isnan()
+    meter.add(f"{stage}/reward", scores, scored)
+    meter.add(f"{stage}/accuracy", (scores > 0).float(), scored)
+    meter.add(f"{stage}/unscorable_share", scores.isnan().float())
+    meter.add(f"{stage}/truncated_share", batch.truncated.float())
+    meter.add(f"{stage}/response_length", batch.lengths.float())
+    if batch.entropies is not None:
+        meter.add("policy/entropy", batch.entropies, batch.response_mask)
+
+
+def observe_traits(prompts: PromptBatch, texts: list[str], meter: Meter, stage: str) -> None:
+    """Add the mean of every trait that the task sees in the responses."""
+    seen = [prompts.task.traits(text) for text in texts]
+    for name in seen[0] if seen else ():
+        meter.add(f"{stage}/{name}", torch.tensor([traits[name] for traits in seen]))

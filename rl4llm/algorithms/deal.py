@@ -1,0 +1,151 @@
+"""Dealing: from a rollout batch to the minibatches of the optimizer steps, and from those to what each rank computes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rl4llm.algorithms.microbatches import cut_by_tokens, loss_counts, units
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.updates import Updates
+from rl4llm.batch import RolloutBatch
+from rl4llm.objectives import Aggregator
+
+TokenFunction = Callable[[RolloutBatch], Tensor]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Rows of which every rank takes a share, balanced by tokens.
+
+    All ranks hold all rows, so each knows how many microbatches every other one will run.
+
+    Args:
+        rows: The rows of all ranks.
+        world_size: Number of ranks.
+        whole_groups: Whether the responses to one prompt stay together.
+    """
+
+    rows: RolloutBatch
+    world_size: int = 1
+    whole_groups: bool = False
+
+    @cached_property
+    def shares(self) -> list[Tensor]:
+        """Row indices of each rank, ascending."""
+        unit = units(self.rows, self.whole_groups)
+        if self.world_size == 1 or not len(unit):
+            empty = unit[:0]
+            return [torch.arange(len(unit), device=unit.device), *[empty] * (self.world_size - 1)]
+        tokens = (self.rows.prompt_mask.sum(-1) + self.rows.widths).cpu()
+        per_unit = torch.zeros(int(unit.max()) + 1, dtype=tokens.dtype).index_add(0, unit.cpu(), tokens)
+        rank_of = balanced(per_unit.tolist(), self.world_size)[unit.cpu()]
+        return [(rank_of == rank).nonzero()[:, 0].to(unit.device) for rank in range(self.world_size)]
+
+    def microbatches(self, rank: int, max_tokens: int) -> list[Tensor]:
+        """Row indices of each microbatch of a rank."""
+        own = self.shares[rank]
+        cut = cut_by_tokens(self.rows.select(own), max_tokens, whole_groups=self.whole_groups)
+        return [own[rows] for rows in cut]
+
+    def pieces(self, rank: int, max_tokens: int) -> Iterator[tuple[Tensor, RolloutBatch]]:
+        """Yield a rank's microbatches, trimmed, with the indices of their rows; as many as any other rank has.
+
+        Where a rank has fewer, it gets idle ones: a row of which no token is trained and no index is kept.
+        """
+        if not len(self.rows):
+            return
+        own = self.microbatches(rank, max_tokens)
+        most = max([len(own), *(len(self.microbatches(r, max_tokens)) for r in range(self.world_size) if r != rank)])
+        for rows in own:
+            yield rows, self.rows.select(rows).trim()
+        for _ in range(most - len(own)):
+            first = torch.zeros(1, dtype=torch.long, device=self.rows.group_ids.device)
+            idle = self.rows.select(first)
+            yield first[:0], idle.replace(response_mask=torch.zeros_like(idle.response_mask)).trim()
+
+
+@dataclass(frozen=True)
+class Minibatch(Dealt):
+    """The rows of one optimizer step.
+
+    Args:
+        counts: What the losses are divided by, for losses per response (1) and per token (2); of all ranks.
+    """
+
+    counts: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+def deal(
+    batch: RolloutBatch,
+    updates: Updates,
+    aggregator: Aggregator,
+    *,
+    generator: torch.Generator,
+    world_size: int = 1,
+    whole_groups: bool = False,
+) -> Iterator[Minibatch]:
+    """Yield the minibatches of all optimizer steps on a rollout batch, in order.
+
+    The rows of each epoch are permuted once, for all ranks, and cut into minibatches; so which rows share a step does
+    not depend on the number of ranks. Every minibatch knows the normalizers of its losses over all ranks.
+
+    Args:
+        batch: The rollout batch, the same on every rank.
+        updates: Epochs and minibatches.
+        aggregator: How losses become a scalar.
+        generator: Random numbers of the permutation, the same on every rank.
+        world_size: Number of ranks that share each minibatch.
+        whole_groups: Whether the responses to one prompt are never separated.
+    """
+    unit = units(batch, whole_groups)
+    for chosen in updates.cut(int(unit.max()) + 1 if len(batch) else 0, generator):
+        chosen = chosen.to(unit.device)
+        rows = batch.select(torch.isin(unit, chosen) if whole_groups else chosen)
+        yield Minibatch(rows, world_size, whole_groups, loss_counts(aggregator, rows.response_mask))
+
+
+@torch.no_grad()
+def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
+    """Evaluate a function on the whole batch, each rank on its share, and give all ranks the whole result.
+
+    Args:
+        runtime: Ranks.
+        function: From rows to a tensor whose last two axes are batch and time.
+        batch: The rollout batch, the same on every rank.
+        max_tokens: Token budget of one forward pass.
+    """
+    if not len(batch):
+        return function(batch).detach()
+    dealt = Dealt(batch, runtime.world_size)
+    own = [(rows, function(piece).detach()) for rows, piece in dealt.pieces(runtime.rank, max_tokens)]
+    if runtime.world_size > 1:
+        moved = [(rows.cpu(), piece.cpu()) for rows, piece in own if len(rows)]
+        own = [pair for pairs in runtime.gather(moved) for pair in pairs]
+    example = own[0][1]
+    device = batch.response_mask.device
+    whole = torch.zeros(*example.shape[:-2], *batch.response_mask.shape, dtype=example.dtype, device=device)
+    for rows, piece in own:
+        if len(rows):
+            whole[..., rows.to(device), : piece.shape[-1]] = piece.to(device)
+    return whole
+
+
+def balanced(tokens: list[int], world_size: int) -> Tensor:
+    """Assign each unit to a rank so that ranks have about the same number of tokens.
+
+    The longest unit goes first, each to the rank that has least so far (the lowest rank where several do).
+
+    Example:
+        >>> balanced([5, 1, 4, 2], 2)
+        tensor([0, 0, 1, 1])
+    """
+    order = sorted(range(len(tokens)), key=lambda unit: (-tokens[unit], unit))
+    loads, rank_of = [0] * world_size, torch.zeros(len(tokens), dtype=torch.long)
+    for unit in order:
+        rank = loads.index(min(loads))
+        loads[rank] += tokens[unit]
+        rank_of[unit] = rank
+    return rank_of

@@ -1,0 +1,127 @@
+"""Improving: the only place that backpropagates and steps. One learner per model: the policy, each critic."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from rl4llm.algorithms.deal import Minibatch
+from rl4llm.algorithms.health import Health
+from rl4llm.algorithms.meter import Meter, scalar
+from rl4llm.algorithms.microbatches import LossFunction, step_loss
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.updates import Updates
+from rl4llm.objectives import Aggregator
+
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, its optimizer and how it steps.
+
+    Args:
+        name: Under which it is logged, and by which its optimizer is found.
+        module: The model.
+        optimizer: Its optimizer, as the Trainer wrapped it.
+        schedule: Its learning rate, stepped once per rollout batch on which it learned.
+        updates: Epochs, minibatches, clip-norm and token budget.
+        aggregator: From losses to a scalar.
+    """
+
+    name: str
+    module: nn.Module
+    optimizer: Any
+    schedule: LRScheduler
+    updates: Updates
+    aggregator: Aggregator
+
+
+def improve(
+    runtime: Runtime,
+    learner: Learner,
+    minibatches: Iterable[Minibatch],
+    losses: LossFunction,
+    meter: Meter,
+    health: Health,
+    *,
+    counted: bool,
+    after_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Step a model once per minibatch.
+
+        L = Σ over ranks Σ over microbatches Σ over terms aggregate(term, mask, normalizer = count of the minibatch)
+
+    `trainer.global_step` counts rollout batches: of all optimizer steps on one, the Trainer counts the last one of the
+    counted learner. A step whose loss or gradient is not finite is skipped on all ranks.
+
+    Args:
+        runtime: Backward passes, steps and ranks.
+        learner: What steps.
+        minibatches: One per optimizer step; see [deal][rl4llm.algorithms.deal.deal].
+        losses: From rows to the terms of the loss, per token or per response.
+        meter: Receives the gradient's norm.
+        health: Counts skipped steps and ends a run that only skips.
+        counted: Whether the Trainer counts this learner's last step.
+        after_step: Called after each step.
+    """
+    minibatches = list(minibatches)
+    for index, minibatch in enumerate(minibatches):
+        loss = _accumulate(runtime, learner, minibatch, losses, health)
+        norm = _clip(learner)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if not finite:
+            learner.optimizer.zero_grad(set_to_none=True)
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+            health.skip(learner.name, what, minibatch.rows)
+        else:
+            meter.add(f"grad_norm/{learner.name}", scalar(norm))
+        runtime.step_optimizer(learner.optimizer, counted and index == len(minibatches) - 1)
+        if finite:
+            after_step()
+            health.stepped(learner.name)
+    learner.schedule.step()
+    health.check_weights(learner.name, learner.module)
+
+
+def _accumulate(
+    runtime: Runtime, learner: Learner, minibatch: Minibatch, losses: LossFunction, health: Health
+) -> float:
+    """Gradients of a minibatch, summed over microbatches and ranks; its loss."""
+    while True:
+        budget = health.budget(learner.name, learner.updates.microbatch_tokens)
+        learner.optimizer.zero_grad()
+        try:
+            loss = _backward_all(runtime, learner, minibatch, losses, budget)
+            break
+        except RuntimeError as error:
+            if runtime.lockstep or not any(word in str(error).lower() for word in _MEMORY):
+                raise
+            health.halve_budget(learner.name, budget, error)
+    runtime.add_gradients(learner.module)
+    return float(runtime.sum(loss.reshape(1).cpu())[0])
+
+
+def _backward_all(
+    runtime: Runtime, learner: Learner, minibatch: Minibatch, losses: LossFunction, max_tokens: int
+) -> Tensor:
+    total = torch.zeros((), device=minibatch.rows.response_mask.device)
+    for _, piece in minibatch.pieces(runtime.rank, max_tokens):
+        loss = step_loss(piece, losses, learner.aggregator, minibatch.counts)
+        runtime.backward(loss)
+        total = total + loss.detach()
+    return total
+
+
+def _clip(learner: Learner) -> float:
+    """Clip the gradient of the learner's model; its norm before that."""
+    limit = learner.updates.max_grad_norm
+    parameters = [p for p in learner.module.parameters() if p.grad is not None]
+    if not parameters:
+        return 0.0
+    norm: Any = nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

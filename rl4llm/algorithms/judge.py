@@ -1,0 +1,159 @@
+"""Judging: the gathered rollout batch gets log-probs, values, advantages and gates, before any weight moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rl4llm.algorithms.composition import Composition
+from rl4llm.batch import RolloutBatch
+from rl4llm.borders import checked_advantages, checked_gate, checked_rewards
+from rl4llm.checks import UsageError
+from rl4llm.critics import ValueContext, ValueSource
+
+BatchFunction = Callable[[RolloutBatch], RolloutBatch]
+
+
+class NonFiniteError(UsageError):
+    """A model gave numbers that are not finite; the rollout batch is skipped.
+
+    Args:
+        part: Which model: "policy", "reference", "critic_0", ...
+        what: What was not finite.
+    """
+
+    def __init__(self, part: str, what: str) -> None:
+        super().__init__(f"{part}: {what}")
+        self.part, self.what = part, what
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward passes without gradient over the whole batch, shared out over the ranks.
+
+    Args:
+        policy: `policy(rows)` gives the log-probs of the present policy.
+        reference: `reference(rows, field)` gives a field of the frozen reference's output.
+        version: Which weights the policy has.
+        before_update: Whether `old_log_probs` are needed before the update's own passes.
+    """
+
+    policy: Callable[[RolloutBatch], Tensor]
+    reference: Callable[[RolloutBatch, str], Tensor]
+    version: int
+    before_update: bool
+
+
+def judge(
+    batch: RolloutBatch,
+    composition: Composition,
+    passes: Passes,
+    critics: ValueSource | None = None,
+    context: ValueContext | None = None,
+    *,
+    learn: Callable[[RolloutBatch], None] | None = None,
+) -> RolloutBatch:
+    """Return the batch with all that the losses read: log-probs, charges, values, advantages and gates.
+
+    Everything is computed on the whole batch, so that no statistic depends on how rows are shared out; gates see the
+    whitened advantages.
+
+    Args:
+        batch: The gathered batch.
+        composition: The parts.
+        passes: Forward passes of policy and reference.
+        critics: The value source, if there is one.
+        context: What the value source asks of the loop.
+        learn: Called with the judged batch before values and advantages are computed once more; for critics that learn
+            before their values are read.
+
+    Raises:
+        NonFiniteError: If a model gives log-probs or values that are not finite at trained tokens.
+    """
+    batch = with_rewards(with_log_probs(batch, composition, passes), composition)
+    batch = with_advantages(with_values(batch, critics, context), composition)
+    if learn is not None:
+        learn(batch)
+        batch = with_advantages(with_values(batch, critics, context), composition)
+    return with_gates(batch, composition)
+
+
+@torch.no_grad()
+def with_log_probs(batch: RolloutBatch, composition: Composition, passes: Passes) -> RolloutBatch:
+    """Return the batch with `old_log_probs` of its on-policy rows and what the parts read of the reference.
+
+    Rows that the present weights drew get the trainer's log-probs; rows of an older version keep theirs. None is
+    computed that nothing reads before the update: the update's first pass gives them for rows that are still on-policy.
+    """
+    if passes.before_update:
+        present = on_policy(batch, passes.version)
+        rows = present.nonzero()[:, 0]
+        old = batch.old_log_probs.clone()
+        old[rows] = passes.policy(batch.select(rows)).to(old.dtype)
+        _check_finite("policy", "log-probs", old[rows], batch.response_mask[rows])
+        batch = batch.replace(old_log_probs=old)
+    if composition.refers:
+        ref = passes.reference(batch, "log_probs")
+        _check_finite("reference", "log-probs", ref, batch.response_mask)
+        batch = batch.replace(ref_log_probs=ref)
+    if composition.reads("ref_logsumexp"):
+        batch = batch.replace(ref_logsumexp=passes.reference(batch, "logsumexp"))
+    return batch
+
+
+def on_policy(batch: RolloutBatch, version: int) -> Tensor:
+    """Return which rows the weights of this version drew; rows without a version count as fresh unless replayed."""
+    if batch.policy_version is not None:
+        return batch.policy_version == version
+    return ~batch.replayed if batch.replayed is not None else torch.ones_like(batch.truncated)
+
+
+def with_rewards(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
+    """Return the batch with what is charged in the reward: length, then divergence from the reference."""
+    for shaping in (composition.credit.length_penalty, composition.credit.kl_reward):
+        if shaping is not None:
+            batch = batch.replace(rewards=checked_rewards(shaping, batch))
+    return batch
+
+
+@torch.no_grad()
+def with_values(batch: RolloutBatch, critics: ValueSource | None, context: ValueContext | None) -> RolloutBatch:
+    """Return the batch with the values of the value source, if there is one."""
+    if critics is None:
+        return batch
+    assert context is not None
+    batch = critics.values(batch, context)
+    if batch.critic_values is not None:
+        for index, values in enumerate(batch.critic_values):
+            _check_finite(f"critic_{index}", "values", values, batch.response_mask)
+    if batch.values is not None:
+        _check_finite("critics", "values", batch.values, batch.response_mask)
+    return batch
+
+
+def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
+    """Return the batch with `advantages` (whitened and corrected where asked) and what `returns` the estimator has."""
+    credit = composition.credit
+    if credit.advantage is None:
+        return batch
+    estimate = checked_advantages(credit.advantage, batch)
+    advantages = estimate.advantages
+    if credit.whitening is not None:
+        advantages = credit.whitening(advantages, batch)
+    if credit.correction is not None:
+        advantages = advantages * credit.correction(batch)
+    return batch.replace(advantages=advantages, returns=estimate.returns)
+
+
+def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
+    """Return the batch with `gates`: the objective's, then one per regularizer. Percentiles are of the whole batch."""
+    chosen = [composition.loss.gate, *(part.where for part in composition.loss.active_regularizers().values())]
+    kept = [batch.response_mask if gate is None else checked_gate(gate, batch) for gate in chosen]
+    return batch.replace(gates=torch.stack(kept))
+
+
+def _check_finite(part: str, what: str, numbers: Tensor, mask: Tensor) -> None:
+    wrong = int((~numbers.isfinite() & mask).sum())
+    if wrong:
+        raise NonFiniteError(part, f"{wrong} of {int(mask.sum())} {what} are not finite")

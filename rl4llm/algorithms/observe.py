@@ -1,0 +1,37 @@
+"""What a judged rollout batch shows before the update."""
+
+from torch import Tensor
+
+from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.meter import Meter
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics import critic_std, explained_variance, spread_error_correlation
+
+
+def observe_batch(batch: RolloutBatch, composition: Composition, meter: Meter) -> None:
+    """Add advantages, gates and, where there are critics, their values; of the whole batch, the same on every rank."""
+    mask = batch.response_mask
+    (gates,) = batch.require("gates", by="observe_batch")
+    meter.add("policy/gated_share", (~gates[0]).float(), mask)
+    for slot, where in zip(composition.loss.active_regularizers(), gates[1:], strict=True):
+        meter.add(f"penalty/{slot}_filtered_share", (~where).float(), mask)
+    if batch.replayed is not None:
+        meter.add("train/replayed_share", batch.replayed.float())
+    advantage = composition.credit.advantage
+    if advantage is not None and batch.advantages is not None:
+        meter.add("policy/advantage", batch.advantages, mask)
+        for name, values in advantage.diagnostics(batch).items():
+            meter.add(f"advantage/{name}", values)
+    if batch.values is not None:
+        meter.add("critics/value", batch.values, mask)
+    if batch.values is not None and batch.returns is not None:
+        _observe_critics(batch, batch.values, batch.returns, meter)
+
+
+def _observe_critics(batch: RolloutBatch, values: Tensor, returns: Tensor, meter: Meter) -> None:
+    mask = batch.response_mask
+    meter.add("critics/explained_variance", explained_variance(values, returns, mask).reshape(1))
+    if batch.critic_values is not None:
+        meter.add("critics/spread", critic_std(batch.critic_values), mask)
+        correlation = spread_error_correlation(batch.critic_values, returns, mask)
+        meter.add("critics/spread_error_correlation", correlation.reshape(1))
