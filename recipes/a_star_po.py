@@ -5,11 +5,12 @@ from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import OptimalValue, ValueSpec
 from rl4llm.data import AbsoluteDifference, Filtered, PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import OptimalAdvantageRegression, PolicyObjective
 
 
 def a_star_po(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     responses_per_prompt: int = 1,
     critics: ValueSpec | None = OptimalValue(samples=8, beta=0.5, keep="all"),  # the offline stage, cached
     advantage: AdvantageEstimator | None = SingleStream(),  # r − V*, for the curves: the objective regresses on it

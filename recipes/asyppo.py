@@ -9,12 +9,13 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.critics import MiniCritics, ValueSpec
 from rl4llm.data import PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter, Gate
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import EntropyBonus, Regularizer
 
 
 def asyppo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     critics: ValueSpec | None = MiniCritics("rl4llm/digits-critic", size=2),  # V is their mean, σ their spread
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
     whitening: Whiten | None = Whiten(),

@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import CISPO, Aggregator, PolicyObjective, TokenMean
 
 
 def cispo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = CISPO(clip_low=1.0, clip_high=4.0),
     aggregator: Aggregator = TokenMean(),

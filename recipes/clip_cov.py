@@ -5,11 +5,12 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import CovarianceGate, Gate
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 
 
 def clip_cov(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     gate: Gate | None = CovarianceGate(fraction=0.0002, low=1.0, high=5.0),
     objective: PolicyObjective = PPOClip(clip_low=1.0, clip_high=1.0),

@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, CorrectnessRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 
 
 def corpo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = CorrectnessRelative(min_correct=0.5),  # between the task's scores 0 and 1
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     **options: object,

@@ -4,13 +4,14 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 from rl4llm.rewards import OverlongPenalty, RewardShaping
 from rl4llm.rollouts import DynamicSampling
 
 
 def dapo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     dynamic_sampling: DynamicSampling | None = DynamicSampling(max_draws=10),
     length_penalty: RewardShaping | None = OverlongPenalty(max_tokens=16, cache_tokens=4),
     advantage: AdvantageEstimator = GroupRelative(),

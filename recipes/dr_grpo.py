@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, ConstantNorm, PolicyObjective, PPOClip
 
 
 def dr_grpo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     aggregator: Aggregator = ConstantNorm(max_tokens=16),  # the longest response allowed

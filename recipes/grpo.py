@@ -4,12 +4,13 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import Regularizer
 
 
 def grpo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(normalize_std=True),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")

@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import GSPO, PolicyObjective
 
 
 def gspo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = GSPO(clip_low=3e-4, clip_high=4e-4),
     **options: object,

@@ -5,12 +5,13 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import HighCovariance
+from rl4llm.models import Pretrained
 from rl4llm.objectives import ImportanceWeighted, PolicyObjective
 from rl4llm.regularizers import LogRatioPenalty, Regularizer
 
 
 def kl_cov(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = ImportanceWeighted(),
     held: Regularizer = LogRatioPenalty(coef=1.0, where=HighCovariance(fraction=0.002)),

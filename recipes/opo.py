@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, OptimalBaseline
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, Reinforce
 
 
 def opo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = OptimalBaseline(),
     objective: PolicyObjective = Reinforce(),
     updates: Updates = Updates(minibatches=1),

@@ -8,12 +8,13 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import SymmetricCritic, ValueSpec
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import EntropyBonus, Regularizer
 
 
 def ppo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     critics: ValueSpec | None = SymmetricCritic(),
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=0.95, lam_returns=1.0),
     whitening: Whiten | None = Whiten(),

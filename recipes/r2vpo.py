@@ -4,13 +4,14 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import ImportanceWeighted, PolicyObjective
 from rl4llm.regularizers import Constrained, RatioPenalty, Regularizer
 from rl4llm.replay import FIFOReplay, ReplaySpec
 
 
 def r2vpo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     replay: ReplaySpec | None = FIFOReplay(capacity=1024, share=0.5),
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = ImportanceWeighted(),

@@ -5,11 +5,12 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.gates import CorrectResponses, Gate
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 
 def raft(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = MonteCarlo(),
     gate: Gate | None = CorrectResponses(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),

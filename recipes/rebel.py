@@ -3,11 +3,12 @@
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import REBEL, PolicyObjective
 
 
 def rebel(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     objective: PolicyObjective = REBEL(eta=1.0),
     updates: Updates = Updates(epochs=2, minibatches=2),
     **options: object,

@@ -4,12 +4,13 @@ from rl4llm.advantages import AdvantageEstimator, MonteCarlo, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import KLReward
 
 
 def reinforce_plus_plus(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     responses_per_prompt: int = 1,
     kl_reward: KLReward | None = KLReward(coef=1e-3, estimator="k1"),
     advantage: AdvantageEstimator = MonteCarlo(),

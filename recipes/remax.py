@@ -5,11 +5,12 @@ from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import GreedyValue, ValueSpec
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, Reinforce, TokenMean
 
 
 def remax(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     critics: ValueSpec | None = GreedyValue(),
     advantage: AdvantageEstimator = SingleStream(),
     objective: PolicyObjective = Reinforce(),

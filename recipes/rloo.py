@@ -7,12 +7,13 @@ from rl4llm.advantages import AdvantageEstimator, LeaveOneOut
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, Reinforce, SequenceSum
 from rl4llm.regularizers import KLReward
 
 
 def rloo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     kl_reward: KLReward | None = None,
     advantage: AdvantageEstimator = LeaveOneOut(),
     objective: PolicyObjective = Reinforce(),

@@ -4,11 +4,12 @@ from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import SAPO, Aggregator, PolicyObjective, SequenceMean
 
 
 def sapo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = SAPO(tau_positive=1.0, tau_negative=1.05),
     aggregator: Aggregator = SequenceMean(),

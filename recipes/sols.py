@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import TrunkCritic, ValueSpec
 from rl4llm.data import AbsoluteDifference, PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, SoLS
 from rl4llm.regularizers import Regularizer, ValueRegression
 from rl4llm.replay import ReplaySpec, SuccessReplay
 
 
 def sols(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     replay: ReplaySpec | None = SuccessReplay(per_prompt=50),
     critics: ValueSpec | None = TrunkCritic(bounded=True),  # V in (0, 1): the sign of R − V is that of success
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=1.0),  # R − V(sₜ)

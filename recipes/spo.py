@@ -5,11 +5,12 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import BetaTracker, ValueSpec
 from rl4llm.data import AbsoluteDifference, Prioritized, PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 
 def spo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     responses_per_prompt: int = 1,
     critics: ValueSpec | None = BetaTracker(samples=8, rho_min=0.875, rho_max=0.96, half_life=0.06),
     advantage: AdvantageEstimator = SingleStream(),

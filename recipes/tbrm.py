@@ -3,11 +3,12 @@
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, TrajectoryBellmanResidual
 
 
 def tbrm(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     responses_per_prompt: int = 4,
     objective: PolicyObjective = TrajectoryBellmanResidual(beta=0.02),  # short responses take a larger β
     updates: Updates = Updates(minibatches=1),

@@ -9,14 +9,16 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.critics import SymmetricCritic, ValueSpec
 from rl4llm.data import PromptData
 from rl4llm.gates import CorrectResponses
+from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 from rl4llm.regularizers import Likelihood, Regularizer
 
 
 def vapo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     critics: ValueSpec | None = SymmetricCritic(),
     advantage: AdvantageEstimator = LengthAdaptiveGAE(alpha=0.4),  # responses are short; the paper's α is 0.05
+    whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     likelihood: Regularizer | None = Likelihood(coef=0.1, where=CorrectResponses()),
     aggregator: Aggregator = TokenMean(),
@@ -34,7 +36,7 @@ def vapo(
         policy,
         critics=critics,
         advantage=advantage,
-        whitening=Whiten(),
+        whitening=whitening,
         objective=objective,
         regularizers={"likelihood": likelihood},
         aggregator=aggregator,

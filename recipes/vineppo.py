@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import MonteCarloValues, ValueSpec
 from rl4llm.data import PromptData
+from rl4llm.models import Pretrained
 from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import KLPenalty, Regularizer
 from rl4llm.segments import FixedTokens
 
 
 def vineppo(
-    policy: str = "rl4llm/digits",
+    policy: str | Pretrained = "rl4llm/digits",
     critics: ValueSpec | None = MonteCarloValues(samples=9, segmenter=FixedTokens(2)),  # text: Newline() or Sentence()
     advantage: AdvantageEstimator = SegmentMonteCarlo(),
     whitening: Whiten | None = Whiten(),
