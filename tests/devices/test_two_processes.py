@@ -1,0 +1,48 @@
+"""Two processes are one process: the same command gives the same numbers and the same weights."""
+
+import pytest
+
+from tests.devices.helpers import SGD, SMALL, largest_difference, metric_differences, run_jobs
+
+pytestmark = pytest.mark.devices
+
+TABLE = ["--data.task.train_size=24"]
+RECIPES = {
+    "asyppo": SGD,
+    "ppo": SGD,
+    "grpo": SGD,
+    "dapo": [*SGD, *TABLE, "--model.dynamic_sampling.max_draws=4"],
+    "spo": [*SGD, *TABLE, "--model.responses_per_prompt=1", "--data.sampler=Prioritized", "--model.critics.samples=2"],
+    "r2vpo": SGD,
+    "rebel": SGD,
+}
+
+
+def jobs(root, strategy, devices):
+    options = [f"--trainer.strategy={strategy}", f"--trainer.devices={devices}"] if devices > 1 else []
+    return [
+        {"recipe": name, "args": ["fit", *SMALL, *flags, *options, f"--trainer.default_root_dir={root}/{name}"]}
+        for name, flags in RECIPES.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    root = tmp_path_factory.mktemp("alone")
+    return dict(zip(RECIPES, run_jobs(jobs(root, "auto", 1), 1, root), strict=True))
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+def together(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    return dict(zip(RECIPES, run_jobs(jobs(root, request.param, 2), 2, root), strict=True))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_are_one(recipe, alone, together):
+    one, two = alone[recipe], together[recipe]
+    assert len(one["training"]) == 3 or recipe == "dapo"
+    differences = metric_differences(one, two)
+    assert max(differences.values()) < 1e-5, {n: d for n, d in differences.items() if d >= 1e-5}
+    largest, name = largest_difference(one, two)
+    assert largest < 1e-5, name
