@@ -1,20 +1,31 @@
 """Rollouts: engines that draw responses, and how tokens are drawn."""
 
-from rl4llm.rollouts.base import Responses, RolloutEngine, decode, decode_pieces, decode_responses
-from rl4llm.rollouts.dynamic_sampling import Collector, DynamicSampling
-from rl4llm.rollouts.hugging_face import HuggingFaceRollout
+from rl4llm.rollouts.base import Engine, EngineSpec, draw_rollouts
+from rl4llm.rollouts.decoding import decode, decode_pieces, decode_responses
+from rl4llm.rollouts.drawing import inverse_cdf, response_uniforms
+from rl4llm.rollouts.dynamic_sampling import DynamicSampling, DynamicSamplingState
+from rl4llm.rollouts.guard import evaluating
+from rl4llm.rollouts.hugging_face import HuggingFaceEngine, HuggingFaceRollout
 from rl4llm.rollouts.prompts import encode_prompts
+from rl4llm.rollouts.responses import Responses
 from rl4llm.rollouts.sampling import Sampling
 
 __all__ = [
     # engines
-    "RolloutEngine",
+    "EngineSpec",
+    "Engine",
     "HuggingFaceRollout",
+    "HuggingFaceEngine",
     "Responses",
+    "draw_rollouts",
     # choices
     "Sampling",
     "DynamicSampling",
-    "Collector",
+    "DynamicSamplingState",
+    # how tokens are drawn
+    "response_uniforms",
+    "inverse_cdf",
+    "evaluating",
     # between text and ids
     "encode_prompts",
     "decode",

@@ -13,7 +13,7 @@ from rl4llm.models.loading import context_length
 
 
 def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
-    """Token ids of a text as it stands, or of a chat through the tokenizer's chat template."""
+    """Encode a text as it stands, or a chat through the tokenizer's chat template."""
     ids: Any
     if isinstance(prompt, str):
         return policy.tokenizer(prompt)["input_ids"]
@@ -28,7 +28,7 @@ def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
 def encode_prompts(
     policy: Policy, prompts: list[Prompt], max_response_tokens: int
 ) -> tuple[Int[Tensor, "draw prompt"], Bool[Tensor, "draw prompt"]]:
-    """Left-padded ids and mask of the prompts, each of which must leave room for a whole response.
+    """Encode prompts as left-padded ids and their mask; each must leave room for a whole response.
 
     Raises:
         UsageError: If a prompt has no token, or with the response exceeds the policy's context.
@@ -43,7 +43,8 @@ def encode_prompts(
                 f"prompt of {len(ids)} tokens ({str(prompt)[:40]!r}...) plus max_response_tokens={max_response_tokens} "
                 f"exceeds the policy's context of {context}; shorten or drop it, or lower max_response_tokens."
             )
-    width = max(len(ids) for ids in encoded)
+    width = max((len(ids) for ids in encoded), default=0)
     rows = [[policy.pad_id] * (width - len(ids)) + ids for ids in encoded]
-    lengths = torch.tensor([len(ids) for ids in encoded])
-    return torch.tensor(rows), torch.arange(width) >= width - lengths[:, None]
+    lengths = torch.tensor([len(ids) for ids in encoded], dtype=torch.long)
+    padded = torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
+    return padded, torch.arange(width) >= width - lengths[:, None]

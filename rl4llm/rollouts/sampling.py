@@ -1,10 +1,9 @@
 """`Sampling`: the one object that says how tokens are drawn, for the engine and for the trainer's log-probs alike."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_interval
@@ -68,35 +67,3 @@ class Sampling:
             beyond = ordered.cumsum(-1) - ordered >= self.top_p
             log_probs = log_probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
         return log_probs
-
-
-class Drawn(NamedTuple):
-    """One token a row.
-
-    Attributes:
-        tokens: The token.
-        log_probs: Its log-prob under the unfiltered distribution at the temperature.
-        entropies: Entropy of that distribution.
-        top_ids: Its likeliest tokens, as many as were asked for.
-        top_log_probs: Their log-probs.
-    """
-
-    tokens: Int[Tensor, " batch"]
-    log_probs: Float[Tensor, " batch"]
-    entropies: Float[Tensor, " batch"]
-    top_ids: Int[Tensor, "batch top"]
-    top_log_probs: Float[Tensor, "batch top"]
-
-
-def draw(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator, *, top: int = 0
-) -> Drawn:
-    """One token a row, and what the unfiltered distribution at the temperature says of it."""
-    log_probs = sampling.tempered(logits)
-    if sampling.greedy:
-        tokens = log_probs.argmax(-1)
-    else:
-        tokens = torch.multinomial(sampling.filter(log_probs).exp(), 1, generator=generator)[:, 0]
-    entropy = -torch.where(log_probs.isneginf(), 0.0, log_probs * log_probs.exp()).sum(-1)
-    likeliest = log_probs.topk(min(top, log_probs.shape[-1]), dim=-1)
-    return Drawn(tokens, log_probs.gather(-1, tokens[:, None])[:, 0], entropy, likeliest.indices, likeliest.values)

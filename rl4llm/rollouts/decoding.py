@@ -1,0 +1,44 @@
+"""From response tokens back to text."""
+
+from jaxtyping import Int
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.models import Policy
+
+
+def decode_responses(policy: Policy, batch: RolloutBatch) -> list[str]:
+    """Decode responses up to the end of what was generated, without special tokens."""
+    return decode(policy, batch.response_ids, batch.widths)
+
+
+def decode(policy: Policy, ids: Int[Tensor, "batch time"], widths: Int[Tensor, " batch"]) -> list[str]:
+    """Decode the first `widths` tokens of each row, without special tokens."""
+    rows = [row[:width] for row, width in zip(ids.tolist(), widths.tolist(), strict=True)]
+    return policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def decode_pieces(policy: Policy, batch: RolloutBatch) -> list[list[str]]:
+    """Decode each response token, up to the end of what was generated; the pieces of a row join to its text."""
+    rows = [row[:width] for row, width in zip(batch.response_ids.tolist(), batch.widths.tolist(), strict=True)]
+    known = sorted({ident for row in rows for ident in row})
+    single = dict(
+        zip(known, policy.tokenizer.batch_decode([[i] for i in known], skip_special_tokens=True), strict=True)
+    )
+    texts = decode_responses(policy, batch)
+    pieces = [[single[ident] for ident in row] for row in rows]
+    return [
+        own if "".join(own) == text else _by_prefixes(policy, row)
+        for own, row, text in zip(pieces, rows, texts, strict=True)
+    ]
+
+
+def _by_prefixes(policy: Policy, row: list[int]) -> list[str]:
+    """Return what each token adds to the text before it, for tokenizers whose tokens depend on their neighbours."""
+    texts = policy.tokenizer.batch_decode([row[:end] for end in range(len(row) + 1)], skip_special_tokens=True)
+    pieces, said = [], 0
+    for end, text in enumerate(texts[1:], start=1):
+        complete = end == len(row) or not text.endswith("�")  # half of a character stays with the token that ends it
+        pieces.append(text[said:] if complete else "")
+        said = len(text) if complete else said
+    return pieces
