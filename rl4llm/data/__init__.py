@@ -3,7 +3,8 @@
 from rl4llm.data.absolute_difference import AbsoluteDifference, answer_after_thinking
 from rl4llm.data.json_lines import JsonLines
 from rl4llm.data.module import PromptData
-from rl4llm.data.samplers import Filtered, Prioritized, PromptSampler, Steps
+from rl4llm.data.samplers import Filtered, Place, Prioritized, PromptSampler, Shuffled
+from rl4llm.data.stream import HeldOutPrompts, PromptStream
 from rl4llm.data.task import Example, PromptBatch, Task
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "JsonLines",
     # loaders
     "PromptData",
+    "PromptStream",
+    "HeldOutPrompts",
     # which prompts come next
     "PromptSampler",
+    "Shuffled",
     "Prioritized",
     "Filtered",
-    "Steps",
+    "Place",
 ]

@@ -1,12 +1,11 @@
-"""Prompts from JSON-lines files: one object a line."""
+"""Prompts from JSON-lines files: one object per line."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rl4llm.checks import UsageError
+from rl4llm.data.reading import Fields, read_examples, source, warn_of_overlap
 from rl4llm.data.task import Example, Split, Task
 from rl4llm.rewards import Reward
 
@@ -37,26 +36,23 @@ class JsonLines(Task):
         for name in ("train", "validation", "test"):
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
-                raise UsageError(f"JsonLines: {name} file '{path}' does not exist; pass the path of a .jsonl file.")
+                fault = "is a folder" if Path(path).is_dir() else "does not exist"
+                raise UsageError(f"JsonLines: {name} file '{path}' {fault}; pass the path of a .jsonl file.")
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The lines of the split's file; the uid is the line number within its file."""
+        """Return one example per line of the split's file.
+
+        The uid is the line's number within its file, counted from 0; a line that repeats the prompt and the answer of
+        an earlier line has that line's uid. A file is parsed once, and again when it has changed.
+        """
         held_out = (self.test or self.validation) if split == "test" else self.validation
         path = self.train if split == "train" else held_out
         if path is None:
             return []
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return [self._example(line, number, path) for number, line in enumerate(lines) if line.strip()]
-
-    def _example(self, line: str, number: int, path: str) -> Example:
-        where = f"JsonLines: {path} line {number + 1}"
-        try:
-            record: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{where} is not JSON ({error.msg}); write one object a line.") from None
-        if not isinstance(record, dict) or self.prompt_key not in record:
-            raise UsageError(f"{where} has no field '{self.prompt_key}'; name the prompt's field with prompt_key.")
-        return Example(record[self.prompt_key], record.get(self.answer_key), number, record.get(self.demonstration_key))
+        fields = Fields(self.prompt_key, self.answer_key, self.demonstration_key)
+        if split != "train":
+            warn_of_overlap(source(self.train), source(path), fields)
+        return list(read_examples(source(path), fields))
 
     def traits(self, response: str) -> Mapping[str, float]:
         """None."""

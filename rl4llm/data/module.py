@@ -1,18 +1,18 @@
 """`PromptData`: the loaders. They yield prompts; rollouts are made inside the training step."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from rl4llm.checks import UsageError, check_at_least
+from rl4llm.checks import UsageError, check_at_least, check_choice
 from rl4llm.data.absolute_difference import AbsoluteDifference
-from rl4llm.data.samplers import PromptSampler, Steps
-from rl4llm.data.task import Example, PromptBatch, Task
+from rl4llm.data.fitting import OverLong, fitting_examples
+from rl4llm.data.samplers import Place, PromptSampler, Shuffled
+from rl4llm.data.stream import HeldOutPrompts, Progress, PromptStream
+from rl4llm.data.task import Example, Split, Task
 
 
 class PromptData(LightningDataModule):
@@ -20,10 +20,12 @@ class PromptData(LightningDataModule):
 
     Args:
         task: The prompts and their verifier.
-        prompts_per_step: Prompts of one training step (on each device).
-        held_out_per_step: Prompts of one validation or test step.
-        seed: Order of the training prompts; by default the run's seed.
+        prompts_per_step: Number of prompts of one training step, over all devices together.
+        held_out_per_step: Number of prompts of one validation or test step, over all devices together.
+        seed: Seed of the order of the training prompts; by default the run's seed.
         sampler: Which training prompts come next; None: all in random order, every epoch.
+        overlong: What becomes of prompts that leave no room for a whole response in the policy's context: they are
+            dropped and counted, or refused.
     """
 
     def __init__(
@@ -33,39 +35,92 @@ class PromptData(LightningDataModule):
         held_out_per_step: int = 256,
         seed: int | None = None,
         sampler: PromptSampler | None = None,
+        overlong: OverLong = "drop",
     ) -> None:
         super().__init__()
         check_at_least("PromptData", 1, prompts_per_step=prompts_per_step, held_out_per_step=held_out_per_step)
-        self.task, self.seed, self.sampler = task, seed, sampler
+        check_choice("PromptData", ("drop", "refuse"), overlong=overlong)
+        self.task, self.seed, self.sampler, self.overlong = task, seed, sampler, overlong
         self.prompts_per_step, self.held_out_per_step = prompts_per_step, held_out_per_step
+        self.progress: Progress | None = None
+        self._measured: dict[Split, tuple[Any, Sequence[Example]]] = {}
 
-    def train_dataloader(self) -> DataLoader[Example]:
-        """Training prompts, as the sampler says."""
-        examples, size = self.task.examples("train"), self.prompts_per_step
+    # --- the place in the prompts -----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Begin the stream of training prompts, unless the trainer is in the middle of a run.
+
+        The run's seed is read here, once and before anything has been trained: the loop reseeds the global generators
+        at every step. A checkpoint that is loaded afterwards says where the stream goes on.
+        """
+        if stage == "fit" and (self.progress is None or not self.trainer or not self.trainer.global_step):
+            self.progress = self._begin()
+
+    def _begin(self) -> Progress:
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        return Progress(Place(self.trainer.strategy.broadcast(seed) if self.trainer else seed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the prompts; a step that is not finished counts as not begun."""
+        if self.progress is None:
+            return {}
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
+        return self.progress.state_dict(repeat_latest=batches is not None and batches.ready > batches.processed)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the prompts that come next; a seed that was given explicitly takes the saved one's place."""
+        seed = state_dict["seed"] if self.seed is None else self.seed
+        self.progress = self.progress or Progress(Place(seed))
+        self.progress.load_state_dict({**state_dict, "seed": seed})
+
+    # --- loaders ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> PromptStream:
+        """Return the training prompts, in the order that the sampler says."""
+        examples, size = self._examples("train"), self.prompts_per_step
         if len(examples) < size:
             raise UsageError(
                 f"PromptData: prompts_per_step is {size}, the training split has {len(examples)} prompts; "
                 "lower --data.prompts_per_step or bring more prompts."
             )
-        generator = torch.Generator().manual_seed(torch.initial_seed() if self.seed is None else self.seed)
-        if self.sampler is None:
-            return self._loader(examples, batch_size=size, shuffle=True, drop_last=True, generator=generator)
-        uids = torch.tensor([examples[index].uid for index in range(len(examples))])
-        return self._loader(examples, batch_sampler=Steps(self.sampler, uids, size, self._weigh, generator))
+        overfit = getattr(self.trainer, "overfit_batches", 0)  # steps, or a share of all steps
+        if overfit:
+            steps = overfit if isinstance(overfit, int) else max(1, int(overfit * (len(examples) // size)))
+            examples = examples[: steps * size]
+        self.progress = self.progress or self._begin()
+        return PromptStream(examples, self.task, size, self.sampler or Shuffled(), self.progress, self._weigh)
 
     def _weigh(self, uids: Tensor) -> Tensor | None:
-        """Asked at every step, because what a prompt is worth changes as the policy learns."""
+        """What a prompt is worth changes as the policy learns, so the module is asked at every step."""
         weigh = getattr(self.trainer.lightning_module, "prompt_priorities", None) if self.trainer else None
         return None if weigh is None else weigh(uids)
 
-    def val_dataloader(self) -> DataLoader[Example]:
-        """Held-out prompts."""
-        return self._loader(self.task.examples("validation"), batch_size=self.held_out_per_step)
+    def val_dataloader(self) -> HeldOutPrompts:
+        """Return the validation prompts."""
+        return HeldOutPrompts(self._examples("validation"), self.task, self.held_out_per_step)
 
-    def test_dataloader(self) -> DataLoader[Example]:
-        """Test prompts."""
-        return self._loader(self.task.examples("test"), batch_size=self.held_out_per_step)
+    def test_dataloader(self) -> HeldOutPrompts:
+        """Return the test prompts."""
+        return HeldOutPrompts(self._examples("test"), self.task, self.held_out_per_step)
 
-    def _loader(self, examples: Sequence[Example], **options: Any) -> DataLoader[Example]:
-        collate = partial(PromptBatch, task=self.task)
-        return DataLoader(examples, collate_fn=collate, **options)  # type: ignore[arg-type]
+    def _examples(self, split: Split) -> Sequence[Example]:
+        """The examples of a split that fit the policy's context, measured once."""
+        module: Any = self.trainer.lightning_module if self.trainer else None
+        key = (self.task, getattr(module, "prompt_limit", None), self.overlong)
+        known = self._measured.get(split)
+        if known is None or known[0] != key:
+            examples = _checked(self.task.examples(split), self.task, split)
+            known = self._measured[split] = (key, fitting_examples(examples, split, module, self.overlong))
+        return known[1]
+
+
+def _checked(examples: Any, task: Task, split: Split) -> Sequence[Example]:
+    name = f"{type(task).__name__}.examples('{split}')"
+    if not (hasattr(examples, "__len__") and hasattr(examples, "__getitem__")):
+        raise UsageError(f"{name} returned a {type(examples).__name__}; return a list or another sequence of Example.")
+    first = examples[0] if len(examples) else None
+    if first is not None and not isinstance(first, Example):
+        raise UsageError(f"{name} holds a {type(first).__name__}; make every entry an Example.")
+    if first is not None and not isinstance(first.uid, int):
+        raise UsageError(f"{name}: the first uid is {first.uid!r}; give every Example a whole number of at least 0.")
+    return examples

@@ -1,22 +1,46 @@
 """The family of prompt samplers: which prompts come next."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Generator, Tensor
-from torch.utils.data import Sampler
+from jaxtyping import Int
+from torch import Tensor
 
 from rl4llm.checks import UsageError
+from rl4llm.randomness import generator
 
-Weigh = Callable[[Int[Tensor, " prompt"]], Float[Tensor, " prompt"] | None]
+# What each prompt of the data set is worth by now. It is called only by samplers that need it.
+Weights = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A place in the endless stream of training prompts: what the order of the prompts is a function of.
+
+    Args:
+        seed: Seed of the order.
+        epoch: Number of complete passes over the prompts before this place.
+        step: Number of steps taken in this pass.
+        kept: Indices of the prompts that take part in this pass; None: all of them, or not yet decided.
+        extent: Number of prompts in the data set and prompts per step for which this place was reached.
+    """
+
+    seed: int
+    epoch: int = 0
+    step: int = 0
+    kept: Int[Tensor, " kept"] | None = None
+    extent: tuple[int, int] | None = None
 
 
 class PromptSampler(ABC):
-    """Which prompts come next, from how much each is worth drawing.
+    """Which prompts come next, from the place in the stream and from how much each prompt is worth.
+
+    A sampler keeps no state. Every draw is a function of its arguments, so that a resumed run continues with the next
+    prompts and every process draws the same ones.
 
     Attributes:
         paper: arXiv id of its source.
@@ -25,23 +49,52 @@ class PromptSampler(ABC):
     paper: ClassVar[str] = ""
 
     @abstractmethod
-    def draw(self, weights: Callable[[], Tensor], size: int, generator: Generator) -> Iterator[list[int]]:
-        """Indices of the prompts of each step of one epoch; `weights()` is what each prompt is worth by now."""
+    def keep(self, weights: Weights, size: int) -> Int[Tensor, " kept"] | None:
+        """Return the indices of the prompts that take part in the coming epoch, or None for all of them.
+
+        This is called once per epoch, and the result is saved with the place.
+        """
+
+    @abstractmethod
+    def draw(self, weights: Weights, place: Place, count: int, size: int) -> Int[Tensor, " size"]:
+        """Return the indices of the prompts of one step.
+
+        Args:
+            weights: What each prompt is worth when the step is drawn.
+            place: The epoch and the step, with the prompts that `keep` returned.
+            count: Number of prompts in the data set.
+            size: Number of prompts to draw.
+        """
+
+
+@dataclass(frozen=True)
+class Shuffled(PromptSampler):
+    """Every prompt once per epoch, in random order. This is the default."""
+
+    def keep(self, weights: Weights, size: int) -> None:
+        """All prompts take part."""
+
+    def draw(self, weights: Weights, place: Place, count: int, size: int) -> Int[Tensor, " size"]:
+        """Return the step's part of the epoch's permutation; an incomplete last step is dropped."""
+        return _shuffled(place, count, size)
 
 
 @dataclass(frozen=True)
 class Filtered(PromptSampler):
-    """Every prompt once an epoch, in random order, but those that are worth nothing.
+    """Every prompt once per epoch, in random order, except those that are worth nothing when the epoch begins.
 
-    What is worth nothing is said by the value source: see [OptimalValue][rl4llm.critics.OptimalValue].
+    The value source says which prompts are worth nothing: see [OptimalValue][rl4llm.critics.OptimalValue].
     """
 
-    def draw(self, weights: Callable[[], Tensor], size: int, generator: Generator) -> Iterator[list[int]]:
-        """Steps of `size` prompts; the rest of the epoch is dropped."""
-        worth = weights().nonzero()[:, 0]
-        _check_enough(len(worth), size)
-        order = worth[torch.randperm(len(worth), generator=generator)]
-        yield from (step.tolist() for step in order.split(size) if len(step) == size)
+    def keep(self, weights: Weights, size: int) -> Int[Tensor, " kept"]:
+        """The prompts with a positive weight."""
+        kept = weights().nonzero()[:, 0]
+        _check_enough(len(kept), size)
+        return kept
+
+    def draw(self, weights: Weights, place: Place, count: int, size: int) -> Int[Tensor, " size"]:
+        """Return the step's part of the epoch's permutation; an incomplete last step is dropped."""
+        return _shuffled(place, count, size)
 
 
 @dataclass(frozen=True)
@@ -50,8 +103,8 @@ class Prioritized(PromptSampler):
 
         P(x) ∝ w(x)
 
-    w is said by the value source and read anew at each step: SPO's is √(v̂(1 − v̂)) + ε, largest for prompts that are
-    solved half of the time ([BetaTracker][rl4llm.critics.BetaTracker]).
+    The value source says what w is, and it is read anew at each step: SPO's is √(v̂(1 − v̂)) + ε, which is largest for
+    prompts that are solved half of the time ([BetaTracker][rl4llm.critics.BetaTracker]).
 
     References:
         Xu and Ding, 2025. arXiv:2509.13232, eq. 11.
@@ -59,12 +112,26 @@ class Prioritized(PromptSampler):
 
     paper: ClassVar[str] = "2509.13232"
 
-    def draw(self, weights: Callable[[], Tensor], size: int, generator: Generator) -> Iterator[list[int]]:
-        """As many steps as an epoch of all prompts has."""
-        for _ in range(len(weights()) // size):
-            worth = weights()
-            _check_enough(int((worth > 0).sum()), size)
-            yield torch.multinomial(worth.double(), size, generator=generator).tolist()
+    def keep(self, weights: Weights, size: int) -> None:
+        """All prompts take part, so that an epoch has as many steps as one of all prompts."""
+
+    def draw(self, weights: Weights, place: Place, count: int, size: int) -> Int[Tensor, " size"]:
+        """Draw without replacement, with random numbers that belong to this step alone."""
+        worth = weights()
+        _check_enough(int((worth > 0).sum()), size)
+        random = generator("prompts", place.seed, place.epoch, place.step)
+        return torch.multinomial(worth, size, generator=random)
+
+
+def _shuffled(place: Place, count: int, size: int) -> Int[Tensor, " size"]:
+    length = count if place.kept is None else len(place.kept)
+    part = _permutation(place.seed, place.epoch, length)[place.step * size : (place.step + 1) * size]
+    return part if place.kept is None else place.kept[part]
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, length: int) -> Tensor:
+    return torch.randperm(length, generator=generator("prompts", seed, epoch))
 
 
 def _check_enough(count: int, size: int) -> None:
@@ -73,35 +140,3 @@ def _check_enough(count: int, size: int) -> None:
             f"only {count} prompts are worth drawing, and prompts_per_step is {size}; lower --data.prompts_per_step, "
             "bring more prompts or filter less."
         )
-
-
-class Steps(Sampler[list[int]]):
-    """A prompt sampler as the batch sampler of a loader.
-
-    Args:
-        sampler: The choice.
-        uids: Of every prompt of the data set, in order.
-        size: Prompts a step.
-        weigh: What the prompts with these uids are worth; None where nothing can say.
-        generator: Random numbers.
-    """
-
-    def __init__(
-        self, sampler: PromptSampler, uids: Int[Tensor, " prompt"], size: int, weigh: Weigh, generator: Generator
-    ) -> None:
-        self.sampler, self.uids, self.size, self.weigh, self.generator = sampler, uids, size, weigh, generator
-
-    def __len__(self) -> int:
-        return len(self.uids) // self.size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.sampler.draw(self._weights, self.size, self.generator)
-
-    def _weights(self) -> Tensor:
-        weights = self.weigh(self.uids)
-        if weights is None:
-            raise UsageError(
-                f"sampler={type(self.sampler).__name__} draws prompts by what they are worth, and no value source "
-                "says so; set --model.critics=BetaTracker or OptimalValue, or --data.sampler=null."
-            )
-        return weights

@@ -3,16 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from rl4llm.checks import UsageError
 from rl4llm.rewards import Reward, Scores, score_responses
 
 Split = Literal["train", "validation", "test"]
 Prompt = str | list[dict[str, str]]
+
+
+@runtime_checkable
+class CallsRewards(Protocol):
+    """What can call a reward for many responses, such as the `Scorer` of `rl4llm.rewards`."""
+
+    def score(self, reward: Reward, prompts: Sequence[Any], responses: Sequence[str], answers: Sequence[Any]) -> Scores:
+        """Return one score per response."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class Example:
     Args:
         prompt: Text, or a list of chat messages (`{"role": ..., "content": ...}`) for the tokenizer's chat template.
         answer: What the reward compares with.
-        uid: Stable identity of the prompt in its data set.
+        uid: Stable identity of the prompt in its data set: a whole number of at least 0.
         demonstration: A response to imitate, for supervised training.
     """
 
@@ -39,44 +48,69 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, split: Split) -> Sequence[Example]:
-        """The examples of a split, by index; the three splits share no prompt."""
+        """Return the examples of a split, a sequence of known length; the three splits share no prompt."""
 
     @abstractmethod
     def traits(self, response: str) -> Mapping[str, float]:
-        """Numbers worth a curve beside the reward, such as whether the response reasons; may be empty."""
+        """Return extra metrics to log next to the reward, such as whether the response reasons; may be empty."""
 
 
-@dataclass(frozen=True)
 class PromptBatch:
-    """Prompts of one step, as the loader yields them: no tensors to move, and the verifier that belongs to them.
+    """The prompts of one step, as the loaders yield them, with the task whose reward scores the responses.
+
+    This is a plain class on purpose: Lightning moves and casts what is inside dataclasses and collections, and refuses
+    frozen dataclasses. Prompts are text, so there is nothing to move.
 
     Args:
         examples: The prompts, in order.
-        task: Where they come from.
+        task: The task that they belong to.
     """
 
-    examples: Sequence[Example]
-    task: Task
+    def __init__(self, examples: Sequence[Example], task: Task) -> None:
+        self.examples, self.task = examples, task
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def to(self, *args: Any, **kwargs: Any) -> "PromptBatch":
-        """Itself: prompts are text, and have no device."""
-        return self
+    def __repr__(self) -> str:
+        return f"PromptBatch({len(self)} prompts of {type(self.task).__name__})"
 
     @property
     def prompts(self) -> list[Prompt]:
-        """Texts or chats."""
+        """The prompts as texts or chats."""
         return [example.prompt for example in self.examples]
 
     @property
     def uids(self) -> Int[Tensor, " prompt"]:
-        """Stable identities."""
+        """The prompts' stable identities."""
         return torch.tensor([example.uid for example in self.examples], dtype=torch.long)
 
-    def score(self, responses: Sequence[str], draws: Sequence[int]) -> Scores:
-        """Score responses; `draws[i]` says which of the prompts response i answers."""
+    def share(self, rank: int, world: int) -> "PromptBatch":
+        """Return the prompts that process `rank` of `world` works on.
+
+        Shares are contiguous, their sizes differ by at most one, and over all ranks they are the batch in its order. A
+        share is empty where there are fewer prompts than processes.
+
+        Example:
+            >>> from rl4llm.data import AbsoluteDifference
+            >>> batch = PromptBatch(AbsoluteDifference().examples("test")[:5], AbsoluteDifference())
+            >>> [len(batch.share(rank, 3)) for rank in range(3)]
+            [1, 2, 2]
+        """
+        if not 0 <= rank < world:
+            raise UsageError(f"PromptBatch.share: rank is {rank} of {world}; pass a rank from 0 to {world - 1}.")
+        start, end = (len(self) * bound // world for bound in (rank, rank + 1))
+        return PromptBatch(self.examples[start:end], self.task)
+
+    def score(self, responses: Sequence[str], draws: Sequence[int], scorer: CallsRewards | None = None) -> Scores:
+        """Score responses with the task's reward.
+
+        Args:
+            responses: Decoded responses.
+            draws: `draws[i]` is the position of the prompt that response i answers.
+            scorer: What calls the reward; None: this process does.
+        """
         asked = [self.examples[draw] for draw in draws]
         prompts, answers = [example.prompt for example in asked], [example.answer for example in asked]
-        return score_responses(self.task.reward, prompts, responses, answers)
+        score = score_responses if scorer is None else scorer.score
+        return score(self.task.reward, prompts, responses, answers)
