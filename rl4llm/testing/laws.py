@@ -14,7 +14,6 @@ from rl4llm.objectives import Aggregator
 from rl4llm.testing.views import (
     cast,
     floats,
-    named,
     outputs,
     own_inputs,
     with_garbage,
@@ -105,9 +104,9 @@ def dtype_preserved(part: Any, batch: RolloutBatch, random: Random) -> None:
 
 def inputs_not_mutated(part: Any, batch: RolloutBatch, random: Random) -> None:
     """The batch is left as it was."""
-    before = {name: (tensor.clone(), tensor._version) for name, tensor in named(batch).items()}
+    before = {name: (tensor.clone(), tensor._version) for name, tensor in batch.tensors().items()}
     outputs(part, batch)
-    for name, tensor in named(batch).items():
+    for name, tensor in batch.tensors().items():
         copy, version = before[name]
         assert tensor._version == version, f"{name} was written to in place"
         assert torch.equal(tensor.nan_to_num(12345.0), copy.nan_to_num(12345.0)), f"{name} was changed"

@@ -201,11 +201,11 @@ def test_bf16_empty_and_all_masked_batches_are_fine(kind):
 @given(batches, fractions)
 def test_inputs_are_not_mutated_nor_aliased_and_there_is_no_graph(batch, fraction):
     for kind in KINDS:
-        before = {name: tensor.clone() for name, tensor in batch._tensors().items()}
+        before = {name: tensor.clone() for name, tensor in batch.tensors().items()}
         kept = kind(fraction=fraction)(batch.replace(advantages=batch.advantages.clone().requires_grad_()))
         assert not kept.requires_grad
         kept.logical_not_()
-        torch.testing.assert_close(batch._tensors(), before, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(batch.tensors(), before, rtol=0, atol=0, equal_nan=True)
 
 
 @EVERY
