@@ -1,6 +1,6 @@
 """The family of advantage estimators: `batch -> Advantages`."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import reduce
 from typing import ClassVar, Literal, NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.masked import keep
+from rl4llm.parts import Part
 
 
 class Advantages(NamedTuple):
@@ -20,27 +21,23 @@ class Advantages(NamedTuple):
     returns: Float[Tensor, "batch time"] | None = None
 
 
-class AdvantageEstimator(ABC):
+class AdvantageEstimator(Part):
     """How much better a token was than expected.
 
-    What it declares, the laws of `rl4llm.testing` verify.
+    What it declares, here and as every [Part][rl4llm.parts.Part], the laws of `rl4llm.testing` verify.
 
     Attributes:
-        needs: Optional fields of the batch that it reads.
         smallest_group: Responses of one prompt below which it gives no signal.
         domain: Scores that it is made for.
         compares: What an advantage depends on beside its own response: nothing, its group, or the whole batch.
         invariances: What the scores of a group may undergo without any change: "shift", "scale"; "homogeneous" means
             that advantages grow with the scores.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
     smallest_group: ClassVar[int] = 1
     domain: ClassVar[Literal["real", "non-negative", "binary"]] = "real"
     compares: ClassVar[Literal["nothing", "group", "batch"]] = "nothing"
     invariances: ClassVar[tuple[str, ...]] = ()
-    paper: ClassVar[str]
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:

@@ -54,7 +54,7 @@ class SingleStream(AdvantageEstimator):
     shaping. Responses that could not be scored get 0. SPO whitens the result over responses.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "2509.13232"
 
     def update_scale(self, size: int) -> float:
@@ -63,7 +63,7 @@ class SingleStream(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
-        (values,) = batch.require("values", by="SingleStream")
+        (values,) = self.take(batch)
         first = batch.response_mask & (batch.response_mask.cumsum(-1) == 1)
         baselines = masked_sum(values, first, dim=-1).to(values.dtype)
         return Advantages(spread(tracker_advantages(batch.outcomes, baselines), batch.scored_mask))

@@ -1,6 +1,6 @@
 """What a critic minimizes at each token: the squared error to the return, plain or clipped around the old value."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,20 +11,16 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
+from rl4llm.parts import Part
 
 
-class ValueLoss(ABC):
+class ValueLoss(Part):
     """What a critic minimizes. Gradient flows through `values` only.
 
     Responses that could not be scored have no return to learn from; the loss is 0 there (`batch.scored_mask`).
-
-    Attributes:
-        needs: Optional fields of the batch that it reads.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("returns",)
-    paper: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("returns",)
 
     @abstractmethod
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
@@ -121,7 +117,7 @@ class SquaredValueLoss(ValueLoss):
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`value_loss` against `batch.returns`."""
-        (returns,) = batch.require("returns", by="SquaredValueLoss")
+        (returns,) = self.take(batch)
         return value_loss(values, returns, batch.scored_mask)
 
 
@@ -134,7 +130,7 @@ class ClippedValueLoss(ValueLoss):
     """
 
     clip: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("returns", "values")
+    reads: ClassVar[tuple[str, ...]] = ("values", "returns")
     paper: ClassVar[str] = "2005.12729"
 
     def __post_init__(self) -> None:
@@ -142,5 +138,5 @@ class ClippedValueLoss(ValueLoss):
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`clipped_value_loss` against `batch.returns`, around `batch.values`."""
-        old_values, returns = batch.require("values", "returns", by="ClippedValueLoss")
+        old_values, returns = self.take(batch)
         return clipped_value_loss(values, old_values, returns, batch.scored_mask, clip=self.clip)

@@ -61,7 +61,7 @@ class AgreementGate(Gate):
     """
 
     fraction: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("critic_values",)
+    reads: ClassVar[tuple[str, ...]] = ("critic_values",)
     paper: ClassVar[str] = "2510.01656"
 
     def __post_init__(self) -> None:
@@ -69,5 +69,5 @@ class AgreementGate(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`agreement_gate` of `batch.critic_values`."""
-        (critic_values,) = batch.require("critic_values", by="AgreementGate")
+        (critic_values,) = self.take(batch)
         return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction)

@@ -179,7 +179,7 @@ class CovarianceGate(Gate):
     low: float = 1.0
     high: float = 5.0
     seed: int = 0
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class CovarianceGate(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`covariance_gate` of `batch.old_log_probs` and `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="CovarianceGate")
+        (advantages,) = self.take(batch)
         return covariance_gate(
             batch.old_log_probs,
             advantages,
@@ -210,7 +210,7 @@ class HighCovariance(Gate):
     """
 
     fraction: float = 0.002
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:
@@ -218,5 +218,5 @@ class HighCovariance(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_covariance` of `batch.old_log_probs` and `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="HighCovariance")
+        (advantages,) = self.take(batch)
         return high_covariance(batch.old_log_probs, advantages, batch.response_mask, fraction=self.fraction)

@@ -171,7 +171,7 @@ class AdvantageMagnitude(Gate):
     """
 
     fraction: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -179,7 +179,7 @@ class AdvantageMagnitude(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`advantage_magnitude` of `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="AdvantageMagnitude")
+        (advantages,) = self.take(batch)
         return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction)
 
 

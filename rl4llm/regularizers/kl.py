@@ -169,7 +169,7 @@ class KLPenalty(Regularizer):
     estimator: str = "k3"
     where: Gate | None = None
     unbiased_gradient: bool = False
-    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    reads: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
     paper: ClassVar[str] = "2402.03300"
 
     def __post_init__(self) -> None:
@@ -189,7 +189,7 @@ class KLPenalty(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
-        (reference,) = batch.require("ref_log_probs", by="KLPenalty")
+        (reference,) = self.take(batch)
         return self.coef * kl_penalty(
             policy.log_probs,
             reference,

@@ -72,7 +72,7 @@ class KLReward(RewardShaping):
 
     coef: float = 1e-3
     estimator: str = "k1"
-    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    reads: ClassVar[tuple[str, ...]] = ("ref_log_probs", "old_log_probs")
     paper: ClassVar[str] = "1909.08593"
 
     def __post_init__(self) -> None:
@@ -81,10 +81,10 @@ class KLReward(RewardShaping):
 
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """The batch's rewards less the divergence."""
-        (reference,) = batch.require("ref_log_probs", by="KLReward")
+        reference, old_log_probs = self.take(batch)
         return kl_reward(
             batch.rewards,
-            batch.old_log_probs,
+            old_log_probs,
             reference,
             batch.response_mask,
             coef=self.coef,

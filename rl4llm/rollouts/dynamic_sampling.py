@@ -9,12 +9,13 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least
 from rl4llm.data.task import PromptBatch
 from rl4llm.groups import varies_in_group
+from rl4llm.parts import Part
 
 Drawn = tuple[RolloutBatch, PromptBatch]
 
 
 @dataclass(frozen=True)
-class DynamicSampling:
+class DynamicSampling(Part):
     """Only groups with unequal scores are kept, and prompts are drawn until the batch is as large as without it (DAPO).
 
     Args:

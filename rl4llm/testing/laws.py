@@ -1,14 +1,14 @@
 """The laws of every part: what must make no difference to it, and what may not come out of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl4llm.batch import RolloutBatch
+from rl4llm.batch import SOURCES, RolloutBatch
 from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator
 from rl4llm.testing.views import (
@@ -119,10 +119,9 @@ def twice_the_same(part: Any, batch: RolloutBatch, random: Random) -> None:
 
 
 def what_is_missing_is_named(part: Any, batch: RolloutBatch, random: Random) -> None:
-    """Without a field that it needs, a part raises, and says which."""
-    optional = [field.name for field in fields(RolloutBatch) if field.default is None]
+    """Without a field that it reads, a part raises, and says which."""
     inputs = own_inputs(part, batch)
-    for name in [name for name in getattr(part, "needs", ()) if name in optional]:
+    for name in [name for name in part.reads if name in SOURCES]:
         said = "nothing"
         try:
             outputs(part, batch.replace(**{name: None}), inputs)
@@ -185,7 +184,11 @@ UNIVERSAL = (
     DTYPE,
     Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),
     Law("two calls give the same", twice_the_same, "draw random numbers from the content, or not at all"),
-    Law("what is missing is named", what_is_missing_is_named, "read the fields that you need with batch.require(...)"),
+    Law(
+        "what is missing is named",
+        what_is_missing_is_named,
+        "read the fields with self.take(batch) or batch.require(...)",
+    ),
 )
 CONSTANT = (Law("no graph is returned", no_graph, "compute under torch.no_grad()"),)
 DIFFERENTIABLE = (

@@ -11,6 +11,7 @@ from rl4llm.axes import aligned
 from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
 from rl4llm.critics import ValueLoss
 from rl4llm.objectives import Aggregator, PolicyObjective
+from rl4llm.parts import Part
 from rl4llm.regularizers import Regularizer
 
 _TOKENS = AXES["response_mask"]
@@ -115,8 +116,8 @@ def cast(batch: RolloutBatch, dtype: torch.dtype) -> RolloutBatch:
 
 
 def describe(batch: RolloutBatch, part: Any = None) -> str:
-    """The fields that say most, and those that the part needs, as lines that can be pasted into a test."""
-    shown = ["response_mask", "group_ids", "scores", *getattr(part, "needs", ())]
+    """The fields that say most, and those that the part reads, as lines that can be pasted into a test."""
+    shown = ["response_mask", "group_ids", "scores", *(part.reads if isinstance(part, Part) else ())]
     if isinstance(part, PolicyObjective | Regularizer):
         shown += ["rollout_log_probs", "old_log_probs"]
     found = {name: getattr(batch, name) for name in dict.fromkeys(shown)}
