@@ -2,15 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import reduce
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.masked import keep
 from rl4llm.parts import Part
 
 
@@ -53,25 +50,3 @@ class AdvantageEstimator(Part):
     def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
         """Numbers worth a curve, by name, of which the loop logs the mean; none by default."""
         return {}
-
-
-def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-    """One number a response, given to each of its tokens; 0 where the mask is False.
-
-    Example:
-        >>> spread(torch.tensor([1.0, 2.0]), torch.tensor([[True, False], [True, True]]))
-        tensor([[1., 0.],
-                [2., 2.]])
-    """
-    return keep(per_response[:, None].expand(mask.shape), mask)
-
-
-def result_dtype(*inputs: Tensor) -> torch.dtype:
-    """The floating dtype in which results for these inputs are returned; float32 where none is floating.
-
-    Example:
-        >>> result_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.long))
-        torch.bfloat16
-    """
-    dtype = reduce(torch.promote_types, [x.dtype for x in inputs])
-    return dtype if dtype.is_floating_point else torch.float32

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.advantages.scan import reverse_linear_scan
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.masked import at_least_float32, keep, result_dtype
 
 _REMEDY = "pass one value per token; for critic_values use critic_mean"
 

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_ndim, check_token_tensors
-from rl4llm.masked import keep
-from rl4llm.segments import consecutive_segments, segment_starts
+from rl4llm.masked import keep, result_dtype
+from rl4llm.segment_ids import consecutive_segments, segment_starts
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_ndim, check_same_shape
-from rl4llm.masked import at_least_float32, keep, masked_sum
+from rl4llm.masked import at_least_float32, keep, masked_sum, result_dtype, spread
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_critic_values, check_fraction
-from rl4llm.critics.aggregate import critic_std
+from rl4llm.critic_values import critic_std
 from rl4llm.gates.base import Gate
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32

@@ -11,8 +11,8 @@ from rl4llm.checks import UsageError, check_choice, check_interval, check_ndim, 
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective, options_of
 from rl4llm.objectives.divergences import binary_kl, binary_tv, mass_kl, mass_tv, top_masses
-from rl4llm.objectives.ratio import token_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+from rl4llm.ratios import token_ratio
 
 Divergence = Literal["tv", "kl", "topk_tv", "topk_kl"]
 _LISTS = ("top_log_probs", "rollout_top_log_probs", "top_ids", "response_ids")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_choice, check_interval, check_token_tensors
+from rl4llm.kl import KL_ESTIMATORS
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.regularizers.kl import KL_ESTIMATORS
 from rl4llm.rewards.shaping import RewardShaping
 
 

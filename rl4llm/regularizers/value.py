@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval
-from rl4llm.critics.losses import value_loss
 from rl4llm.gates.base import Gate
 from rl4llm.regularizers.base import Regularizer
+from rl4llm.value_losses import value_loss
 
 
 @dataclass(frozen=True)
