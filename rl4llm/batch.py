@@ -1,32 +1,22 @@
 """`RolloutBatch`: the one data contract between the families. Its docstring is the contract."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_mask
+from rl4llm.axes import Axes, axes_of, check_axes, cut, padded
+from rl4llm.checks import UsageError, check_mask, check_ndim
 from rl4llm.masked import keep
 
-_PROMPT = ("prompt_ids", "prompt_mask")
-_STACKED = ("critic_values", "gates")  # a leading axis before `batch`
-_LISTED = ("top_ids", "top_log_probs")  # a trailing axis after `time`
-_PROVIDERS = {
-    "values": "a value source (the `critics` slot)",
-    "critic_values": "an ensemble of critics (the `critics` slot)",
-    "ref_log_probs": "a reference policy (the loop loads one when a part needs it)",
-    "ref_logsumexp": "a reference policy (the loop loads one when a part needs it)",
-    "segment_ids": "a value source that cuts responses into steps (for example MonteCarloValues)",
-    "top_ids": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))",
-    "top_log_probs": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))",
-    "entropies": "the forward pass before the update (the loop asks for them when a part needs them)",
-    "advantages": "an advantage estimator (the `advantage` slot)",
-    "returns": "an advantage estimator that gives value targets (for example GAE)",
-    "old_log_probs": "the forward pass before the update",
-    "rollout_log_probs": "the rollout engine",
+_REMEDIES = {
+    "entropies": "call token_log_probs with entropy=True",
+    "logsumexp": "call token_log_probs with logsumexp=True",
+    "values": "use a policy with a value head",
+    "top_log_probs": "call listed_log_probs with the batch's top_ids",
 }
 
 
@@ -46,6 +36,36 @@ class PolicyOutput(NamedTuple):
     logsumexp: Float[Tensor, "batch time"] | None = None
     values: Float[Tensor, "batch time"] | None = None
     top_log_probs: Float[Tensor, "batch time top"] | None = None
+
+    def require(self, *names: str, by: str) -> tuple[Tensor, ...]:
+        """The named outputs. Raises if one is not there, naming who needs it and the remedy."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise UsageError(
+                    f"{by} needs policy.{name}, got None; {_REMEDIES[name]} (the loop does so for parts whose `asks` "
+                    f"holds '{name}')."
+                )
+        return tuple(getattr(self, name) for name in names)
+
+
+# Who gives a field that a batch may lack: in one word for the library, in a sentence for messages.
+_ENGINE = {"source": "engine", "provider": "the rollout engine"}
+_TOP = {"source": "engine", "provider": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))"}
+_ENTROPIES = {
+    "source": "engine",
+    "provider": "the forward pass before the update (the loop asks for them when a part needs them)",
+}
+_REFERENCE = {"source": "reference", "provider": "a reference policy (the loop loads one when a part needs it)"}
+_VALUES = {"source": "critics", "provider": "a value source (the `critics` slot)"}
+_ENSEMBLE = {"source": "critics", "provider": "an ensemble of critics (the `critics` slot)"}
+_SEGMENTS = {
+    "source": "critics",
+    "provider": "a value source that cuts responses into steps (for example MonteCarloValues)",
+}
+_ADVANTAGES = {"source": "advantage", "provider": "an advantage estimator (the `advantage` slot)"}
+_RETURNS = {"source": "advantage", "provider": "an advantage estimator that gives value targets (for example GAE)"}
+_GATES = {"source": "gate", "provider": "the loop, which evaluates the gates (the `gate` slot)"}
+_REPLAY = {"source": "replay", "provider": "a replay of earlier responses (the `replay` slot)"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,45 +121,34 @@ class RolloutBatch:
     rewards: Float[Tensor, "batch time"]
     rollout_log_probs: Float[Tensor, "batch time"]
     old_log_probs: Float[Tensor, "batch time"]
-    ref_log_probs: Float[Tensor, "batch time"] | None = None
-    ref_logsumexp: Float[Tensor, "batch time"] | None = None
-    critic_values: Float[Tensor, "critic batch time"] | None = None
-    values: Float[Tensor, "batch time"] | None = None
-    entropies: Float[Tensor, "batch time"] | None = None
-    advantages: Float[Tensor, "batch time"] | None = None
-    returns: Float[Tensor, "batch time"] | None = None
-    gates: Bool[Tensor, "gate batch time"] | None = None
-    segment_ids: Int[Tensor, "batch time"] | None = None
-    top_ids: Int[Tensor, "batch time top"] | None = None
-    top_log_probs: Float[Tensor, "batch time top"] | None = None
-    replayed: Bool[Tensor, " batch"] | None = None
-    policy_version: Int[Tensor, " batch"] | None = None
+    ref_log_probs: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
+    ref_logsumexp: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
+    critic_values: Float[Tensor, "critic batch time"] | None = field(default=None, metadata=_ENSEMBLE)
+    values: Float[Tensor, "batch time"] | None = field(default=None, metadata=_VALUES)
+    entropies: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ENTROPIES)
+    advantages: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ADVANTAGES)
+    returns: Float[Tensor, "batch time"] | None = field(default=None, metadata=_RETURNS)
+    gates: Bool[Tensor, "gate batch time"] | None = field(default=None, metadata=_GATES)
+    segment_ids: Int[Tensor, "batch time"] | None = field(default=None, metadata=_SEGMENTS)
+    top_ids: Int[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)
+    top_log_probs: Float[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)
+    replayed: Bool[Tensor, " batch"] | None = field(default=None, metadata=_REPLAY)
+    policy_version: Int[Tensor, " batch"] | None = field(default=None, metadata=_ENGINE)
 
     def __post_init__(self) -> None:
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
-        batch, time = self.response_mask.shape
-        for name, tensor in self._tensors().items():
-            expected: tuple[int, ...]
-            if name in _PROMPT:
-                expected = (batch, self.prompt_mask.shape[1])
-            elif tensor.ndim == 1:
-                expected = (batch,)
-            else:
-                expected = (batch, time)
-            got = tuple(tensor.shape)
-            stacked, listed = name in _STACKED, name in _LISTED
-            if (got[1:] if stacked else got[:-1] if listed else got) != expected:
-                shape = ("*", *expected) if stacked else (*expected, "*") if listed else expected
-                raise UsageError(
-                    f"RolloutBatch: {name} has shape {got}, response_mask {(batch, time)}; expected {shape}."
-                )
+        sizes: dict[str, int] = {}
+        for name, mask in {"response_mask": self.response_mask, "prompt_mask": self.prompt_mask}.items():
+            check_ndim("RolloutBatch", 2, axes=" ".join(AXES[name]), **{name: mask})
+            sizes = {**dict(zip(AXES[name], mask.shape, strict=True)), **sizes}
+        check_axes("RolloutBatch", self.tensors(), AXES, sizes)
 
     def __len__(self) -> int:
         return self.response_mask.shape[0]
 
-    def _tensors(self) -> dict[str, Tensor]:
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that this batch holds, by name, in the order of their declaration."""
+        return {name: tensor for name in AXES if (tensor := getattr(self, name)) is not None}
 
     @property
     def lengths(self) -> Int[Tensor, " batch"]:
@@ -169,12 +178,13 @@ class RolloutBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "RolloutBatch":
         """The same batch on another device. Dtypes stay: log-probs are never cast."""
-        return self.replace(**{n: t.to(device, non_blocking=non_blocking) for n, t in self._tensors().items()})
+        return self.replace(**{n: t.to(device, non_blocking=non_blocking) for n, t in self.tensors().items()})
 
     def select(self, rows: Tensor) -> "RolloutBatch":
         """The given rows, by index or by truth value, in that order."""
         index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
-        return self.replace(**{n: t.index_select(int(n in _STACKED), index) for n, t in self._tensors().items()})
+        chosen = {n: t.index_select(AXES[n].index("batch"), index) for n, t in self.tensors().items()}
+        return self.replace(**chosen)
 
     def split(self, sizes: Sequence[int]) -> list["RolloutBatch"]:
         """Consecutive pieces of the given numbers of rows, which must sum to the batch."""
@@ -188,24 +198,30 @@ class RolloutBatch:
         time = max(1, int(self.widths.max())) if len(self) else 0
         used = self.prompt_mask.any(0).nonzero()
         start = int(used[0]) if len(used) else self.prompt_mask.shape[1]
-        cut: dict[str, Any] = {
-            n: t[:, :time] if n in _LISTED else t[..., :time] for n, t in self._tensors().items() if t.ndim > 1
-        }
-        cut |= {name: getattr(self, name)[:, start:] for name in _PROMPT}
-        return self.replace(**cut)
+        kept = {"prompt": slice(start, None), "time": slice(time)}
+        return self.replace(**{name: cut(tensor, AXES[name], kept) for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def empty_like(cls, batch: "RolloutBatch") -> "RolloutBatch":
+        """A batch without rows that has the fields and widths of another."""
+        return batch.select(torch.zeros(0, dtype=torch.long, device=batch.response_mask.device))
 
     @classmethod
     def cat(cls, batches: Sequence["RolloutBatch"]) -> "RolloutBatch":
         """Rows of all batches, padded to common widths. A field that some batch lacks is left out."""
         if not batches:
             raise UsageError("RolloutBatch.cat: needs at least one batch, got none.")
-        prompt = max(batch.prompt_mask.shape[1] for batch in batches)
-        time = max(batch.response_mask.shape[1] for batch in batches)
-        shared = set.intersection(*(set(batch._tensors()) for batch in batches))
+        widths = {
+            "prompt": max(batch.prompt_mask.shape[1] for batch in batches),
+            "time": max(batch.response_mask.shape[1] for batch in batches),
+        }
         joined = {}
-        for name in shared:
-            pieces = [_padded(name, getattr(batch, name), prompt, time) for batch in batches]
-            joined[name] = torch.cat(pieces, dim=int(name in _STACKED))
+        for name in batches[0].tensors():
+            pieces = [getattr(batch, name) for batch in batches]
+            if all(piece is not None for piece in pieces):
+                joined[name] = torch.cat(
+                    [padded(piece, AXES[name], widths) for piece in pieces], AXES[name].index("batch")
+                )
         return cls(**joined)
 
     def require(self, *names: str, by: str) -> tuple[Tensor, ...]:
@@ -213,19 +229,18 @@ class RolloutBatch:
         for name in names:
             if getattr(self, name) is None:
                 raise UsageError(
-                    f"{by} needs {name}, which this batch does not hold; it comes from {_PROVIDERS.get(name, name)}."
+                    f"{by} needs {name}, which this batch does not hold; it comes from {_PROVIDERS[name]}."
                 )
         return tuple(getattr(self, name) for name in names)
 
 
-def _padded(name: str, tensor: Tensor, prompt: int, time: int) -> Tensor:
-    if tensor.ndim == 1:
-        return tensor
-    if name in _PROMPT:
-        return torch.nn.functional.pad(tensor, (prompt - tensor.shape[-1], 0))
-    if name in _LISTED:
-        return torch.nn.functional.pad(tensor, (0, 0, 0, time - tensor.shape[1]))
-    return torch.nn.functional.pad(tensor, (0, time - tensor.shape[-1]))
+AXES: Mapping[str, Axes] = {field.name: axes_of(field.type) for field in fields(RolloutBatch)}
+"""The axes of every field, as annotated: "batch", "prompt", "time", "critic", "gate" and "top"."""
+
+SOURCES: Mapping[str, str] = {field.name: field.metadata["source"] for field in fields(RolloutBatch) if field.metadata}
+"""Who gives each field that a batch may lack: "engine", "reference", "critics", "advantage", "gate" or "replay"."""
+
+_PROVIDERS = {field.name: field.metadata["provider"] for field in fields(RolloutBatch) if field.metadata}
 
 
 def place_scores(

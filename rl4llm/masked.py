@@ -1,4 +1,6 @@
-"""The only masked reductions of the library. A value where the mask is False is never read."""
+"""The only masked reductions of the library, and their dtypes. A value where the mask is False is never read."""
+
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -20,6 +22,28 @@ def keep(x: Num[Tensor, "*axes"], mask: Bool[Tensor, "*axes"], fill: float = 0.0
         tensor([1., 0.])
     """
     return torch.where(mask, x, torch.full((), fill, dtype=x.dtype, device=x.device))
+
+
+def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """One number per response, given to each of its tokens; 0 where the mask is False.
+
+    Example:
+        >>> spread(torch.tensor([1.0, 2.0]), torch.tensor([[True, False], [True, True]]))
+        tensor([[1., 0.],
+                [2., 2.]])
+    """
+    return keep(per_response[:, None].expand(mask.shape), mask)
+
+
+def result_dtype(*inputs: Tensor) -> torch.dtype:
+    """The floating dtype in which results for these inputs are returned; float32 where none is floating.
+
+    Example:
+        >>> result_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.long))
+        torch.bfloat16
+    """
+    dtype = reduce(torch.promote_types, [x.dtype for x in inputs])
+    return dtype if dtype.is_floating_point else torch.float32
 
 
 def _checked(by: str, x: Tensor, mask: Tensor) -> Tensor:

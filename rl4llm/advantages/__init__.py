@@ -1,6 +1,6 @@
 """Advantage estimators: functions of tensors, and frozen components that feed them from a batch."""
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.advantages.correctness import CorrectnessRelative, correctness_relative
 from rl4llm.advantages.gae import GAE, LengthAdaptiveGAE, gae, length_adaptive_gae
 from rl4llm.advantages.group import GroupRelative, group_relative
@@ -14,6 +14,7 @@ from rl4llm.advantages.scan import reverse_linear_scan
 from rl4llm.advantages.segment import SegmentMonteCarlo, segment_advantages
 from rl4llm.advantages.single_stream import SingleStream, tracker_advantages
 from rl4llm.advantages.whiten import Whiten, whiten
+from rl4llm.masked import result_dtype, spread
 
 __all__ = [
     # The family

@@ -1,16 +1,14 @@
 """The family of advantage estimators: `batch -> Advantages`."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from functools import reduce
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.masked import keep
+from rl4llm.parts import Part
 
 
 class Advantages(NamedTuple):
@@ -20,27 +18,23 @@ class Advantages(NamedTuple):
     returns: Float[Tensor, "batch time"] | None = None
 
 
-class AdvantageEstimator(ABC):
+class AdvantageEstimator(Part):
     """How much better a token was than expected.
 
-    What it declares, the laws of `rl4llm.testing` verify.
+    What it declares, here and as every [Part][rl4llm.parts.Part], the laws of `rl4llm.testing` verify.
 
     Attributes:
-        needs: Optional fields of the batch that it reads.
         smallest_group: Responses of one prompt below which it gives no signal.
         domain: Scores that it is made for.
         compares: What an advantage depends on beside its own response: nothing, its group, or the whole batch.
         invariances: What the scores of a group may undergo without any change: "shift", "scale"; "homogeneous" means
             that advantages grow with the scores.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
     smallest_group: ClassVar[int] = 1
     domain: ClassVar[Literal["real", "non-negative", "binary"]] = "real"
     compares: ClassVar[Literal["nothing", "group", "batch"]] = "nothing"
     invariances: ClassVar[tuple[str, ...]] = ()
-    paper: ClassVar[str]
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:
@@ -56,25 +50,3 @@ class AdvantageEstimator(ABC):
     def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
         """Numbers worth a curve, by name, of which the loop logs the mean; none by default."""
         return {}
-
-
-def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-    """One number a response, given to each of its tokens; 0 where the mask is False.
-
-    Example:
-        >>> spread(torch.tensor([1.0, 2.0]), torch.tensor([[True, False], [True, True]]))
-        tensor([[1., 0.],
-                [2., 2.]])
-    """
-    return keep(per_response[:, None].expand(mask.shape), mask)
-
-
-def result_dtype(*inputs: Tensor) -> torch.dtype:
-    """The floating dtype in which results for these inputs are returned; float32 where none is floating.
-
-    Example:
-        >>> result_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.long))
-        torch.bfloat16
-    """
-    dtype = reduce(torch.promote_types, [x.dtype for x in inputs])
-    return dtype if dtype.is_floating_point else torch.float32

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.advantages.scan import reverse_linear_scan
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.masked import at_least_float32, keep, result_dtype
 
 _REMEDY = "pass one value per token; for critic_values use critic_mean"
 
@@ -146,7 +146,7 @@ class GAE(AdvantageEstimator):
     gamma: float = 1.0
     lam: float = 0.95
     lam_returns: float | None = None
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "1506.02438"
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class GAE(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages and value targets of every trained token."""
-        (values,) = batch.require("values", by="GAE")
+        (values,) = self.take(batch)
         mask = batch.scored_mask
         return gae(batch.rewards, values, mask, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
 
@@ -174,7 +174,7 @@ class LengthAdaptiveGAE(AdvantageEstimator):
     gamma: float = 1.0
     alpha: float = 0.05
     lam_returns: float = 1.0
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "2504.05118"
 
     def __post_init__(self) -> None:
@@ -183,6 +183,6 @@ class LengthAdaptiveGAE(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages and value targets of every trained token."""
-        (values,) = batch.require("values", by="LengthAdaptiveGAE")
+        (values,) = self.take(batch)
         options = {"gamma": self.gamma, "alpha": self.alpha, "lam_returns": self.lam_returns}
         return length_adaptive_gae(batch.rewards, values, batch.scored_mask, **options)

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_group_tensors
 from rl4llm.groups import group_count, group_sum
-from rl4llm.masked import keep
+from rl4llm.masked import keep, result_dtype, spread
 
 
 @torch.no_grad()

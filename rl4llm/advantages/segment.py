@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_ndim, check_token_tensors
-from rl4llm.masked import keep
-from rl4llm.segments import consecutive_segments, segment_starts
+from rl4llm.masked import keep, result_dtype
+from rl4llm.segment_ids import consecutive_segments, segment_starts
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ class SegmentMonteCarlo(AdvantageEstimator):
     scores plus per-token shaping, all of it at the end. Responses that could not be scored get 0.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("values", "segment_ids")
+    reads: ClassVar[tuple[str, ...]] = ("values", "segment_ids")
     paper: ClassVar[str] = "2410.01679"
 
     def update_scale(self, size: int) -> float:
@@ -102,7 +102,7 @@ class SegmentMonteCarlo(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
-        values, segment_ids = batch.require("values", "segment_ids", by="SegmentMonteCarlo")
+        values, segment_ids = self.take(batch)
         mask = batch.scored_mask
         beginnings = (~segment_starts(segment_ids, mask)).byte().argsort(dim=-1, stable=True)
         ids = consecutive_segments(segment_ids, mask)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from rl4llm.advantages.base import AdvantageEstimator, Advantages, result_dtype, spread
+from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_ndim, check_same_shape
-from rl4llm.masked import at_least_float32, keep, masked_sum
+from rl4llm.masked import at_least_float32, keep, masked_sum, result_dtype, spread
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ class SingleStream(AdvantageEstimator):
     shaping. Responses that could not be scored get 0. SPO whitens the result over responses.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "2509.13232"
 
     def update_scale(self, size: int) -> float:
@@ -63,7 +63,7 @@ class SingleStream(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
-        (values,) = batch.require("values", by="SingleStream")
+        (values,) = self.take(batch)
         first = batch.response_mask & (batch.response_mask.cumsum(-1) == 1)
         baselines = masked_sum(values, first, dim=-1).to(values.dtype)
         return Advantages(spread(tracker_advantages(batch.outcomes, baselines), batch.scored_mask))

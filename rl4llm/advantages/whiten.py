@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.advantages.base import result_dtype
 from rl4llm.advantages.group import centred_in_group, group_std
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_same_shape, check_token_tensors
 from rl4llm.groups import group_max
-from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var
+from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, result_dtype
+from rl4llm.parts import Part
 
 Level = Literal["token", "response", "group"]
 _LEVELS = ("token", "response", "group")
@@ -117,7 +117,7 @@ def _groups(level: str, group_ids: Tensor | None, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Whiten:
+class Whiten(Part):
     """Advantages with mean 0 and variance 1 over the batch. See [whiten][].
 
     A transform of advantages, not an estimator. Responses that could not be scored neither count nor get a value.

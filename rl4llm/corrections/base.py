@@ -1,27 +1,23 @@
 """The family of corrections: `batch -> weights` for what the sampling engine and the trainer disagree on."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.parts import Part
 
 
-class Correction(ABC):
+class Correction(Part):
     """How much a token counts, given that an engine drew it whose log-probs are not quite the trainer's.
 
     The loop multiplies the advantages with the weights, once for the rollout batch. Every objective that is
-    proportional to its advantages is weighted so.
-
-    Attributes:
-        needs: Fields of the batch that it reads; the loop computes `old_log_probs` for it.
-        paper: arXiv id of its source.
+    proportional to its advantages is weighted so. It reads the trainer's own `old_log_probs`, which the loop computes.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("old_log_probs",)
-    paper: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("old_log_probs",)
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.ratio import MAX_LOG_RATIO, token_log_ratio
+from rl4llm.ratios import MAX_LOG_RATIO, token_log_ratio
 
 
 def engine_log_ratio(

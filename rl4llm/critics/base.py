@@ -1,6 +1,6 @@
 """The family of value sources: where V(sₜ) comes from, and how it learns."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.parts import Part
 
 if TYPE_CHECKING:
     from rl4llm.models import Policy
@@ -76,7 +77,7 @@ class ValueContext:
     decode: Decode
 
 
-class ValueSource(nn.Module, ABC):
+class ValueSource(nn.Module, Part):
     """V(sₜ) for the advantage estimator: learned critics, a tracker, continuations, a table."""
 
     @property
@@ -100,19 +101,17 @@ class ValueSource(nn.Module, ABC):
         return None
 
 
-class ValueSpec(ABC):
+class ValueSpec(Part):
     """A frozen choice of value source: cheap in a signature, heavy when built.
 
     Attributes:
         sees_scores: Whether learning from a batch shows its values the batch's own scores, so that it must not learn
             before they are read.
         shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
-        paper: arXiv id of its source.
     """
 
     sees_scores: ClassVar[bool] = False
     shares_trunk: ClassVar[bool] = False
-    paper: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, name: str, policy: "Policy") -> ValueSource:

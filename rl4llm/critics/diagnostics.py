@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_critic_values, check_token_tensors
-from rl4llm.critics.aggregate import critic_mean, critic_std
+from rl4llm.critic_values import critic_mean, critic_std
 from rl4llm.masked import at_least_float32, masked_mean, masked_var
 
 

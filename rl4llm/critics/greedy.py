@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from rl4llm.advantages.base import spread
 from rl4llm.batch import RolloutBatch
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.prompts import distinct_prefixes
+from rl4llm.masked import spread
 
 
 class GreedyScores(ValueSource):

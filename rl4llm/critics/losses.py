@@ -1,140 +1,53 @@
 """What a critic minimizes at each token: the squared error to the return, plain or clipped around the old value."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_interval, check_token_tensors
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.checks import check_interval
+from rl4llm.parts import Part
+from rl4llm.value_losses import clipped_value_loss, value_loss
 
 
-class ValueLoss(ABC):
+class ValueLoss(Part):
     """What a critic minimizes. Gradient flows through `values` only.
 
     Responses that could not be scored have no return to learn from; the loss is 0 there (`batch.scored_mask`).
-
-    Attributes:
-        needs: Optional fields of the batch that it reads.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("returns",)
-    paper: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("returns",)
 
     @abstractmethod
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every trained token for one critic's present `values`; `batch.values` are those before the update."""
 
 
-def value_loss(
-    values: Float[Tensor, "batch time"],
-    returns: Float[Tensor, "batch time"],
-    response_mask: Bool[Tensor, "batch time"],
-) -> Float[Tensor, "batch time"]:
-    """Squared error of the value, per token.
-
-        lₜ = (V(sₜ) − Rₜ)²
-
-    No factor ½. Gradient flows through `values` only; `returns` are constants. Computed in float32 or wider.
-
-    Args:
-        values: V(sₜ), t in [0, T), with gradient. Read only where `response_mask` is True.
-        returns: Rₜ, the targets. Read only where `response_mask` is True.
-        response_mask: True at trained tokens.
-
-    Returns:
-        The loss in the dtype of `values`, 0 where `response_mask` is False.
-
-    Raises:
-        UsageError: If shapes differ or the mask is not boolean.
-
-    Example:
-        >>> value_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[True, False]]))
-        tensor([[4., 0.]])
-
-    References:
-        Schulman et al., 2017. arXiv:1707.06347, eq. 9. Liu et al., 2025. arXiv:2510.01656, eq. 2.
-    """
-    check_token_tensors("value_loss", response_mask, values=values, returns=returns)
-    error = _trained(values, response_mask) - _trained(returns.detach(), response_mask)
-    return error.square().to(values.dtype)
-
-
-def clipped_value_loss(
-    values: Float[Tensor, "batch time"],
-    old_values: Float[Tensor, "batch time"],
-    returns: Float[Tensor, "batch time"],
-    response_mask: Bool[Tensor, "batch time"],
-    *,
-    clip: float = 0.2,
-) -> Float[Tensor, "batch time"]:
-    """Squared error that stops rewarding a value for moving more than `clip` away from where it was.
-
-        lₜ = max( (V(sₜ) − Rₜ)², (V'ₜ − Rₜ)² )          V'ₜ = clip(V(sₜ), V_old(sₜ) − clip, V_old(sₜ) + clip)
-
-    The gradient is 2 (V − R) unless V has left the interval *and* left it towards R, where it is 0. Gradient flows
-    through `values` only. clip → ∞ gives [value_loss][]. Computed in float32 or wider.
-
-    Args:
-        values: V(sₜ), t in [0, T), with gradient. Read only where `response_mask` is True.
-        old_values: V_old(sₜ), the values before the update. Read only where `response_mask` is True.
-        returns: Rₜ, the targets. Read only where `response_mask` is True.
-        response_mask: True at trained tokens.
-        clip: Half the width of the interval, in units of the return; positive.
-
-    Returns:
-        The loss in the dtype of `values`, 0 where `response_mask` is False.
-
-    Raises:
-        UsageError: If shapes differ, the mask is not boolean, or `clip` is not positive.
-
-    Example:
-        >>> old, target = torch.zeros(1, 2), torch.ones(1, 2)
-        >>> clipped_value_loss(torch.tensor([[0.1, 0.5]]), old, target, torch.ones(1, 2, dtype=torch.bool))
-        tensor([[0.8100, 0.6400]])
-
-    References:
-        Engstrom et al., 2020. arXiv:2005.12729, section 3 (value function clipping).
-    """
-    check_token_tensors("clipped_value_loss", response_mask, values=values, old_values=old_values, returns=returns)
-    check_interval("clipped_value_loss", 0.0, ends="(]", clip=clip)
-    value, target = _trained(values, response_mask), _trained(returns.detach(), response_mask)
-    old = _trained(old_values.detach(), response_mask)
-    clipped = value.clamp(old - clip, old + clip)
-    return torch.maximum((value - target).square(), (clipped - target).square()).to(values.dtype)
-
-
-def _trained(x: Tensor, response_mask: Tensor) -> Tensor:
-    return keep(at_least_float32(x), response_mask)
-
-
 @dataclass(frozen=True)
 class SquaredValueLoss(ValueLoss):
-    """Squared error to the returns. See [value_loss][rl4llm.critics.losses.value_loss]."""
+    """Squared error to the returns. See [value_loss][rl4llm.value_losses.value_loss]."""
 
     paper: ClassVar[str] = "1707.06347"
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`value_loss` against `batch.returns`."""
-        (returns,) = batch.require("returns", by="SquaredValueLoss")
+        (returns,) = self.take(batch)
         return value_loss(values, returns, batch.scored_mask)
 
 
 @dataclass(frozen=True)
 class ClippedValueLoss(ValueLoss):
-    """Squared error clipped around the old values. See [clipped_value_loss][rl4llm.critics.losses.clipped_value_loss].
+    """Squared error clipped around the old values. See [clipped_value_loss][rl4llm.value_losses.clipped_value_loss].
 
     Args:
         clip: How far a value may move from its old one before it stops gaining, in units of the return.
     """
 
     clip: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("returns", "values")
+    reads: ClassVar[tuple[str, ...]] = ("values", "returns")
     paper: ClassVar[str] = "2005.12729"
 
     def __post_init__(self) -> None:
@@ -142,5 +55,5 @@ class ClippedValueLoss(ValueLoss):
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """`clipped_value_loss` against `batch.returns`, around `batch.values`."""
-        old_values, returns = batch.require("values", "returns", by="ClippedValueLoss")
+        old_values, returns = self.take(batch)
         return clipped_value_loss(values, old_values, returns, batch.scored_mask, clip=self.clip)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
-from rl4llm.critics.aggregate import critic_mean, critic_min
+from rl4llm.critic_values import critic_mean, critic_min
 from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
 from rl4llm.critics.losses import SquaredValueLoss, ValueLoss

@@ -11,7 +11,9 @@ from rl4llm.checks import check_at_least
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.prompts import distinct_prefixes
 from rl4llm.masked import keep, masked_mean
-from rl4llm.segments import Newline, Segmenter, segment_starts
+from rl4llm.segment_ids import segment_starts
+from rl4llm.segments.base import Segmenter
+from rl4llm.segments.newline import Newline
 
 
 class ContinuationValues(ValueSource):

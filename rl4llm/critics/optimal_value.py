@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from rl4llm.advantages.base import result_dtype, spread
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_group_tensors, check_interval
 from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.prompts import check_uids, find
 from rl4llm.groups import group_max, group_mean
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 
 _KEEP = ("all", "solved", "mixed")
 

@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl4llm.advantages.base import result_dtype, spread
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval, check_same_shape
 from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.last_responses import LastResponses
 from rl4llm.critics.prompts import check_uids, find
 from rl4llm.groups import position_in_group
-from rl4llm.masked import at_least_float32, masked_mean
+from rl4llm.masked import at_least_float32, masked_mean, result_dtype, spread
 
 Numbers = Float[Tensor, "*prompt"] | float
 _PRIOR = 0.5  # α and β of a prompt that was never seen

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_critic_values, check_fraction
-from rl4llm.critics.aggregate import critic_std
+from rl4llm.critic_values import critic_std
 from rl4llm.gates.base import Gate
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32
@@ -61,7 +61,7 @@ class AgreementGate(Gate):
     """
 
     fraction: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("critic_values",)
+    reads: ClassVar[tuple[str, ...]] = ("critic_values",)
     paper: ClassVar[str] = "2510.01656"
 
     def __post_init__(self) -> None:
@@ -69,5 +69,5 @@ class AgreementGate(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`agreement_gate` of `batch.critic_values`."""
-        (critic_values,) = batch.require("critic_values", by="AgreementGate")
+        (critic_values,) = self.take(batch)
         return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction)

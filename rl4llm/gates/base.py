@@ -1,25 +1,17 @@
 """The family of gates: `batch -> bool`, True where a token is kept. Gates compose with `&`, `|` and `~`."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.parts import Composite, Part
 
 
-class Gate(ABC):
-    """Which response tokens a term of the loss may see: always a subset of `response_mask`.
-
-    Attributes:
-        needs: Optional fields of the batch that it reads.
-        paper: arXiv id of its source.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    paper: ClassVar[str]
+class Gate(Part):
+    """Which response tokens a term of the loss may see: always a subset of `response_mask`."""
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
@@ -36,7 +28,7 @@ class Gate(ABC):
 
 
 @dataclass(frozen=True)
-class Both(Gate):
+class Both(Composite, Gate):
     """Keeps what both gates keep: `first & second`.
 
     Args:
@@ -46,12 +38,6 @@ class Both(Gate):
 
     first: Gate
     second: Gate
-    paper: ClassVar[str] = ""
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the two need."""
-        return self.first.needs + self.second.needs
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The intersection."""
@@ -59,7 +45,7 @@ class Both(Gate):
 
 
 @dataclass(frozen=True)
-class Either(Gate):
+class Either(Composite, Gate):
     """Keeps what at least one gate keeps: `first | second`.
 
     Args:
@@ -69,12 +55,6 @@ class Either(Gate):
 
     first: Gate
     second: Gate
-    paper: ClassVar[str] = ""
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the two need."""
-        return self.first.needs + self.second.needs
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The union."""
@@ -82,7 +62,7 @@ class Either(Gate):
 
 
 @dataclass(frozen=True)
-class Complement(Gate):
+class Complement(Composite, Gate):
     """Keeps the response tokens that the gate drops: `~gate`.
 
     Args:
@@ -90,12 +70,6 @@ class Complement(Gate):
     """
 
     gate: Gate
-    paper: ClassVar[str] = ""
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the gate needs."""
-        return self.gate.needs
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The complement within `response_mask`."""

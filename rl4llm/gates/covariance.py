@@ -10,8 +10,9 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_fraction, check_token_tensors
 from rl4llm.gates.base import Gate
-from rl4llm.gates.share import _digest, _whole_part, drop_smallest, random_gate
+from rl4llm.gates.share import drop_smallest, random_gate, whole_part
 from rl4llm.masked import at_least_float32, keep, masked_mean
+from rl4llm.randomness import seed_of
 
 
 def covariance(
@@ -106,11 +107,11 @@ def covariance_gate(
         )
     covariances = covariance(log_probs, advantages, response_mask)
     candidates = response_mask & (covariances > low) & (covariances < high)
-    found, wanted = int(candidates.sum()), max(1, _whole_part(fraction, int(response_mask.sum()))) if fraction else 0
+    found, wanted = int(candidates.sum()), max(1, whole_part(fraction, int(response_mask.sum()))) if fraction else 0
     if wanted >= found:
         return response_mask & ~candidates
     contents = zip(prompt_uids.tolist(), response_ids.cpu(), response_mask.cpu(), strict=True)
-    rows = torch.tensor([_digest(uid, ids[trained].tolist()) for uid, ids, trained in contents])
+    rows = torch.tensor([seed_of(uid, *ids[trained].tolist()) for uid, ids, trained in contents])
     spared = random_gate(rows, response_ids, candidates, fraction=wanted / found, seed=seed)
     return response_mask & (spared | ~candidates)
 
@@ -160,7 +161,7 @@ def high_covariance(
     check_fraction("high_covariance", fraction=fraction)
     covariances = covariance(log_probs, advantages, response_mask)
     count = max(1, int(response_mask.sum()))
-    kept = max(1, _whole_part(fraction, count))
+    kept = max(1, whole_part(fraction, count))
     return drop_smallest(covariances, response_mask, (count - kept) / count, by="high_covariance")
 
 
@@ -179,7 +180,7 @@ class CovarianceGate(Gate):
     low: float = 1.0
     high: float = 5.0
     seed: int = 0
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:
@@ -187,7 +188,7 @@ class CovarianceGate(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`covariance_gate` of `batch.old_log_probs` and `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="CovarianceGate")
+        (advantages,) = self.take(batch)
         return covariance_gate(
             batch.old_log_probs,
             advantages,
@@ -210,7 +211,7 @@ class HighCovariance(Gate):
     """
 
     fraction: float = 0.002
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:
@@ -218,5 +219,5 @@ class HighCovariance(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_covariance` of `batch.old_log_probs` and `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="HighCovariance")
+        (advantages,) = self.take(batch)
         return high_covariance(batch.old_log_probs, advantages, batch.response_mask, fraction=self.fraction)

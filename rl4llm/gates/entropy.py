@@ -54,7 +54,7 @@ class HighEntropy(Gate):
     """
 
     fraction: float = 0.8
-    needs: ClassVar[tuple[str, ...]] = ("entropies",)
+    reads: ClassVar[tuple[str, ...]] = ("entropies",)
     paper: ClassVar[str] = "2506.01939"
 
     def __post_init__(self) -> None:
@@ -62,5 +62,5 @@ class HighEntropy(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_entropy` of `batch.entropies`."""
-        (entropies,) = batch.require("entropies", by="HighEntropy")
+        (entropies,) = self.take(batch)
         return high_entropy(entropies, batch.response_mask, fraction=self.fraction)

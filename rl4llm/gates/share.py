@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_fraction, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.masked import at_least_float32, keep
+from rl4llm.randomness import generator, seed_of
 
 
 def drop_smallest(
@@ -53,13 +53,13 @@ def drop_smallest(
     wide = at_least_float32(x.detach())
     ranked = keep(wide, response_mask & ~wide.isnan(), math.inf)
     counted = ranked[response_mask]
-    dropped = _whole_part(fraction, counted.numel())
+    dropped = whole_part(fraction, counted.numel())
     if dropped == 0:
         return response_mask.clone()
     return response_mask & (ranked >= counted.kthvalue(dropped + 1).values)
 
 
-def _whole_part(fraction: float, count: int) -> int:
+def whole_part(fraction: float, count: int) -> int:
     """⌊fraction · count⌋, not one less because a decimal fraction is not exact in binary."""
     product = fraction * count
     nearest = round(product)
@@ -145,21 +145,16 @@ def random_gate(
         )
     mask = response_mask.cpu()
     rows = [
-        _digest(uid, ids[trained].tolist())
+        seed_of(uid, *ids[trained].tolist())
         for uid, ids, trained in zip(prompt_uids.tolist(), response_ids.cpu(), mask, strict=True)
     ]
-    batch, seen = _digest(*sorted(rows)), Counter[int]()
+    batch, seen = seed_of(*sorted(rows)), Counter[int]()
     noise = torch.zeros(mask.shape, dtype=torch.float64)
     for row, trained in enumerate(mask):
-        generator = torch.Generator().manual_seed(_digest(seed, batch, rows[row], seen[rows[row]]))
+        own = generator(seed, batch, rows[row], seen[rows[row]])
         seen[rows[row]] += 1
-        noise[row, trained] = torch.rand(int(trained.sum()), generator=generator, dtype=torch.float64)
+        noise[row, trained] = torch.rand(int(trained.sum()), generator=own, dtype=torch.float64)
     return drop_smallest(noise.to(response_mask.device), response_mask, fraction, by="random_gate")
-
-
-def _digest(*parts: object) -> int:
-    """A number in [0, 2³²) that is the same in every process, unlike `hash`."""
-    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=4).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -171,7 +166,7 @@ class AdvantageMagnitude(Gate):
     """
 
     fraction: float = 0.2
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -179,7 +174,7 @@ class AdvantageMagnitude(Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`advantage_magnitude` of `batch.advantages`."""
-        (advantages,) = batch.require("advantages", by="AdvantageMagnitude")
+        (advantages,) = self.take(batch)
         return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction)
 
 

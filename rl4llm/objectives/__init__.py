@@ -25,7 +25,6 @@ from rl4llm.objectives.importance import ImportanceWeighted, importance_weighted
 from rl4llm.objectives.min_prefix_ratio import MinPrefixRatio, min_prefix_ratio
 from rl4llm.objectives.optimal_advantage import OptimalAdvantageRegression, optimal_advantage_regression
 from rl4llm.objectives.ppo_clip import PPOClip, ppo_clip
-from rl4llm.objectives.ratio import MAX_LOG_RATIO, tangent_exp, token_log_ratio, token_ratio
 from rl4llm.objectives.ratio_variance import RatioVariance, ratio_variance
 from rl4llm.objectives.rebel import REBEL, rebel
 from rl4llm.objectives.reinforce import Reinforce, reinforce, weighted_reinforce
@@ -33,6 +32,7 @@ from rl4llm.objectives.responses import at_first_token, response_log_ratio, scor
 from rl4llm.objectives.sapo import SAPO, sapo
 from rl4llm.objectives.sols import SoLS, sols
 from rl4llm.objectives.topr import TOPR, topr
+from rl4llm.ratios import MAX_LOG_RATIO, tangent_exp, token_log_ratio, token_ratio
 
 __all__ = [
     # bases

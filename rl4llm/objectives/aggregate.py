@@ -1,6 +1,6 @@
 """From losses of tokens to one number: the only place of the library that divides a loss."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_same_shape
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_sum
+from rl4llm.parts import Part
 
 Losses = Float[Tensor, "batch *time"]
 Mask = Bool[Tensor, "batch *time"]
@@ -160,17 +161,12 @@ def _divided(total: Tensor, normalizer: float | int | Tensor) -> Tensor:
     return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
 
 
-class Aggregator(ABC):
+class Aggregator(Part):
     """One number from the losses of tokens.
 
     The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
     pieces' results sum to what the whole step would give.
-
-    Attributes:
-        paper: arXiv id of its source.
     """
-
-    paper: ClassVar[str]
 
     @abstractmethod
     def count(self, mask: Mask) -> Int[Tensor, ""]:

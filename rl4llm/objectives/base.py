@@ -1,6 +1,6 @@
 """The family of policy objectives: `(policy, batch) -> loss` for each token or each response, to be minimized."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -9,36 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import UsageError
-
-_REMEDIES = {
-    "entropies": "call token_log_probs with entropy=True",
-    "logsumexp": "call token_log_probs with logsumexp=True",
-    "values": "use a policy with a value head",
-    "top_log_probs": "call listed_log_probs with the batch's top_ids",
-}
+from rl4llm.parts import Part
 
 
-class PolicyObjective(ABC):
+class PolicyObjective(Part):
     """What the policy minimizes. Gradient flows through `policy` only.
 
     Attributes:
-        needs: Optional fields of the batch that it reads.
-        asks: Fields of `PolicyOutput` beyond the log-probs that it reads ("entropies", "logsumexp", "top_log_probs").
         level: Whether the loss is one number a token (batch time) or one a response (batch).
         whole_groups: Whether the loss of a response depends on its siblings, so that the loop never cuts a group.
         smallest_group: Responses of one prompt below which it gives no signal.
         is_policy_gradient: Whether its gradient is that of REINFORCE while the policy is the one that acted.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("advantages",)
-    asks: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ("advantages",)
     level: ClassVar[Literal["token", "response"]] = "token"
     whole_groups: ClassVar[bool] = False
     smallest_group: ClassVar[int] = 1
     is_policy_gradient: ClassVar[bool] = False
-    paper: ClassVar[str]
 
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
@@ -80,14 +68,3 @@ class RatioObjective(PolicyObjective):
 def options_of(part: Any) -> dict[str, Any]:
     """The fields of a component, as keyword arguments of the function that it calls."""
     return {field.name: getattr(part, field.name) for field in fields(part)}
-
-
-def asked(policy: PolicyOutput, name: str, *, by: str) -> Tensor:
-    """A field of `PolicyOutput` beyond the log-probs. Raises if it is not there, naming who needs it and the remedy."""
-    tensor = getattr(policy, name)
-    if tensor is None:
-        raise UsageError(
-            f"{by} needs policy.{name}, got None; {_REMEDIES[name]} (the loop does so for parts whose `asks` holds "
-            f"'{name}')."
-        )
-    return tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_choice, check_interval
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective, asked
+from rl4llm.objectives.base import PolicyObjective
 from rl4llm.objectives.responses import at_first_token, check_response_tensors, response_log_ratio, scored_responses
 
 
@@ -103,14 +103,14 @@ class TrajectoryBellmanResidual(PolicyObjective):
         check_choice("TrajectoryBellmanResidual", (True, False), calibrated=self.calibrated)
 
     @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """The reference's log-probs and, when calibrated, its log-normalizers."""
         return ("ref_log_probs", "ref_logsumexp") if self.calibrated else ("ref_log_probs",)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, " batch"]:
         """Loss of every response."""
-        reference, *normalizers = batch.require(*self.needs, by="TrajectoryBellmanResidual")
-        logsumexp = asked(policy, "logsumexp", by="TrajectoryBellmanResidual")
+        reference, *normalizers = self.take(batch)
+        (logsumexp,) = self.ask(policy)
         return trajectory_bellman_residual(
             policy.log_probs,
             at_first_token(logsumexp, batch.response_mask),

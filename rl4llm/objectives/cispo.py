@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
-from rl4llm.objectives.ratio import token_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+from rl4llm.ratios import token_ratio
 
 
 def cispo(

@@ -9,10 +9,10 @@ from torch import Tensor
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError, check_choice, check_interval, check_ndim, check_same_shape, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective, asked, options_of
+from rl4llm.objectives.base import PolicyObjective, options_of
 from rl4llm.objectives.divergences import binary_kl, binary_tv, mass_kl, mass_tv, top_masses
-from rl4llm.objectives.ratio import token_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+from rl4llm.ratios import token_ratio
 
 Divergence = Literal["tv", "kl", "topk_tv", "topk_kl"]
 _LISTS = ("top_log_probs", "rollout_top_log_probs", "top_ids", "response_ids")
@@ -203,7 +203,7 @@ class DPPO(PolicyObjective):
         check_dppo("DPPO", **options_of(self))
 
     @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Advantages and, for the top-K divergences, the engine's lists."""
         return ("advantages", "top_ids", "top_log_probs") if self._lists else ("advantages",)
 
@@ -218,15 +218,16 @@ class DPPO(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        advantages, *lists = batch.require(*self.needs, by="DPPO")
+        advantages, *lists = self.take(batch)
         top_ids, rollout_top_log_probs = lists or (None, None)
+        (top_log_probs,) = self.ask(policy) or (None,)
         return dppo(
             policy.log_probs,
             batch.rollout_log_probs,
             advantages,
             batch.response_mask,
             old_log_probs=batch.old_log_probs,
-            top_log_probs=asked(policy, "top_log_probs", by="DPPO") if lists else None,
+            top_log_probs=top_log_probs,
             rollout_top_log_probs=rollout_top_log_probs,
             top_ids=top_ids,
             response_ids=batch.response_ids,

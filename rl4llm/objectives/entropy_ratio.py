@@ -10,7 +10,8 @@ from torch import Tensor
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError, check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.objectives.base import PolicyObjective, asked
+from rl4llm.objectives.base import PolicyObjective
+from rl4llm.parts import Composite
 
 _SMALLEST_ENTROPY = 1e-8
 
@@ -67,7 +68,7 @@ def check_entropy_ratio(by: str, clip_low: float, clip_high: float) -> None:
 
 
 @dataclass(frozen=True)
-class EntropyRatioClip(PolicyObjective):
+class EntropyRatioClip(Composite, PolicyObjective):  # type: ignore[override]
     """A token objective without gradient where the entropy has moved too far. See [entropy_ratio_mask][].
 
     Args:
@@ -79,6 +80,8 @@ class EntropyRatioClip(PolicyObjective):
     base: PolicyObjective
     clip_low: float = 0.05
     clip_high: float = 0.05
+    own_reads: ClassVar[tuple[str, ...]] = ("entropies",)
+    own_asks: ClassVar[tuple[str, ...]] = ("entropies",)
     paper: ClassVar[str] = "2512.05591"
 
     def __post_init__(self) -> None:
@@ -88,16 +91,6 @@ class EntropyRatioClip(PolicyObjective):
                 f"EntropyRatioClip: base must have one loss a token, {type(self.base).__name__} has one a "
                 "response; wrap a token-level objective, for example PPOClip()."
             )
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the objective needs, and the entropies at rollout time."""
-        return (*self.base.needs, "entropies")
-
-    @property
-    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the objective asks, and the entropies now."""
-        return (*self.base.asks, "entropies")
 
     @property
     def is_policy_gradient(self) -> bool:  # type: ignore[override]
@@ -111,9 +104,10 @@ class EntropyRatioClip(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        (old_entropies,) = batch.require("entropies", by="EntropyRatioClip")
+        (entropies,) = policy.require(*self.own_asks, by="EntropyRatioClip")
+        (old_entropies,) = batch.require(*self.own_reads, by="EntropyRatioClip")
         kept = entropy_ratio_mask(
-            asked(policy, "entropies", by="EntropyRatioClip"),
+            entropies,
             old_entropies,
             batch.response_mask,
             clip_low=self.clip_low,

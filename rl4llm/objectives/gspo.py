@@ -11,7 +11,7 @@ from rl4llm.checks import check_token_tensors
 from rl4llm.masked import at_least_float32, keep, masked_mean
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
-from rl4llm.objectives.ratio import tangent_exp, token_log_ratio
+from rl4llm.ratios import tangent_exp, token_log_ratio
 
 
 def gspo(

@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4llm.checks import check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import RatioObjective
-from rl4llm.objectives.ratio import token_ratio
+from rl4llm.ratios import token_ratio
 
 
 def importance_weighted(

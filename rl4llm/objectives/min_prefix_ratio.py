@@ -11,8 +11,8 @@ from rl4llm.checks import check_choice
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
-from rl4llm.objectives.ratio import tangent_exp, token_log_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+from rl4llm.ratios import tangent_exp, token_log_ratio
 
 
 def min_prefix_ratio(

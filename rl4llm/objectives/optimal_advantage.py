@@ -80,7 +80,7 @@ class OptimalAdvantageRegression(PolicyObjective):
     """
 
     beta: float = 1e-3
-    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs", "values")
+    reads: ClassVar[tuple[str, ...]] = ("ref_log_probs", "values")
     level: ClassVar[Literal["token", "response"]] = "response"
     paper: ClassVar[str] = "2505.20686"
 
@@ -89,7 +89,7 @@ class OptimalAdvantageRegression(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, " batch"]:
         """Loss of every response."""
-        reference, values = batch.require(*self.needs, by="OptimalAdvantageRegression")
+        reference, values = self.take(batch)
         mask = batch.response_mask
         optimal_values = at_first_token(values, mask)
         return optimal_advantage_regression(

@@ -82,7 +82,7 @@ class REBEL(PolicyObjective):
     """
 
     eta: float = 1.0
-    needs: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
     level: ClassVar[Literal["token", "response"]] = "response"
     whole_groups: ClassVar[bool] = True
     smallest_group: ClassVar[int] = 2

@@ -95,5 +95,5 @@ class Reinforce(PolicyObjective):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every response token."""
-        (advantages,) = batch.require("advantages", by="Reinforce")
+        (advantages,) = self.take(batch)
         return reinforce(policy.log_probs, advantages, batch.response_mask)

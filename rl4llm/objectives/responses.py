@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_token_tensors
 from rl4llm.masked import at_least_float32, keep, masked_sum
-from rl4llm.objectives.ratio import token_log_ratio
+from rl4llm.ratios import token_log_ratio
 
 
 def response_log_ratio(

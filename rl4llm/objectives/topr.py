@@ -10,8 +10,8 @@ from torch import Tensor
 from rl4llm.checks import check_choice
 from rl4llm.masked import at_least_float32, masked_sum
 from rl4llm.objectives.base import RatioObjective
-from rl4llm.objectives.ratio import token_log_ratio
 from rl4llm.objectives.reinforce import weighted_reinforce
+from rl4llm.ratios import token_log_ratio
 
 
 def topr(

@@ -1,9 +1,10 @@
 """Penalties beside the policy objective: entropy, and divergence from a reference in the loss or in the reward."""
 
+from rl4llm.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
 from rl4llm.regularizers.base import Regularizer
 from rl4llm.regularizers.constrained import Constrained, DualVariable
 from rl4llm.regularizers.entropy import EntropyBonus, entropy_bonus
-from rl4llm.regularizers.kl import KL_ESTIMATORS, KLPenalty, kl_k1, kl_k2, kl_k3, kl_penalty
+from rl4llm.regularizers.kl import KLPenalty, kl_penalty
 from rl4llm.regularizers.kl_reward import KLReward, kl_reward
 from rl4llm.regularizers.likelihood import Likelihood, likelihood_bonus
 from rl4llm.regularizers.ratio import LogRatioPenalty, RatioPenalty, log_ratio_distance, ratio_deviation

@@ -1,6 +1,6 @@
 """The family of regularizers: `(policy, batch) -> penalty` for each token, to be minimized beside the objective."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
@@ -8,28 +8,23 @@ from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.gates.base import Gate
+from rl4llm.parts import Part
 
 
-class Regularizer(ABC):
+class Regularizer(Part):
     """A penalty beside the objective, already weighted by its coefficient; a bonus is a negative penalty.
 
     Every regularizer has two fields: `coef`, its weight, and `where`, a gate that restricts it (None: all tokens).
     The penalty itself is not gated: the loop evaluates `where` once on the whole rollout batch and multiplies.
 
     Attributes:
-        needs: Optional fields of the batch that it reads.
-        asks: Fields of `PolicyOutput` beyond the log-probs that it reads ("entropies", "logsumexp").
         kl_value: "exact" if its mean over the policy's own tokens is KL(π_θ‖π_ref), times `coef`; None: not declared.
         kl_gradient: Whether the mean of its gradient is that of KL(π_θ‖π_ref) ("exact"), that of KL(π_ref‖π_θ)
             ("reverse"), or zero ("none"); None: not declared.
-        paper: arXiv id of its source.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    asks: ClassVar[tuple[str, ...]] = ()
     kl_value: ClassVar[Literal["exact"] | None] = None
     kl_gradient: ClassVar[Literal["exact", "reverse", "none"] | None] = None
-    paper: ClassVar[str]
     coef: float
     where: Gate | None
 

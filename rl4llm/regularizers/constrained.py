@@ -12,6 +12,7 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError, check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.masked import masked_sum
+from rl4llm.parts import Composite
 from rl4llm.regularizers.base import Regularizer
 
 
@@ -73,7 +74,7 @@ class DualVariable(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Constrained(Regularizer):
+class Constrained(Composite, Regularizer):
     """A penalty whose mean is held below a limit, by a weight that adapts. See [DualVariable][].
 
         max J   subject to   E[penalty] ≤ limit        →        loss = −J + λ penalty,   λ ≥ 0 adapted
@@ -122,16 +123,6 @@ class Constrained(Regularizer):
     def where(self) -> Gate | None:  # type: ignore[override]
         """The gate of the penalty."""
         return self.penalty.where
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the penalty needs."""
-        return self.penalty.needs
-
-    @property
-    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the penalty asks."""
-        return self.penalty.asks
 
     def build(self) -> DualVariable:
         """The dual variable of this constraint."""

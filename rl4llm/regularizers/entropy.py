@@ -10,7 +10,6 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.masked import keep
-from rl4llm.objectives.base import asked
 from rl4llm.regularizers.base import Regularizer
 
 
@@ -65,4 +64,5 @@ class EntropyBonus(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
-        return self.coef * entropy_bonus(asked(policy, "entropies", by="EntropyBonus"), batch.response_mask)
+        (entropies,) = self.ask(policy)
+        return self.coef * entropy_bonus(entropies, batch.response_mask)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_choice, check_interval, check_token_tensors
+from rl4llm.kl import KL_ESTIMATORS
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.regularizers.kl import KL_ESTIMATORS
 from rl4llm.rewards.shaping import RewardShaping
 
 
@@ -72,7 +72,7 @@ class KLReward(RewardShaping):
 
     coef: float = 1e-3
     estimator: str = "k1"
-    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    reads: ClassVar[tuple[str, ...]] = ("ref_log_probs", "old_log_probs")
     paper: ClassVar[str] = "1909.08593"
 
     def __post_init__(self) -> None:
@@ -81,10 +81,10 @@ class KLReward(RewardShaping):
 
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """The batch's rewards less the divergence."""
-        (reference,) = batch.require("ref_log_probs", by="KLReward")
+        reference, old_log_probs = self.take(batch)
         return kl_reward(
             batch.rewards,
-            batch.old_log_probs,
+            old_log_probs,
             reference,
             batch.response_mask,
             coef=self.coef,

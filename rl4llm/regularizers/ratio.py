@@ -10,7 +10,7 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.masked import at_least_float32
-from rl4llm.objectives.ratio import tangent_exp, token_log_ratio
+from rl4llm.ratios import tangent_exp, token_log_ratio
 from rl4llm.regularizers.base import Regularizer
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_interval
-from rl4llm.critics.losses import value_loss
 from rl4llm.gates.base import Gate
-from rl4llm.objectives.base import asked
 from rl4llm.regularizers.base import Regularizer
+from rl4llm.value_losses import value_loss
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ValueRegression(Regularizer):
 
     coef: float = 0.5
     where: Gate | None = None
-    needs: ClassVar[tuple[str, ...]] = ("returns",)
+    reads: ClassVar[tuple[str, ...]] = ("returns",)
     asks: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = "2509.01720"
 
@@ -36,6 +35,6 @@ class ValueRegression(Regularizer):
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
-        (returns,) = batch.require("returns", by="ValueRegression")
-        values = asked(policy, "values", by="ValueRegression")
+        (returns,) = self.take(batch)
+        (values,) = self.ask(policy)
         return self.coef * value_loss(values, returns, batch.scored_mask)

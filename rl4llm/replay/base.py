@@ -1,11 +1,11 @@
 """The family of replays: `mix(batch)` adds earlier responses to fresh ones, `add(batch)` keeps fresh ones for later."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Generator, nn
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.parts import Part
 
 
 class Replay(nn.Module, ABC):
@@ -28,14 +28,8 @@ class Replay(nn.Module, ABC):
         """
 
 
-class ReplaySpec(ABC):
-    """A frozen choice of replay: cheap in a signature, with state when built.
-
-    Attributes:
-        paper: arXiv id of its source.
-    """
-
-    paper: ClassVar[str]
+class ReplaySpec(Part):
+    """A frozen choice of replay: cheap in a signature, with state when built."""
 
     @abstractmethod
     def build(self) -> Replay:

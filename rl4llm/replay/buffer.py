@@ -2,19 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.batch import SOURCES, RolloutBatch, place_scores
 from rl4llm.checks import UsageError
 from rl4llm.masked import keep
 from rl4llm.replay.base import Replay, ReplaySpec
 
-_KEPT = {"entropies", "top_ids", "top_log_probs"}  # optional fields that the engine gave
-_FORGOTTEN = {f.name: None for f in fields(RolloutBatch) if f.default is None and f.name not in _KEPT}
+_FORGOTTEN = dict.fromkeys(name for name, source in SOURCES.items() if source != "engine")
 
 
 class Unit(NamedTuple):
@@ -55,8 +53,9 @@ class ReplayBuffer(Replay):
     """A store of units, drawn uniformly without replacement until they make up a share of the mixed batch.
 
     A stored row holds prompt, response, score, the log-probs of the policy and the engine of that time and, where
-    there, entropies and top tokens. `rewards` are the scores alone, since shaping is charged anew at every step.
-    What depends on the present policy, critics or reference is not stored.
+    there, whatever else the engine gave: entropies, top tokens, the version of the policy. `rewards` are the scores
+    alone, since shaping is charged anew at every step. What depends on the present policy, critics or reference is not
+    stored.
 
     Args:
         spec: What makes up a unit, which units stay, and the share.
@@ -130,7 +129,7 @@ class ReplayBuffer(Replay):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Every stored tensor by field name, and ages."""
-        return {"rows": [_tensors(unit.rows) for unit in self.units], "ages": [unit.age for unit in self.units]}
+        return {"rows": [unit.rows.tensors() for unit in self.units], "ages": [unit.age for unit in self.units]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """What `get_extra_state` gave, back on the CPU."""
@@ -138,11 +137,6 @@ class ReplayBuffer(Replay):
         self.units = tuple(Unit(RolloutBatch(**rows).to("cpu"), age) for rows, age in stored)
 
 
-def _tensors(rows: RolloutBatch) -> dict[str, Tensor]:
-    named = {field.name: getattr(rows, field.name) for field in fields(rows)}
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-
 def _compact(rows: RolloutBatch) -> RolloutBatch:
     """Trimmed copies, so that neither a graph nor the storage of the whole batch is held."""
-    return rows.replace(**{name: tensor.detach().clone() for name, tensor in _tensors(rows.trim()).items()})
+    return rows.replace(**{name: tensor.detach().clone() for name, tensor in rows.trim().tensors().items()})

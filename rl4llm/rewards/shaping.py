@@ -1,24 +1,16 @@
 """The family of reward shapings: `batch -> token rewards`, charged before advantages are estimated."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from abc import abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.parts import Part
 
 
-class RewardShaping(ABC):
-    """A charge in the reward: of length, of divergence from the reference.
-
-    Attributes:
-        needs: Optional fields of the batch that it reads.
-        paper: arXiv id of its source.
-    """
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    paper: ClassVar[str]
+class RewardShaping(Part):
+    """A charge in the reward: of length, of divergence from the reference."""
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:

@@ -11,6 +11,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.data.task import Example, PromptBatch, Task
 from rl4llm.groups import varies_in_group
+from rl4llm.parts import Part
 
 Drawn = tuple[RolloutBatch, PromptBatch]
 Record = dict[str, Any]  # the fields of an `Example`; those that a checkpoint could not hold are missing
@@ -20,7 +21,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
-class DynamicSampling:
+class DynamicSampling(Part):
     """Only groups with unequal scores are kept, and prompts are drawn until the batch is as large as without it (DAPO).
 
     Args:

@@ -1,4 +1,4 @@
-"""The family of segmenters: `(pieces of text, response_mask) -> segment_ids`, and what reads the result."""
+"""The family of segmenters: `(pieces of text, response_mask) -> segment_ids`."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rl4llm.checks import UsageError, check_token_tensors
-from rl4llm.masked import keep
+from rl4llm.segment_ids import consecutive_segments
 
 
 class Segmenter(ABC):
@@ -26,36 +26,6 @@ class Segmenter(ABC):
             pieces: The text of every token, one list a response, one piece a column up to its last trained one.
             response_mask: True at trained tokens. The others open no step and get 0.
         """
-
-
-def segment_starts(
-    segment_ids: Int[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
-) -> Bool[Tensor, "batch time"]:
-    """True at the first trained token of each segment: where the id is not that of the trained token before.
-
-    Example:
-        >>> segment_starts(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[True, True, False, True]]))
-        tensor([[ True, False, False,  True]])
-    """
-    check_token_tensors("segment_starts", response_mask, segment_ids=segment_ids)
-    # Trained tokens move to the left edge, so that masked ones between them are stepped over.
-    order = (~response_mask).byte().argsort(dim=-1, stable=True)
-    packed = segment_ids.gather(-1, order)
-    changes = torch.ones_like(response_mask)
-    changes[:, 1:] = packed[:, 1:] != packed[:, :-1]
-    return torch.empty_like(changes).scatter(-1, order, changes) & response_mask
-
-
-def consecutive_segments(
-    segment_ids: Int[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
-) -> Int[Tensor, "batch time"]:
-    """Ids renumbered 0, 1, ... in the order in which the trained tokens of a response meet them; 0 at masked ones.
-
-    Example:
-        >>> consecutive_segments(torch.tensor([[4, 4, 5, 7]]), torch.tensor([[True, True, False, True]]))
-        tensor([[0, 0, 0, 1]])
-    """
-    return keep(segment_starts(segment_ids, response_mask).cumsum(-1) - 1, response_mask)
 
 
 def text_segments(

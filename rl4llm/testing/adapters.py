@@ -158,12 +158,12 @@ class FunctionPenalty(_Adapted, Regularizer):
     declared: Mapping[str, Any] = field(default_factory=dict)
     coef: float = 1.0
     where: Gate | None = None
-    needs: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    reads: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
     paper: ClassVar[str] = ""
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
         """The function's estimate at the trained tokens; most libraries mask it later."""
-        batch.require(*self.needs, by=repr(self))
+        batch.require(*self.reads, by=repr(self))
         given = [policy.log_probs if name == "log_probs" else _FIELDS[name](batch) for name in self.takes]
         if "mask" in self.takes or "bool_mask" in self.takes:
             return self.coef * self.function(*given, **self.options)

@@ -1,20 +1,19 @@
 """The laws of every part: what must make no difference to it, and what may not come out of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl4llm.batch import RolloutBatch
+from rl4llm.batch import SOURCES, RolloutBatch
 from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator
 from rl4llm.testing.views import (
     cast,
     floats,
-    named,
     outputs,
     own_inputs,
     with_garbage,
@@ -105,9 +104,9 @@ def dtype_preserved(part: Any, batch: RolloutBatch, random: Random) -> None:
 
 def inputs_not_mutated(part: Any, batch: RolloutBatch, random: Random) -> None:
     """The batch is left as it was."""
-    before = {name: (tensor.clone(), tensor._version) for name, tensor in named(batch).items()}
+    before = {name: (tensor.clone(), tensor._version) for name, tensor in batch.tensors().items()}
     outputs(part, batch)
-    for name, tensor in named(batch).items():
+    for name, tensor in batch.tensors().items():
         copy, version = before[name]
         assert tensor._version == version, f"{name} was written to in place"
         assert torch.equal(tensor.nan_to_num(12345.0), copy.nan_to_num(12345.0)), f"{name} was changed"
@@ -120,10 +119,9 @@ def twice_the_same(part: Any, batch: RolloutBatch, random: Random) -> None:
 
 
 def what_is_missing_is_named(part: Any, batch: RolloutBatch, random: Random) -> None:
-    """Without a field that it needs, a part raises, and says which."""
-    optional = [field.name for field in fields(RolloutBatch) if field.default is None]
+    """Without a field that it reads, a part raises, and says which."""
     inputs = own_inputs(part, batch)
-    for name in [name for name in getattr(part, "needs", ()) if name in optional]:
+    for name in [name for name in part.reads if name in SOURCES]:
         said = "nothing"
         try:
             outputs(part, batch.replace(**{name: None}), inputs)
@@ -186,7 +184,11 @@ UNIVERSAL = (
     DTYPE,
     Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),
     Law("two calls give the same", twice_the_same, "draw random numbers from the content, or not at all"),
-    Law("what is missing is named", what_is_missing_is_named, "read the fields that you need with batch.require(...)"),
+    Law(
+        "what is missing is named",
+        what_is_missing_is_named,
+        "read the fields with self.take(batch) or batch.require(...)",
+    ),
 )
 CONSTANT = (Law("no graph is returned", no_graph, "compute under torch.no_grad()"),)
 DIFFERENTIABLE = (

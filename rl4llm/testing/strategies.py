@@ -111,7 +111,7 @@ def rollouts(
     shaped: bool = True,
     **mask_options: Any,
 ) -> RolloutBatch:
-    """A whole valid `RolloutBatch` with every optional field filled.
+    """A whole valid `RolloutBatch` with every optional field that a part may read, and sometimes `policy_version`.
 
     Args:
         draw: Of Hypothesis.
@@ -130,6 +130,8 @@ def rollouts(
     shaping = 0.1 * fields["entropies"] if shaped and draw(st.booleans()) else torch.zeros(mask.shape)
     fields |= {"scores": own_scores, "rewards": place_scores(own_scores, mask) + keep(shaping, mask)}
     dtype = draw(st.sampled_from(DTYPES)) if dtype is None else dtype
+    if draw(st.booleans()):
+        fields["policy_version"] = _Numbers(draw)((len(mask),), 0.0, 3.0).round().long()
     return RolloutBatch(**{name: x.to(dtype) if x.is_floating_point() else x for name, x in fields.items()})
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.critics import ValueContext, ValueSource
 from rl4llm.testing.laws import Law, close
-from rl4llm.testing.views import cast, named, with_garbage
+from rl4llm.testing.views import cast, with_garbage
 
 
 def stand_in(seen: list[str] | None = None) -> ValueContext:
@@ -72,10 +72,10 @@ def masked_numbers_do_not_matter(part: ValueSource, batch: RolloutBatch, random:
 
 def reading_changes_nothing(part: ValueSource, batch: RolloutBatch, random: Random) -> None:
     """Values are read without learning, and the batch is left as it was."""
-    before = {name: tensor.clone() for name, tensor in named(batch).items()}
+    before = {name: tensor.clone() for name, tensor in batch.tensors().items()}
     first = _values(part, batch)
     assert torch.equal(_values(part, batch), first), "a second reading gives something else"
-    for name, tensor in named(batch).items():
+    for name, tensor in batch.tensors().items():
         assert torch.equal(tensor.nan_to_num(12345.0), before[name].nan_to_num(12345.0)), f"{name} was changed in place"
 
 

@@ -1,21 +1,20 @@
 """How a part is called in a test, and batches that should make no difference to it."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rl4llm.advantages import Whiten
-from rl4llm.batch import PolicyOutput, RolloutBatch, place_scores
+from rl4llm.axes import aligned
+from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
 from rl4llm.critics import ValueLoss
 from rl4llm.objectives import Aggregator, PolicyObjective
+from rl4llm.parts import Part
 from rl4llm.regularizers import Regularizer
 
-_PROMPT = ("prompt_ids", "prompt_mask")
-_STACKED = ("critic_values", "gates")
-_LISTED = ("top_ids", "top_log_probs")
+_TOKENS = AXES["response_mask"]
 
 
 def own_inputs(part: Any, batch: RolloutBatch) -> dict[str, Tensor]:
@@ -66,23 +65,22 @@ def with_scores(batch: RolloutBatch, scores: Tensor) -> RolloutBatch:
     return batch.replace(scores=scores, rewards=place_scores(scores, batch.response_mask).to(batch.rewards.dtype))
 
 
-def named(batch: RolloutBatch) -> dict[str, Tensor]:
-    """The fields that the batch holds, by name."""
-    found = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-
 def floats(batch: RolloutBatch) -> dict[str, Tensor]:
     """The floating fields of a batch, by name."""
-    return {name: tensor for name, tensor in named(batch).items() if tensor.is_floating_point()}
+    return {name: tensor for name, tensor in batch.tensors().items() if tensor.is_floating_point()}
+
+
+def tokens(batch: RolloutBatch) -> dict[str, Tensor]:
+    """The fields of a batch that hold something for every response token, by name."""
+    return {name: tensor for name, tensor in batch.tensors().items() if "time" in AXES[name]}
 
 
 def with_garbage(batch: RolloutBatch, garbage: float) -> RolloutBatch:
     """The batch with a number at every masked position of every floating token field."""
     outside = ~batch.response_mask
-    tokens = {name: tensor for name, tensor in floats(batch).items() if tensor.ndim > 1}
+    changed = {name: tensor for name, tensor in tokens(batch).items() if tensor.is_floating_point()}
     return batch.replace(
-        **{n: x.masked_fill(outside[..., None] if n in _LISTED else outside, garbage) for n, x in tokens.items()}
+        **{name: x.masked_fill(aligned(outside, _TOKENS, AXES[name]), garbage) for name, x in changed.items()}
     )
 
 
@@ -94,11 +92,10 @@ def with_gradient(batch: RolloutBatch) -> RolloutBatch:
 def with_padding(batch: RolloutBatch, columns: int) -> RolloutBatch:
     """The batch with columns of padding on the right of its responses, filled with its last column."""
     changes = {}
-    for name, tensor in named(batch).items():
-        if tensor.ndim > 1 and name not in _PROMPT:
-            axis = 1 if name in _LISTED else tensor.ndim - 1
-            last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
-            changes[name] = torch.cat([tensor, *[last] * columns], axis)
+    for name, tensor in tokens(batch).items():
+        axis = AXES[name].index("time")
+        last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
+        changes[name] = torch.cat([tensor, *[last] * columns], axis)
     mask = torch.nn.functional.pad(batch.response_mask, (0, columns))
     return batch.replace(**{**changes, "response_mask": mask})
 
@@ -107,10 +104,9 @@ def without_holes(batch: RolloutBatch) -> tuple[RolloutBatch, Tensor]:
     """The batch with the trained tokens of every row moved to its left edge, and the column each came from."""
     order = (~batch.response_mask).byte().argsort(dim=-1, stable=True)
     changes = {}
-    for name, tensor in named(batch).items():
-        if tensor.ndim > 1 and name not in _PROMPT:
-            index = order[..., None].expand(tensor.shape) if name in _LISTED else order.expand(tensor.shape)
-            changes[name] = tensor.gather(1 if name in _LISTED else tensor.ndim - 1, index)
+    for name, tensor in tokens(batch).items():
+        index = aligned(order, _TOKENS, AXES[name]).expand(tensor.shape)
+        changes[name] = tensor.gather(AXES[name].index("time"), index)
     return batch.replace(**changes), order
 
 
@@ -120,8 +116,8 @@ def cast(batch: RolloutBatch, dtype: torch.dtype) -> RolloutBatch:
 
 
 def describe(batch: RolloutBatch, part: Any = None) -> str:
-    """The fields that say most, and those that the part needs, as lines that can be pasted into a test."""
-    shown = ["response_mask", "group_ids", "scores", *getattr(part, "needs", ())]
+    """The fields that say most, and those that the part reads, as lines that can be pasted into a test."""
+    shown = ["response_mask", "group_ids", "scores", *(part.reads if isinstance(part, Part) else ())]
     if isinstance(part, PolicyObjective | Regularizer):
         shown += ["rollout_log_probs", "old_log_probs"]
     found = {name: getattr(batch, name) for name in dict.fromkeys(shown)}

@@ -194,7 +194,7 @@ def test_components_call_the_functions_on_scored_responses(batch):
 @given(batch=rollouts())
 def test_components_ask_for_values(batch):
     for component in (GAE(), LengthAdaptiveGAE()):
-        assert component.needs == ("values",)
+        assert component.reads == ("values",)
         with pytest.raises(UsageError, match=f"^{type(component).__name__} needs values"):
             component(batch.replace(values=None))
 

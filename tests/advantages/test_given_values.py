@@ -18,7 +18,7 @@ from rl4llm.advantages import (
 )
 from rl4llm.batch import RolloutBatch, place_scores
 from rl4llm.checks import UsageError
-from rl4llm.segments import consecutive_segments, segment_starts
+from rl4llm.segment_ids import consecutive_segments, segment_starts
 from rl4llm.testing.reference import values as reference
 from rl4llm.testing.strategies import masks, rollouts, tensors
 

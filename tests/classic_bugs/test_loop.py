@@ -207,11 +207,11 @@ def test_no_part_changes_the_batch_it_reads(batch):
         regularizers={"entropy": EntropyBonus(where=where), "kl": KLPenalty()},
         kl_reward=KLReward(),
     )
-    before = {name: tensor.clone() for name, tensor in batch._tensors().items()}
+    before = {name: tensor.clone() for name, tensor in batch.tensors().items()}
     rewarded = batch.replace(rewards=composition.kl_reward(batch))
     judged = composition.with_gates(composition.with_advantages(rewarded))
     policy_losses(policy, composition, judged, Meter(), temperature=1.0, on_policy=True)
-    for name, tensor in batch._tensors().items():
+    for name, tensor in batch.tensors().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
 
 

@@ -325,7 +325,7 @@ def any_batch():
 def test_a_field_that_the_batch_lacks_is_named(part):
     batch = any_batch()
     optional = [name for name, field in RolloutBatch.__dataclass_fields__.items() if field.default is None]
-    for field in set(getattr(part, "needs", ())).intersection(optional):
+    for field in set(part.reads).intersection(optional):
         with pytest.raises(UsageError, match=rf"^\w+ needs {field}, which this batch does not hold") as caught:
             outputs(part, batch.replace(**{field: None}), own_inputs(part, batch))
         assert str(caught.value).split()[0] in repr(part)

@@ -1,54 +1,49 @@
 """The batch: rows are chosen, cut, joined and trimmed without any other row or column noticing."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.batch import AXES, SOURCES, RolloutBatch, place_scores
 from rl4llm.checks import UsageError
 from rl4llm.masked import keep
 from rl4llm.testing.strategies import masks, rollouts
 
-STACKED = ("critic_values", "gates")
-LISTED = ("top_ids", "top_log_probs")
 
-
-def named(batch):
-    return batch._tensors()
+def with_gates(batch):
+    """The batch with two gates, whose slices differ."""
+    return batch.replace(gates=torch.stack([batch.response_mask, ~batch.response_mask]))
 
 
 def same(a, b):
-    assert set(named(a)) == set(named(b))
-    for name, tensor in named(a).items():
+    assert set(a.tensors()) == set(b.tensors())
+    for name, tensor in a.tensors().items():
         torch.testing.assert_close(tensor, getattr(b, name), rtol=0, atol=0, equal_nan=True)
 
 
 def with_columns(batch, prompt, time):
     """The batch with padding columns on the left of the prompts and on the right of the responses."""
+    sides = {"prompt": (prompt, 0), "time": (0, time)}
     changes = {}
-    for name, tensor in named(batch).items():
-        if tensor.ndim > 1:
-            sides = (prompt, 0) if name in ("prompt_ids", "prompt_mask") else (0, time)
-            sides = (0, 0, *sides) if name in LISTED else sides
-            changes[name] = torch.nn.functional.pad(tensor, sides)
+    for name, tensor in batch.tensors().items():
+        pads = [side for axis in reversed(AXES[name]) for side in sides.get(axis, (0, 0))]
+        changes[name] = torch.nn.functional.pad(tensor, pads)
     return batch.replace(**changes)
 
 
 @given(rollouts(), st.data())
 def test_select_gives_the_rows_asked_for_in_that_order(batch, data):
+    batch = with_gates(batch)
     rows = data.draw(st.lists(st.integers(0, len(batch) - 1), max_size=6))
     chosen = batch.select(torch.tensor(rows, dtype=torch.long))
     assert len(chosen) == len(rows)
-    for name, tensor in named(batch).items():
+    for name, tensor in batch.tensors().items():
+        axis = AXES[name].index("batch")
         for i, row in enumerate(rows):
-            got, expected = (
-                (getattr(chosen, name)[:, i], tensor[:, row])
-                if name in STACKED
-                else (getattr(chosen, name)[i], tensor[row])
-            )
+            got, expected = getattr(chosen, name).select(axis, i), tensor.select(axis, row)
             torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -62,6 +57,7 @@ def test_select_by_truth_value_is_select_by_index(batch, data):
 @given(rollouts(), st.data())
 def test_the_pieces_of_a_split_join_to_the_batch(batch, data):
     cut = data.draw(st.integers(0, len(batch)))
+    batch = with_gates(batch)
     pieces = batch.split([cut, len(batch) - cut])
     assert [len(piece) for piece in pieces] == [cut, len(batch) - cut]
     same(RolloutBatch.cat(pieces), batch)
@@ -75,6 +71,7 @@ def test_a_split_must_cover_the_batch(batch):
 
 @given(rollouts(critics=2), rollouts(critics=2))
 def test_joined_batches_keep_every_row_under_padding(first, second):
+    first, second = (with_gates(batch).replace(policy_version=None) for batch in (first, second))
     joined = RolloutBatch.cat([first, second])
     head, tail = joined.split([len(first), len(second)])
     same(head.trim(), first.trim())
@@ -112,11 +109,26 @@ def test_trim_undoes_padding_and_touches_no_trained_token(batch, prompt, time):
     assert trimmed.prompt_mask.shape[1] == batch.prompt_mask.sum(-1).max()
     width = max(1, max(([t for t, m in enumerate(row) if m] or [-1])[-1] + 1 for row in batch.response_mask.tolist()))
     assert trimmed.response_mask.shape[1] == width
-    for name, tensor in named(trimmed).items():
-        if tensor.ndim > 1 and name not in ("prompt_ids", "prompt_mask"):
-            whole = named(batch)[name]
-            cut = whole[:, :width] if name in LISTED else whole[..., :width]
-            torch.testing.assert_close(tensor, cut, rtol=0, atol=0, equal_nan=True)
+    for name, tensor in trimmed.tensors().items():
+        if "time" in AXES[name]:
+            columns = getattr(batch, name).narrow(AXES[name].index("time"), 0, width)
+            torch.testing.assert_close(tensor, columns, rtol=0, atol=0, equal_nan=True)
+
+
+@given(rollouts())
+def test_a_batch_without_rows_goes_through_every_method(batch):
+    nobody = RolloutBatch.empty_like(with_gates(batch))
+    assert len(nobody) == 0
+    assert nobody.tensors().keys() == with_gates(batch).tensors().keys()
+    assert nobody.prompt_mask.shape[1:] == batch.prompt_mask.shape[1:]
+    assert nobody.response_mask.shape[1:] == batch.response_mask.shape[1:]
+    assert nobody.widths.shape == nobody.lengths.shape == nobody.outcomes.shape == (0,)
+    assert nobody.scored_mask.shape == nobody.response_mask.shape
+    same(nobody.select(torch.zeros(0, dtype=torch.bool)), nobody)
+    same(nobody.split([0, 0])[1], nobody)
+    same(RolloutBatch.cat([nobody, nobody]), nobody)
+    same(RolloutBatch.cat([nobody.trim(), with_gates(batch), nobody]), with_gates(batch))
+    assert RolloutBatch.empty_like(nobody.trim()).response_mask.shape == (0, 0)
 
 
 @given(rollouts())
@@ -132,7 +144,7 @@ def test_trim_of_no_rows_and_of_empty_rows_is_fine(batch):
 @given(rollouts())
 def test_to_moves_every_tensor_and_casts_none(batch):
     moved = batch.to("meta")
-    for name, tensor in named(moved).items():
+    for name, tensor in moved.tensors().items():
         assert tensor.device.type == "meta"
         assert tensor.dtype == getattr(batch, name).dtype
         assert tensor.shape == getattr(batch, name).shape
@@ -152,8 +164,25 @@ def test_every_field_that_the_library_can_miss_has_a_provider():
     ]:
         with pytest.raises(UsageError, match=rf"Somebody needs {name}, which this batch does not hold; .*{source}"):
             batch.require("rewards", name, by="Somebody")
-    with pytest.raises(UsageError, match=r"needs gates.* it comes from gates\."):
-        batch.require("gates", by="Somebody")
+    for name in SOURCES:
+        with pytest.raises(UsageError, match=rf"^Somebody needs {name}, which .* it comes from \w+ \w+.*\.$"):
+            batch.require(name, by="Somebody")
+
+
+def test_what_a_batch_may_lack_says_who_gives_it():
+    assert set(SOURCES) == {field.name for field in fields(RolloutBatch) if field.default is None}
+    engine = {name for name, source in SOURCES.items() if source == "engine"}
+    assert engine == {"entropies", "top_ids", "top_log_probs", "policy_version"}
+
+
+def test_the_axes_of_a_field_are_those_of_its_annotation():
+    assert set(AXES) == {field.name for field in fields(RolloutBatch)}
+    assert AXES["prompt_ids"] == ("batch", "prompt")
+    assert AXES["rewards"] == AXES["values"] == ("batch", "time")
+    assert AXES["critic_values"] == ("critic", "batch", "time")
+    assert AXES["gates"] == ("gate", "batch", "time")
+    assert AXES["top_ids"] == ("batch", "time", "top")
+    assert AXES["policy_version"] == ("batch",)
 
 
 @given(rollouts())
@@ -184,12 +213,19 @@ def _small(**changes):
 @pytest.mark.parametrize(
     ("field", "wrong", "message"),
     [
-        ("rewards", torch.zeros(2, 4), r"rewards has shape \(2, 4\), response_mask \(2, 3\); expected \(2, 3\)"),
-        ("scores", torch.zeros(3), r"scores has shape \(3,\).*expected \(2,\)"),
-        ("values", torch.zeros(1, 3), r"values has shape \(1, 3\)"),
-        ("prompt_ids", torch.zeros(2, 5, dtype=torch.long), r"prompt_ids has shape \(2, 5\).*expected \(2, 4\)"),
-        ("critic_values", torch.zeros(5, 2, 4), r"critic_values has shape \(5, 2, 4\).*expected \('\*', 2, 3\)"),
-        ("gates", torch.zeros(2, 3, dtype=torch.bool), "gates has shape"),
+        ("rewards", torch.zeros(2, 4), r"rewards has shape \(2, 4\); expected \(batch=2, time=3\)\.$"),
+        ("scores", torch.zeros(3), r"scores has shape \(3,\); expected \(batch=2\)\.$"),
+        ("values", torch.zeros(1, 3), r"values has shape \(1, 3\); expected \(batch=2, time=3\)"),
+        ("values", torch.zeros(2), r"values has shape \(2,\); expected \(batch=2, time=3\)"),
+        ("prompt_ids", torch.zeros(2, 5, dtype=torch.long), r"\(2, 5\); expected \(batch=2, prompt=4\)"),
+        ("critic_values", torch.zeros(5, 2, 4), r"\(5, 2, 4\); expected \(critic, batch=2, time=3\)"),
+        ("gates", torch.zeros(2, 3, dtype=torch.bool), r"gates has shape \(2, 3\); expected \(gate, batch=2, time=3\)"),
+        ("top_ids", torch.zeros(2, 4, 1, dtype=torch.long), r"\(2, 4, 1\); expected \(batch=2, time=3, top\)"),
+        (
+            "response_mask",
+            torch.ones(2, dtype=torch.bool),
+            r"response_mask has shape \(2,\); expected 2 axes: batch time",
+        ),
         ("response_mask", torch.ones(2, 3), r"response_mask must be a bool tensor, got torch\.float32"),
         ("prompt_mask", torch.ones(2, 4, dtype=torch.long), "prompt_mask must be a bool tensor"),
     ],
@@ -197,6 +233,11 @@ def _small(**changes):
 def test_a_field_of_another_shape_is_named(unchecked_shapes, field, wrong, message):
     with pytest.raises(UsageError, match=message):
         _small(**{field: wrong})
+
+
+def test_fields_with_an_axis_of_one_name_have_one_size(unchecked_shapes):
+    with pytest.raises(UsageError, match=r"top_log_probs has shape \(2, 3, 4\); expected \(batch=2, time=3, top=5\)"):
+        _small(top_ids=torch.zeros(2, 3, 5, dtype=torch.long), top_log_probs=torch.zeros(2, 3, 4))
 
 
 def test_a_batch_cannot_be_changed_in_place():

@@ -42,4 +42,4 @@ def test_the_algebra_of_gates_is_boolean(batch, a, b):
 def test_composed_gates_are_named_values_that_need_what_their_parts_need():
     a, b = AgreementGate(), HighEntropy()
     assert (a & b, a | b, ~a) == (Both(a, b), Either(a, b), Complement(a))
-    assert (a & ~b).needs == ("critic_values", "entropies")
+    assert (a & ~b).reads == ("critic_values", "entropies")

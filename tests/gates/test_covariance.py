@@ -150,7 +150,7 @@ def test_classes_read_the_log_probs_before_the_update(batch):
     assert torch.equal(part(batch), covariance_gate(*tokens, *contents, **options))
     assert torch.equal(HighCovariance(0.4)(batch), high_covariance(*tokens, mask, fraction=0.4))
     for gate in (part, HighCovariance()):
-        assert gate.needs == ("advantages",)
+        assert gate.reads == ("advantages",)
         with pytest.raises(UsageError, match=f"{type(gate).__name__} needs advantages"):
             gate(batch.replace(advantages=None))
 

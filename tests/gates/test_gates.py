@@ -191,7 +191,7 @@ def test_bf16_empty_and_all_masked_batches_are_fine(kind):
         assert not random_gate(uids, ids, none, fraction=0.5).any()
         assert random_gate(uids[:0], ids[:0], none[:0], fraction=0.5).shape == (0, 3)
         return
-    x = torch.full((2, 2, 3) if "critic_values" in kind.needs else (2, 3), torch.nan, dtype=torch.bfloat16)
+    x = torch.full((2, 2, 3) if "critic_values" in kind.reads else (2, 3), torch.nan, dtype=torch.bfloat16)
     none = torch.zeros(2, 3, dtype=torch.bool)
     assert not FUNCTIONS[kind](_Fields(x, none), 0.5).any()
     assert FUNCTIONS[kind](_Fields(x[..., :0, :], none[:0]), 0.5).shape == (0, 3)
@@ -201,11 +201,11 @@ def test_bf16_empty_and_all_masked_batches_are_fine(kind):
 @given(batches, fractions)
 def test_inputs_are_not_mutated_nor_aliased_and_there_is_no_graph(batch, fraction):
     for kind in KINDS:
-        before = {name: tensor.clone() for name, tensor in batch._tensors().items()}
+        before = {name: tensor.clone() for name, tensor in batch.tensors().items()}
         kept = kind(fraction=fraction)(batch.replace(advantages=batch.advantages.clone().requires_grad_()))
         assert not kept.requires_grad
         kept.logical_not_()
-        torch.testing.assert_close(batch._tensors(), before, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(batch.tensors(), before, rtol=0, atol=0, equal_nan=True)
 
 
 @EVERY
@@ -214,7 +214,7 @@ def test_a_fraction_outside_zero_to_one_is_an_error_at_construction_and_in_the_f
     with pytest.raises(UsageError, match=rf"{kind.__name__}: fraction must be in \[0, 1\), got"):
         kind(fraction=fraction)
     ids, mask = torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)
-    fields = _Fields(torch.zeros((1, 1, 2) if "critic_values" in kind.needs else (1, 2)), mask)
+    fields = _Fields(torch.zeros((1, 1, 2) if "critic_values" in kind.reads else (1, 2)), mask)
     fields.prompt_uids, fields.response_ids = ids[:, 0], ids
     with pytest.raises(UsageError, match=r"^(?!drop_smallest)\w+: fraction must be in \[0, 1\), got"):
         FUNCTIONS[kind](fields, fraction)
@@ -227,7 +227,7 @@ def test_shapes_that_would_broadcast_are_errors(kind, unchecked_shapes):
     fields.prompt_uids, fields.response_ids = torch.zeros(2), torch.zeros(1, 3)
     with pytest.raises(UsageError, match=r"^(?!drop_smallest)\w+: \w+ has shape \(1, 3\), response_mask \(2, 3\)"):
         FUNCTIONS[kind](fields, 0.2)
-    fields = _Fields(torch.zeros(1, 2, 3) if "critic_values" in kind.needs else torch.zeros(2, 3), mask.float())
+    fields = _Fields(torch.zeros(1, 2, 3) if "critic_values" in kind.reads else torch.zeros(2, 3), mask.float())
     fields.prompt_uids, fields.response_ids = torch.zeros(2), torch.zeros(2, 3)
     with pytest.raises(
         UsageError, match=r"^(?!drop_smallest)\w+: response_mask must be a bool tensor, got torch.float32"
@@ -258,7 +258,7 @@ def test_random_gate_needs_one_uid_per_row_and_a_seed(unchecked_shapes):
 @given(batches)
 def test_a_missing_field_is_named_with_who_needs_it(batch):
     for kind in KINDS:
-        for field in kind.needs:
+        for field in kind.reads:
             with pytest.raises(UsageError, match=f"{kind.__name__} needs {field}"):
                 kind()(batch.replace(**{field: None}))
 

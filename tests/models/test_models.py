@@ -103,7 +103,7 @@ def test_heads_differ_between_critics_and_bases_do_not():
 
 def test_a_batch_without_response_columns_gives_empty_results(policy):
     batch = a_batch(time=1)
-    empty = batch.replace(**{n: t[:, :0] for n, t in batch._tensors().items() if t.shape == (5, 1)})
+    empty = batch.replace(**{n: t[:, :0] for n, t in batch.tensors().items() if t.shape == (5, 1)})
     assert policy(empty).log_probs.shape == (5, 0)
 
 

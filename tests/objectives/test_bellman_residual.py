@@ -163,11 +163,11 @@ def test_a_component_reads_the_first_trained_token(batch, calibrated):
     component = TrajectoryBellmanResidual(beta=0.3, calibrated=calibrated)
     policy = PolicyOutput(batch.old_log_probs, logsumexp=logsumexp)
     assert torch.equal(component(policy, batch.replace(advantages=None)), expected)
-    assert component.needs == (("ref_log_probs", "ref_logsumexp") if calibrated else ("ref_log_probs",))
+    assert component.reads == (("ref_log_probs", "ref_logsumexp") if calibrated else ("ref_log_probs",))
     assert component.asks == ("logsumexp",)
     assert component.level == "response"
     assert eval(repr(component)) == pickle.loads(pickle.dumps(component)) == component
-    for name in component.needs:
+    for name in component.reads:
         with pytest.raises(UsageError, match=rf"TrajectoryBellmanResidual needs {name}.*reference policy"):
             component(policy, batch.replace(**{name: None}))
     with pytest.raises(UsageError, match=r"TrajectoryBellmanResidual needs policy.logsumexp, got None; call token_log"):

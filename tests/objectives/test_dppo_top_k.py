@@ -224,10 +224,10 @@ def test_a_component_reads_the_lists_of_batch_and_policy(batch, name):
 
 
 def test_only_the_lists_are_needed_beyond_advantages():
-    assert DPPO().needs == DPPO("kl", anchor="old").needs == ("advantages",)
+    assert DPPO().reads == DPPO("kl", anchor="old").reads == ("advantages",)
     assert DPPO().asks == ()
     for name in ("topk_tv", "topk_kl"):
-        assert DPPO(name).needs == ("advantages", "top_ids", "top_log_probs")
+        assert DPPO(name).reads == ("advantages", "top_ids", "top_log_probs")
         assert DPPO(name).asks == ("top_log_probs",)
 
 

@@ -90,10 +90,10 @@ def test_the_ratio_is_formed_in_float32():
 
 
 def test_needs_and_asks_are_those_of_the_base_and_the_entropies():
-    assert EntropyRatioClip(Reinforce()).needs == ("advantages", "entropies")
+    assert EntropyRatioClip(Reinforce()).reads == ("advantages", "entropies")
     assert EntropyRatioClip(Reinforce()).asks == ("entropies",)
     wrapped = EntropyRatioClip(DPPO("topk_kl"))
-    assert wrapped.needs == ("advantages", "top_ids", "top_log_probs", "entropies")
+    assert wrapped.reads == ("advantages", "top_ids", "top_log_probs", "entropies")
     assert wrapped.asks == ("top_log_probs", "entropies")
     assert wrapped.level == "token"
     assert not wrapped.whole_groups

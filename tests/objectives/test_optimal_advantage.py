@@ -175,11 +175,11 @@ def test_a_component_reads_the_value_at_the_first_trained_token_and_the_whole_ou
     component = OptimalAdvantageRegression(beta=0.3)
     got = component(PolicyOutput(batch.old_log_probs), batch.replace(advantages=None))
     assert torch.equal(got, expected)
-    assert component.needs == ("ref_log_probs", "values")
+    assert component.reads == ("ref_log_probs", "values")
     assert component.level == "response"
     assert not component.whole_groups
     assert eval(repr(component)) == pickle.loads(pickle.dumps(component)) == component
-    for name in component.needs:
+    for name in component.reads:
         with pytest.raises(UsageError, match=f"OptimalAdvantageRegression needs {name}"):
             component(PolicyOutput(batch.old_log_probs), batch.replace(**{name: None}))
 

@@ -173,7 +173,7 @@ def test_a_component_reads_the_whole_outcome_and_asks_for_whole_groups(batch):
     )
     component = REBEL(eta=0.3)
     assert torch.equal(component(PolicyOutput(batch.ref_log_probs), batch.replace(advantages=None)), expected)
-    assert component.needs == component.asks == ()
+    assert component.reads == component.asks == ()
     assert component.level == "response"
     assert component.whole_groups
     assert component.smallest_group == 2

@@ -37,7 +37,7 @@ class Marked:
 @dataclass(frozen=True)
 class MyAdvantage(Marked, AdvantageEstimator):
     scale: float = 1.0
-    needs: ClassVar = ("values",)
+    reads: ClassVar = ("values",)
 
     def __call__(self, batch):
         self.used()

@@ -200,7 +200,7 @@ def test_calling_it_gives_the_penalty_with_weight_one(batch, coef):
 
 def test_everything_else_is_that_of_the_penalty():
     constraint = Constrained(KLPenalty(0.3, where=HighEntropy()), limit=0.1)
-    assert constraint.needs == ("ref_log_probs",)
+    assert constraint.reads == ("ref_log_probs",)
     assert constraint.asks == ()
     assert constraint.where == HighEntropy()
     assert constraint.coef == 1.0

@@ -219,7 +219,7 @@ def test_the_value_head_learns_the_returns_of_responses_that_were_scored(batch):
 
 @given(rollouts())
 def test_what_the_value_head_needs_is_named(batch):
-    assert (ValueRegression.needs, ValueRegression.asks) == (("returns",), ("values",))
+    assert (ValueRegression.reads, ValueRegression.asks) == (("returns",), ("values",))
     with pytest.raises(UsageError, match=r"ValueRegression needs policy.values, got None; use a policy with a value"):
         ValueRegression()(PolicyOutput(batch.old_log_probs), batch)
     with pytest.raises(UsageError, match="ValueRegression needs returns"):

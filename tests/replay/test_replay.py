@@ -1,14 +1,14 @@
 """Laws of the stores of earlier responses: what they keep, what they give back, and that nothing else changes."""
 
 import io
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.batch import SOURCES, RolloutBatch, place_scores
 from rl4llm.checks import UsageError
 from rl4llm.replay import FIFOReplay, ReplaySpec, SuccessReplay
 from rl4llm.testing.reference.offpolicy import loop_fifo, loop_success
@@ -16,16 +16,7 @@ from rl4llm.testing.strategies import rollouts
 
 fresh = rollouts(shaped=False).map(lambda batch: batch.replace(replayed=torch.zeros_like(batch.truncated)))
 FEWER = settings(max_examples=settings.default.max_examples // 3)  # several whole batches are slow to draw
-FORGOTTEN = (
-    "ref_log_probs",
-    "ref_logsumexp",
-    "critic_values",
-    "values",
-    "advantages",
-    "returns",
-    "gates",
-    "segment_ids",
-)
+FORGOTTEN = [name for name, source in SOURCES.items() if source not in ("engine", "replay")]
 specs = st.one_of(
     st.builds(
         FIFOReplay,
@@ -41,15 +32,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def named(batch):
-    given = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: tensor for name, tensor in given.items() if tensor is not None}
-
-
 def same(a, b):
     """Equal field by field, bit for bit."""
-    assert set(named(a)) == set(named(b))
-    for name, tensor in named(a).items():
+    assert set(a.tensors()) == set(b.tensors())
+    for name, tensor in a.tensors().items():
         torch.testing.assert_close(tensor, getattr(b, name), rtol=0, atol=0, equal_nan=True, msg=name)
 
 
@@ -149,7 +135,7 @@ def test_rows_are_stored_small_and_without_what_depends_on_the_present(history, 
         same(unit.rows, unit.rows.trim())
         for name in ("entropies", "top_ids", "top_log_probs"):
             assert getattr(unit.rows, name) is not None
-        for tensor in named(unit.rows).values():
+        for tensor in unit.rows.tensors().values():
             assert not tensor.requires_grad
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
@@ -184,12 +170,12 @@ def test_the_store_does_not_see_later_changes_of_the_batch():
 @given(histories(), specs, fresh, st.integers(0, 99))
 def test_fresh_rows_come_first_unchanged_and_replayed_ones_bit_for_bit(history, spec, fresh, seed):
     replay = filled(spec, history)
-    copies = {name: tensor.clone() for name, tensor in named(fresh).items()}
+    copies = {name: tensor.clone() for name, tensor in fresh.tensors().items()}
     mixed = replay.mix(fresh, seeded(seed))
     head, tail = mixed.split([len(fresh), len(mixed) - len(fresh)])
     assert not head.replayed.any()
     assert tail.replayed.all()
-    same(head.trim(), fresh.replace(**dict.fromkeys(set(named(fresh)) - set(named(mixed)))).trim())
+    same(head.trim(), fresh.replace(**dict.fromkeys(set(fresh.tensors()) - set(mixed.tensors()))).trim())
     rows = [b.select(torch.tensor([i])) for b in history for i in range(len(b))]
     whole = {label(row)[0]: row for row in rows}
     for row in range(len(tail)):
@@ -276,6 +262,12 @@ def test_a_second_store_keeps_the_flags_of_the_first():
     assert label(mixed) == [0, 10, 20]
     assert mixed.replayed.tolist() == [False, True, True]
     assert len(set(mixed.group_ids.tolist())) == 3
+
+
+def test_a_replayed_row_keeps_the_version_of_the_policy_that_drew_it():
+    replay = filled(FIFOReplay(), [small([1.0], policy_version=torch.tensor([3]))])
+    mixed = replay.mix(small([1.0], first=10, policy_version=torch.tensor([5])), seeded())
+    assert mixed.policy_version.tolist() == [5, 3]
 
 
 def test_a_field_that_fresh_or_replayed_rows_lack_is_left_out():

@@ -39,7 +39,7 @@ def test_every_corner_is_reached(corner, unchecked_shapes):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_is_drawn(dtype, unchecked_shapes):
     batch = find(rollouts(dtype=None), lambda batch: batch.scores.dtype == dtype, settings=ANY)
-    floats = {name: x.dtype for name, x in batch._tensors().items() if x.is_floating_point()}
+    floats = {name: x.dtype for name, x in batch.tensors().items() if x.is_floating_point()}
     assert set(floats.values()) == {dtype}
 
 

@@ -162,7 +162,7 @@ class ValuesOneLate(Wrong, AdvantageEstimator):
     gamma: float = 1.0
     lam: float = 0.95
     lam_returns: float | None = None
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
 
     def __call__(self, batch):
         (values,) = batch.require("values", by="ValuesOneLate")
@@ -199,7 +199,7 @@ class ResponsesByTokens(Wrong, Whiten):
 class WorksWithoutValues(Wrong, AdvantageEstimator):
     """18: what is missing is taken for 0."""
 
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[tuple[str, ...]] = ("values",)
 
     def __call__(self, batch):
         values = 0.0 if batch.values is None else keep(batch.values, batch.scored_mask)
