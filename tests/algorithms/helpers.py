@@ -4,12 +4,14 @@ import lightning
 from torch.optim import SGD, AdamW
 
 from rl4llm.advantages import GAE, GroupRelative, Whiten
-from rl4llm.algorithms import Evaluation, PolicyGradient, Updates
+from rl4llm.algorithms import Evaluation, Updates, collect, compose, gather
+from rl4llm.algorithms.meter import Meter
 from rl4llm.critics import MiniCritics
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter
 from rl4llm.objectives import PPOClip
 from rl4llm.regularizers import EntropyBonus
+from rl4llm.rewards import Scoring
 from rl4llm.rollouts import Sampling
 
 
@@ -26,10 +28,12 @@ def slots(**changes):
         "advantage": GroupRelative(),
         "objective": PPOClip(),
         "optimizer": lambda parameters: AdamW(parameters, lr=1e-2),
+        "critic_optimizer": lambda parameters: AdamW(parameters, lr=1e-2),
         "sampling": Sampling(max_response_tokens=6),
         "responses_per_prompt": 4,
         "updates": Updates(warmup_steps=0),
         "evaluation": Evaluation(samples=2),
+        "scoring": Scoring(workers=0),
         **changes,
     }
 
@@ -45,7 +49,7 @@ def critic_slots(critic, **changes):
     )
 
 
-def run(module, steps=2, seed=0, callbacks=(), data=None, **options):
+def run(module, steps=2, seed=0, callbacks=(), data=None, ckpt_path=None, **options):
     lightning.seed_everything(seed, verbose=False)
     trainer = lightning.Trainer(
         max_steps=steps,
@@ -60,12 +64,34 @@ def run(module, steps=2, seed=0, callbacks=(), data=None, **options):
         callbacks=list(callbacks),
         **options,
     )
-    trainer.fit(module, data or PromptData(TASK, prompts_per_step=3))
+    trainer.fit(module, data or PromptData(TASK, prompts_per_step=3), ckpt_path=ckpt_path)
     return trainer
 
 
 def loop(policy, **changes):
-    return PolicyGradient(policy, **slots(**changes))
+    return compose(policy, **slots(**changes))
 
 
-__all__ = ["SGD", "TASK", "critic_slots", "even_length", "loop", "run", "slots"]
+def rollout(module, prompts=4, seed=0, meter=None):
+    """One gathered rollout batch of a module that no Trainer holds."""
+    batch = next(iter(PromptData(TASK, prompts_per_step=prompts, seed=seed).train_dataloader()))
+    return collected(module, batch, meter).batch
+
+
+def collected(module, prompts, meter=None):
+    """What the module collects for some prompts."""
+    module.engine.sync((), module.policy_version)
+    runtime = module.runtime()
+    own = collect(
+        runtime,
+        module.policy,
+        module.engine,
+        module.scorer,
+        module.composition.rollout,
+        prompts,
+        Meter() if meter is None else meter,
+    )
+    return gather(runtime, own)
+
+
+__all__ = ["SGD", "TASK", "collected", "critic_slots", "even_length", "loop", "rollout", "run", "slots"]

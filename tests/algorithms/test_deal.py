@@ -1,0 +1,113 @@
+"""Dealing: no row is lost, ranks take equal work, and nothing depends on how many ranks there are."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
+from rl4llm.algorithms.deal import Dealt, balanced
+from rl4llm.algorithms.runtime import share
+from rl4llm.objectives import SequenceMean, TokenMean
+from rl4llm.randomness import generator
+from rl4llm.testing.strategies import rollouts
+
+RANKS = st.integers(1, 4)
+
+
+@given(st.integers(0, 30), RANKS)
+def test_shares_are_contiguous_and_differ_by_at_most_one(count, ranks):
+    shares = [share(count, rank, ranks) for rank in range(ranks)]
+    assert [place for one in shares for place in one] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), RANKS)
+def test_no_rank_carries_more_than_another_and_one_unit(tokens, ranks):
+    rank_of = balanced(tokens, ranks)
+    loads = [sum(t for t, r in zip(tokens, rank_of.tolist(), strict=True) if r == rank) for rank in range(ranks)]
+    assert max(loads) - min(loads) <= max(tokens, default=0)
+
+
+@given(batch=rollouts(max_batch=7), ranks=RANKS, whole=st.booleans())
+def test_every_row_goes_to_one_rank_and_groups_stay_together_when_asked(batch, ranks, whole):
+    dealt = Dealt(batch, ranks, whole)
+    assert sorted(torch.cat(dealt.shares).tolist()) == list(range(len(batch)))
+    if whole:
+        owners = {}
+        for rank, rows in enumerate(dealt.shares):
+            for group in batch.group_ids[rows].tolist():
+                assert owners.setdefault(group, rank) == rank
+
+
+@given(batch=rollouts(max_batch=7), ranks=RANKS, budget=st.integers(1, 60))
+def test_every_rank_runs_the_same_number_of_passes_and_idle_ones_train_nothing(batch, ranks, budget):
+    dealt = Dealt(batch, ranks)
+    passes = [list(dealt.pieces(rank, budget)) for rank in range(ranks)]
+    assert len({len(one) for one in passes}) == 1
+    rows = torch.cat([indices for one in passes for indices, _ in one]) if len(batch) else torch.zeros(0)
+    assert sorted(rows.tolist()) == list(range(len(batch)))
+    for one in passes:
+        for indices, piece in one:
+            assert len(piece) == max(1, len(indices))
+            assert len(indices) or not piece.response_mask.any()
+
+
+@given(batch=rollouts(max_batch=7), ranks=RANKS, minibatches=st.integers(1, 4), whole=st.booleans())
+def test_minibatches_and_their_normalizers_do_not_depend_on_the_number_of_ranks(batch, ranks, minibatches, whole):
+    updates, aggregator = Updates(epochs=2, minibatches=minibatches), SequenceMean()
+
+    def dealt(world):
+        random = generator("deal", 0)
+        return list(deal(batch, updates, aggregator, generator=random, world_size=world, whole_groups=whole))
+
+    for one, many in zip(dealt(1), dealt(ranks), strict=True):
+        assert torch.equal(one.rows.response_ids, many.rows.response_ids)
+        assert {k: float(v) for k, v in one.counts.items()} == {k: float(v) for k, v in many.counts.items()}
+
+
+@given(rollouts(max_batch=6, critics=2), st.integers(1, 40))
+def test_mapping_over_microbatches_equals_the_whole_batch(batch, budget):
+    def function(rows):
+        return torch.where(rows.response_mask, rows.critic_values, 0.0)
+
+    torch.testing.assert_close(map_dealt(Runtime(), function, batch, budget), function(batch))
+
+
+@given(rollouts(critics=2))
+def test_mapping_an_all_masked_batch_keeps_its_shape(batch):
+    batch = batch.replace(response_mask=torch.zeros_like(batch.response_mask))
+    values = map_dealt(Runtime(), lambda rows: rows.critic_values.double(), batch, 100)
+    assert values.shape == batch.critic_values.shape
+
+
+@given(batch=rollouts(max_batch=6, critics=2), ranks=st.integers(2, 3), budget=st.integers(1, 40))
+@settings(max_examples=40)
+def test_ranks_that_gather_have_the_whole_result(batch, ranks, budget):
+    """Ranks one after another: the first pass records what each would send, the second hands out all of it."""
+
+    def function(rows):
+        return torch.where(rows.response_mask, rows.rollout_log_probs, 0.0)
+
+    sent = []
+    for rank in range(ranks):
+        record = Runtime(rank=rank, world_size=ranks, gather=lambda own: (sent.append(own), [own] * 1)[1])
+        map_dealt(record, function, batch, budget)
+    for rank in range(ranks):
+        whole = map_dealt(Runtime(rank=rank, world_size=ranks, gather=lambda own: sent), function, batch, budget)
+        torch.testing.assert_close(whole, function(batch))
+
+
+def test_a_failure_on_one_rank_is_the_same_error_on_all():
+    from rl4llm.checks import UsageError
+
+    outcomes = [(True, 1, ""), (False, None, "the reward is gone")]
+    runtime = Runtime(rank=0, world_size=2, gather=lambda own: outcomes)
+    with pytest.raises(UsageError, match="the reward is gone"):
+        runtime.together(lambda: 1)
+
+
+@given(batch=rollouts(max_batch=5), ranks=RANKS)
+def test_counts_are_those_of_the_whole_minibatch(batch, ranks):
+    (only,) = deal(batch, Updates(minibatches=1), TokenMean(), generator=generator("x"), world_size=ranks)
+    assert int(only.counts[2]) == max(int(batch.response_mask.sum()), 0)
