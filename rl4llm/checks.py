@@ -16,6 +16,18 @@ def _sizes(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+def kind_of(given: object) -> str:
+    """What came, as a message says it: dtype and shape of a tensor, the type of anything else.
+
+    Example:
+        >>> kind_of(torch.zeros(2, 3)), kind_of(None)
+        ('float32 of shape (2, 3)', 'NoneType')
+    """
+    if isinstance(given, Tensor):
+        return f"{str(given.dtype).removeprefix('torch.')} of shape {_sizes(given)}"
+    return type(given).__name__
+
+
 def check_same_shape(by: str, *, remedy: str = "pass one entry per response token", **tensors: Tensor | None) -> None:
     """Raise unless all tensors (None is skipped) have the shape of the first.
 

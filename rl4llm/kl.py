@@ -19,7 +19,8 @@ def kl_k1(
 
     Value: E[k1] = KL(π_θ‖π_ref), unbiased; single tokens may be negative, with a large variance. Gradient:
     E[∇k1] = 0, so as a penalty it does nothing but add noise. Use it in the reward
-    (`rl4llm.regularizers.kl_reward`), where its score gradient is exactly ∇KL. (E is over yₜ ~ π_θ(·|sₜ): on-policy, one state at a time.)
+    (`rl4llm.regularizers.kl_reward`), where its score gradient is exactly ∇KL. (E is over
+    yₜ ~ π_θ(·|sₜ): on-policy, one state at a time.)
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

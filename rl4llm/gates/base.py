@@ -3,10 +3,12 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError, kind_of
 from rl4llm.parts import Composite, Part
 
 
@@ -27,6 +29,22 @@ class Gate(Part):
         return Complement(self)
 
 
+def truth_values(gate: Gate, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+    """What a gate gives, checked to be one truth value per response token.
+
+    Raises:
+        UsageError: Naming the gate, what it returned and what is expected.
+    """
+    kept: object = gate(batch)
+    shape = tuple(batch.response_mask.shape)
+    if not isinstance(kept, Tensor) or kept.dtype != torch.bool or tuple(kept.shape) != shape:
+        raise UsageError(
+            f"{type(gate).__name__} returned {kind_of(kept)}; expected bool of shape {shape}: True where the token is "
+            "kept."
+        )
+    return kept
+
+
 @dataclass(frozen=True)
 class Both(Composite, Gate):
     """Keeps what both gates keep: `first & second`.
@@ -41,7 +59,7 @@ class Both(Composite, Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The intersection."""
-        return self.first(batch) & self.second(batch)
+        return truth_values(self.first, batch) & truth_values(self.second, batch)
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class Either(Composite, Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The union."""
-        return self.first(batch) | self.second(batch)
+        return truth_values(self.first, batch) | truth_values(self.second, batch)
 
 
 @dataclass(frozen=True)
@@ -73,4 +91,4 @@ class Complement(Composite, Gate):
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The complement within `response_mask`."""
-        return batch.response_mask & ~self.gate(batch)
+        return batch.response_mask & ~truth_values(self.gate, batch)
