@@ -2,6 +2,7 @@
 
 from rl4llm.rewards.base import Reward, Scores, score_responses
 from rl4llm.rewards.length import OverlongPenalty, overlong_penalty
+from rl4llm.rewards.scorer import Scorer, Scoring
 from rl4llm.rewards.shaping import RewardShaping
 
 __all__ = [
@@ -9,6 +10,9 @@ __all__ = [
     "Reward",
     "Scores",
     "score_responses",
+    # Running them
+    "Scoring",
+    "Scorer",
     # Shaping
     "RewardShaping",
     "overlong_penalty",

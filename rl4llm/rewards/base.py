@@ -7,52 +7,51 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, call_reward, count_problems
+
 # Scores one response with a finite number (True and False are 1 and 0). None, NaN, an infinity, anything else or an
 # exception mean "could not be scored": the response is left out of every statistic and counted, never silently 0.
 Reward = Callable[[Any, str, Any], float | None]
 
 
 class Scores(NamedTuple):
-    """Scores in float32, NaN where a response could not be scored, and one line for each distinct reason."""
+    """Scores in float32, NaN where a response could not be scored, and how many were lost for each reason."""
 
     scores: Float[Tensor, " batch"]
-    problems: list[str]
+    problems: dict[str, int]
 
 
-def score_responses(reward: Reward, prompts: Sequence[Any], responses: Sequence[str], answers: Sequence[Any]) -> Scores:
-    """Score every response; what raises or gives no finite number becomes NaN with its reason.
+def score_responses(
+    reward: Reward,
+    prompts: Sequence[Any],
+    responses: Sequence[str],
+    answers: Sequence[Any],
+    *,
+    largest: float = LARGEST_SCORE,
+) -> Scores:
+    """Score every response in this process; what raises or returns no finite number becomes NaN with its reason.
+
+    There is no time limit here, and a reward that crashes takes the process along: [Scorer][rl4llm.rewards.Scorer]
+    scores in worker processes. Ctrl-C passes through.
 
     Args:
         reward: The verifier.
-        prompts: One prompt a response.
+        prompts: One prompt per response.
         responses: Decoded responses.
-        answers: What the verifier compares with, one a response.
+        answers: What the verifier compares with, one per response.
+        largest: Largest magnitude of a score.
 
     Returns:
-        One score a response, and the distinct problems in order of appearance.
+        One score per response, and the number of unscorable responses by reason.
 
     Example:
         >>> score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], ["1", "2"], "11")
-        Scores(scores=tensor([1., nan]), problems=['ZeroDivisionError: division by zero'])
+        Scores(scores=tensor([1., nan]), problems={"raised ZeroDivisionError, for example 'division by zero'": 1})
     """
-    scores, problems = [], []
-    for prompt, response, answer in zip(prompts, responses, answers, strict=True):
-        score, problem = _score_one(reward, prompt, response, answer)
-        scores.append(score)
-        if problem and problem not in problems:
-            problems.append(problem)
-    return Scores(torch.tensor(scores, dtype=torch.float32), problems)
-
-
-def _score_one(reward: Reward, prompt: Any, response: str, answer: Any) -> tuple[float, str | None]:
-    try:
-        result: Any = reward(prompt, response, answer)
-    except Exception as error:  # a user's function: whatever it raises is counted, not fatal
-        return float("nan"), f"{type(error).__name__}: {error}".splitlines()[0]
-    try:
-        score = float(result)
-    except (TypeError, ValueError):
-        return float("nan"), f"returned {result!r}, not a number"
-    if score - score != 0.0:
-        return float("nan"), f"returned {score}"
-    return score, None
+    results = [
+        call_reward(reward, prompt, response, answer, largest)
+        for prompt, response, answer in zip(prompts, responses, answers, strict=True)
+    ]
+    problems = [result for result in results if isinstance(result, Problem)]
+    scores = [float("nan") if isinstance(result, Problem) else result for result in results]
+    return Scores(torch.tensor(scores, dtype=torch.float32), count_problems(problems, {}))

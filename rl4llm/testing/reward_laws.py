@@ -35,7 +35,7 @@ def check_reward(reward: Reward, *, prompt: Any = "1+1=", answer: Any = "2", rig
 
     def score(response: str) -> float:
         scores, problems = score_responses(reward, [prompt], [response], [answer])
-        assert not problems, f"response {response!r} could not be scored: {problems[0]}"
+        assert not problems, f"response {response!r} could not be scored: {next(iter(problems))}"
         return float(scores[0])
 
     best = None if right is None else score(right)

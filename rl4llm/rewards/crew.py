@@ -1,0 +1,107 @@
+"""The worker processes as the run sees them: one supervisor, which it starts, asks and ends."""
+
+import contextlib
+import os
+import warnings
+import weakref
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4llm.rewards import processes
+from rl4llm.rewards.supervisor import supervise
+from rl4llm.rewards.verdicts import Problem
+from rl4llm.rewards.worker import Board, Rules
+
+_PATIENCE_S = 5.0  # for the supervisor to end
+_MOST_DEATHS = 3  # of supervisors that cannot be laid to a sample, in one batch
+
+
+class _SupervisorEndedError(Exception):
+    pass
+
+
+class Crew:
+    """Workers that score batches with one reward. Processes start at once, and end with the crew or the run.
+
+    Args:
+        reward: The verifier; workers are forked, so that it may be a lambda or a closure.
+        rules: How it may be run.
+
+    Raises:
+        OSError: If no process can be started.
+    """
+
+    def __init__(self, reward: Any, rules: Rules) -> None:
+        self.reward, self.rules, self.run = reward, rules, os.getpid()
+        self.board = Board.create(rules.workers)
+        weakref.finalize(self, self.board.close)
+        self._start()
+
+    def score(self, samples: Sequence[bytes]) -> tuple[Tensor, list[Problem]]:
+        """Score pickled triples `(prompt, response, answer)`; NaN and a problem where that fails."""
+        self.board.put(samples)
+        problems: dict[int, Problem] = {}
+        jobs, deaths = [[range(len(samples))]], 0
+        while jobs:
+            job = jobs.pop()
+            try:
+                problems |= self._ask(job)
+            except _SupervisorEndedError:
+                deaths += 1
+                jobs += self._divide(job, problems, last=deaths >= _MOST_DEATHS)
+                self._start()
+        scores = self._scores(len(samples))
+        return scores.float(), [problems[index] for index in sorted(problems)]
+
+    def _ask(self, job: list[range]) -> dict[int, Problem]:
+        try:
+            self._outlet.send(job)
+            while not self._outlet.poll(0.5):
+                if processes.wait_for(self._process, 0.0) is not None:
+                    raise _SupervisorEndedError
+            return self._outlet.recv()
+        except (EOFError, OSError):
+            raise _SupervisorEndedError from None
+
+    def _divide(self, job: list[range], problems: dict[int, Problem], last: bool) -> list[list[range]]:
+        """What is left of a job whose supervisor ended: alone those at which workers were, then the rest."""
+        self.stop()
+        samples = [sample for chunk in job for sample in chunk]
+        unscored = self._scores(1 + max(samples)).isnan()
+        left = [sample for sample in samples if unscored[sample]]
+        suspects = {self.board.state(worker)[1] for worker in range(self.rules.workers)}.intersection(left)
+        if len(samples) == 1 or (last and not suspects):
+            problems |= dict.fromkeys(left, Problem("ended the processes that supervise it"))
+            return []
+        rest = [range(sample, sample + 1) for sample in left if sample not in suspects]
+        return [rest, *([range(sample, sample + 1)] for sample in suspects)]
+
+    def _scores(self, count: int) -> Tensor:
+        return torch.frombuffer(self.board.read_scores(count), dtype=torch.float64)
+
+    def _start(self) -> None:
+        for worker in range(self.rules.workers):
+            self.board.enter(worker, 0, -1)
+        self._outlet, theirs = Pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the run has threads; the fork uses none of them
+            self._process = os.fork()
+        if self._process == 0:
+            supervise(self.run, theirs, self.reward, self.board, self.rules)
+        theirs.close()
+        self.stop = weakref.finalize(self, _stop, self.run, self._process, self._outlet)
+
+
+def _stop(run: int, supervisor: int, outlet: Connection) -> None:
+    """End the supervisor and with it all workers; called at the latest when the run exits."""
+    if os.getpid() == run:
+        with contextlib.suppress(OSError):
+            outlet.send(None)
+        if processes.wait_for(supervisor, _PATIENCE_S) is None:
+            processes.kill(supervisor)
+            processes.wait_for(supervisor, _PATIENCE_S)
+    outlet.close()
