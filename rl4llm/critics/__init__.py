@@ -21,7 +21,7 @@ _LAZY = {
     "MiniCritics": "mini",
     "SymmetricCritic": "mini",
     "TrunkCritic": "trunk",
-    "OwnValues": "trunk",
+    "TrunkCriticSource": "trunk",
     "ValueHead": "trunk",
 }
 
@@ -37,7 +37,7 @@ __all__ = [
     "CriticEnsemble",
     "ValueModel",
     "TrunkCritic",
-    "OwnValues",
+    "TrunkCriticSource",
     "ValueHead",
     # other sources
     "BetaTracker",
