@@ -22,7 +22,7 @@ _LAZY = {
     "MiniCritics": "mini",
     "SymmetricCritic": "mini",
     "TrunkCritic": "trunk",
-    "OwnValues": "trunk",
+    "TrunkCriticSource": "trunk",
     "ValueHead": "trunk",
 }
 
@@ -38,7 +38,7 @@ __all__ = [
     "CriticEnsemble",
     "ValueModel",
     "TrunkCritic",
-    "OwnValues",
+    "TrunkCriticSource",
     "ValueHead",
     # other sources
     "BetaTracker",

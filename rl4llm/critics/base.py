@@ -11,7 +11,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.parts import Part
 
 if TYPE_CHECKING:
-    from rl4llm.models import Policy
+    from rl4llm.models import ModelSource, Policy
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
 
@@ -114,9 +114,16 @@ class ValueSpec(Part):
     shares_trunk: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, name: str, policy: "Policy") -> ValueSource:
-        """The value source, for the policy and its model name, for sources that take the same model or share it."""
+    def build(self, source: "ModelSource", policy: "Policy") -> ValueSource:
+        """The value source, for the policy and what it was loaded from: some take the same model, some share it."""
 
     @abstractmethod
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise, before anything is loaded, if it cannot work beside this policy with so many responses a prompt."""
+
+    def check_context(self, tokens: int) -> None:  # noqa: B027
+        """Raise, before anything is loaded, if prompts with their responses may be too long for it; by default never.
+
+        Args:
+            tokens: Longest prompt and response together.
+        """

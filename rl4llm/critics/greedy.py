@@ -35,9 +35,9 @@ class GreedyValue(ValueSpec):
 
     paper: ClassVar[str] = "2310.10505"
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, name: str, policy: nn.Module | None = None) -> GreedyScores:
+    def build(self, source: object, policy: nn.Module | None = None) -> GreedyScores:
         """The value source."""
         return GreedyScores()

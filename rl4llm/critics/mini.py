@@ -10,8 +10,7 @@ from rl4llm.critics.ensemble import CriticEnsemble
 from rl4llm.critics.losses import SquaredValueLoss, ValueLoss
 from rl4llm.critics.shards import group_shards, prompt_shards, shared_shards
 from rl4llm.critics.value_model import ValueModel
-from rl4llm.models.loading import check_model
-from rl4llm.models.policy import Policy
+from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
 
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "shared": shared_shards}
 _AGGREGATES = {"mean": critic_mean, "min": critic_min}
@@ -22,7 +21,8 @@ class MiniCritics(ValueSpec):
     """Several critics, usually much smaller than the policy (AsyPPO, arXiv:2510.01656).
 
     Args:
-        model: The critics' base: a hub name, a folder, or an embedded model. Each gets its own new value head.
+        model: The critics' base: a hub name, a folder, an embedded model, or a `Pretrained`; from Python a model object
+            too. Each critic gets its own new value head.
         size: M, how many critics.
         shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt") or all
             of them ("shared").
@@ -32,7 +32,7 @@ class MiniCritics(ValueSpec):
         seed: Of the heads.
     """
 
-    model: str = "rl4llm/digits-critic"
+    model: "str | Pretrained" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
     size: int = 2
     shards: Literal["group", "prompt", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
@@ -46,16 +46,22 @@ class MiniCritics(ValueSpec):
         check_choice("MiniCritics", _AGGREGATES, aggregate=self.aggregate)
         check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
-        """Raise if the model is missing or a prompt has fewer responses than there are critics."""
-        check_model(self.model)
+    def check(self, source: ModelSource, responses_per_prompt: int) -> None:
+        """Raise if the model is missing or reads other ids than the policy's, or a prompt has too few responses."""
         if self.shards == "group" and responses_per_prompt < self.size:
             raise UsageError(
                 f"MiniCritics: more critics (size={self.size}) than responses per prompt ({responses_per_prompt}), so "
                 "some critic learns nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
             )
+        if self.model != source:
+            check_model(self.model)
+            check_compatible(source, self.model)
 
-    def build(self, name: str, policy: Policy | None = None) -> CriticEnsemble:
+    def check_context(self, tokens: int) -> None:
+        """Raise if prompts with their responses may be longer than the critics' context."""
+        check_context(self.model, tokens, "critics' base")
+
+    def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
         """The critics, with the same base weights and different heads."""
         heads = range(self.seed, self.seed + self.size)
         critics = [ValueModel.load(self.model, head_scale=self.head_scale, seed=seed) for seed in heads]
@@ -80,10 +86,10 @@ class SymmetricCritic(ValueSpec):
     def __post_init__(self) -> None:
         check_interval("SymmetricCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: ModelSource, responses_per_prompt: int) -> None:
         """Nothing can be wrong: it is the policy's own model."""
 
-    def build(self, name: str, policy: Policy | None = None) -> CriticEnsemble:
+    def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
         """One critic from the policy's base weights."""
-        alone = MiniCritics(name, 1, "shared", loss=self.loss, head_scale=self.head_scale, seed=self.seed)
-        return alone.build(name, policy)
+        critic = ValueModel.load(source, head_scale=self.head_scale, seed=self.seed)
+        return CriticEnsemble([critic], shards=shared_shards, aggregate=critic_mean, loss=self.loss)

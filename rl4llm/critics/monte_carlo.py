@@ -75,9 +75,9 @@ class MonteCarloValues(ValueSpec):
         check_at_least("MonteCarloValues", 1, samples=self.samples)
         check_at_least("MonteCarloValues", 0, max_segments=self.max_segments)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, name: str, policy: nn.Module | None = None) -> ContinuationValues:
+    def build(self, source: object, policy: nn.Module | None = None) -> ContinuationValues:
         """The value source."""
         return ContinuationValues(samples=self.samples, segmenter=self.segmenter, max_segments=self.max_segments)

@@ -160,9 +160,9 @@ class OptimalValue(ValueSpec):
         check_interval("OptimalValue", 0.0, ends="(]", beta=self.beta)
         check_choice("OptimalValue", _KEEP, keep=self.keep)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: the survey has its own samples."""
 
-    def build(self, name: str, policy: nn.Module | None = None) -> OptimalValueTable:
+    def build(self, source: object, policy: nn.Module | None = None) -> OptimalValueTable:
         """An empty table."""
         return OptimalValueTable(samples=self.samples, beta=self.beta, keep=self.keep, cache=self.cache)

@@ -256,9 +256,9 @@ class BetaTracker(ValueSpec):
         check_interval("BetaTracker", 0.0, ends="[)", epsilon=self.epsilon)
         check_choice("BetaTracker", ("policy", "constant"), divergence=self.divergence)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, name: str, policy: nn.Module | None = None) -> PromptTracker:
+    def build(self, source: object, policy: nn.Module | None = None) -> PromptTracker:
         """A tracker that knows no prompt."""
         return PromptTracker(self)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.models.policy import Policy
+from rl4llm.critics.heads import Float32Linear
+from rl4llm.models.policy import ModelSource, Policy
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ class TrunkCritic(ValueSpec):
     def __post_init__(self) -> None:
         check_interval("TrunkCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
-    def check(self, name: str, responses_per_prompt: int) -> None:
+    def check(self, source: ModelSource, responses_per_prompt: int) -> None:
         """Nothing can be wrong: it is the policy's own model."""
 
-    def build(self, name: str, policy: Policy) -> "OwnValues":
+    def build(self, source: ModelSource, policy: Policy) -> "TrunkCriticSource":
         """The source; the policy gets its head."""
         width = policy.model.config.get_text_config().hidden_size
         generator = torch.Generator().manual_seed(self.seed)
         policy.value_head = ValueHead(width, self.bounded, self.head_scale, generator)
-        return OwnValues()
+        return TrunkCriticSource()
 
 
 class ValueHead(nn.Module):
@@ -60,7 +61,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, width: int, bounded: bool, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.affine, self.bounded = nn.Linear(width, 1), bounded
+        self.affine, self.bounded = Float32Linear(width, 1), bounded
         nn.init.normal_(self.affine.weight, std=scale * width**-0.5, generator=generator)
         nn.init.zeros_(self.affine.bias)
 
@@ -70,7 +71,7 @@ class ValueHead(nn.Module):
         return values.sigmoid() if self.bounded else values
 
 
-class OwnValues(ValueSource):
+class TrunkCriticSource(ValueSource):
     """Reads the policy's value head; the policy's own loss trains it."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:

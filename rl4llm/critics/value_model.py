@@ -7,8 +7,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.models.loading import load_backbone
-from rl4llm.models.policy import for_model, prefix_inputs
+from rl4llm.checks import UsageError
+from rl4llm.critics.heads import Float32Linear
+from rl4llm.masked import at_least_float32, keep
+from rl4llm.models.loading import context_length
+from rl4llm.models.policy import ModelSource, for_model, prefix_inputs
+from rl4llm.models.sources import load_backbone
 
 
 class ValueModel(nn.Module):
@@ -31,23 +35,35 @@ class ValueModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         width = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1)
+        self.head = Float32Linear(width, 1)
         nn.init.normal_(self.head.weight, std=head_scale * width**-0.5, generator=generator)
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def load(cls, name: str, *, head_scale: float = 1.0, seed: int = 0) -> "ValueModel":
-        """From a hub name, a local folder or an embedded model, with a fresh head."""
+    def load(cls, source: ModelSource, *, head_scale: float = 1.0, seed: int = 0) -> "ValueModel":
+        """From whatever names a model, with a fresh head; no weight is shared with a model object."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(load_backbone(name), head_scale=head_scale, generator=generator)
+        return cls(load_backbone(source), head_scale=head_scale, generator=generator)
 
     def forward(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """V(sₜ) of every response token, 0 where the mask is False; float32 or wider."""
         time = batch.response_ids.shape[1]
         if time == 0:
-            return torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
-        inputs = for_model(self.backbone, prefix_inputs(batch))
+            return torch.zeros(batch.response_ids.shape, device=batch.response_ids.device, dtype=torch.float32)
+        inputs = prefix_inputs(batch)
+        self._check_context(inputs["position_ids"])
+        inputs = for_model(self.backbone, inputs)
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, -time:]
         values = rearrange(self.head(hidden), "batch time 1 -> batch time")
-        values = values if values.dtype == torch.float64 else values.float()
-        return torch.where(batch.response_mask, values, torch.zeros_like(values))
+        return keep(at_least_float32(values), batch.response_mask)
+
+    def _check_context(self, positions: Tensor) -> None:
+        context = context_length(self.backbone)
+        if context is None or positions.shape[1] <= context:  # padding included, so that nothing is read off a device
+            return
+        longest = int(positions.max()) + 1
+        if longest > context:
+            raise UsageError(
+                f"a critic, {type(self.backbone).__name__}, has a context of {context} tokens, but prompt and response "
+                f"take {longest}; lower max_response_tokens, shorten the prompts, or take another critic."
+            )

@@ -1,65 +1,39 @@
-"""From a model's name to its weights and tokenizer: one code path for hub, local and embedded models."""
+"""From the description of a model to a module that is ready to train, by one path for hub, local and embedded ones."""
 
 import inspect
-from pathlib import Path
-from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rl4llm.checks import UsageError
-
-EMBEDDED = Path(__file__).parent / "embedded"
-_PREFIX = "rl4llm/"
-
-
-def resolve_model(name: str) -> str:
-    """Where `from_pretrained` finds the model: `rl4llm/<x>` is embedded in the package, anything else stays as it is.
-
-    Raises:
-        UsageError: If an embedded model or a local folder does not exist or holds no config.json.
-    """
-    if name.startswith(_PREFIX):
-        folder = EMBEDDED / name.removeprefix(_PREFIX)
-        if not (folder / "config.json").is_file():
-            known = ", ".join(sorted(_PREFIX + path.parent.name for path in EMBEDDED.glob("*/config.json")))
-            raise UsageError(f"model '{name}' is not embedded in the package; the embedded models are {known}.")
-        return str(folder)
-    path = Path(name).expanduser()
-    looks_local = path.is_dir() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
-        what = "has no config.json" if path.is_dir() else "does not exist"
-        raise UsageError(f"model folder '{name}' {what}; pass a folder that save_pretrained wrote, or a hub name.")
-    return str(path) if looks_local else name
+from rl4llm.models.configuration import context_of
+from rl4llm.models.pretrained import Pretrained, as_pretrained
+from rl4llm.models.weights import load_weights
 
 
-def _from_pretrained(loader: Any, name: str, **options: Any) -> Any:
-    try:
-        return loader.from_pretrained(resolve_model(name), **options)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"model '{name}' cannot be loaded: {reason} Pass a model folder or a hub name.") from error
+def load_causal_lm(source: str | Pretrained) -> PreTrainedModel:
+    """The model with its language-model head, without dropout."""
+    model = as_pretrained(source)
+    return _prepared(load_weights(AutoModelForCausalLM, model), model)
 
 
-def check_model(name: str) -> None:
-    """Raise one clear line, before any weight is read, if there is no such model."""
-    _from_pretrained(AutoConfig, name)
+def load_headless(source: str | Pretrained) -> PreTrainedModel:
+    """The model without its head, without dropout."""
+    model = as_pretrained(source)
+    return _prepared(load_weights(AutoModel, model), model)
 
 
-def load_tokenizer(name: str) -> Tokenizer:
-    """The model's tokenizer."""
-    return _from_pretrained(AutoTokenizer, name)
-
-
-def load_causal_lm(name: str) -> PreTrainedModel:
-    """The model with its language-model head, in float32 (the Trainer's `precision` decides otherwise)."""
-    return without_dropout(_from_pretrained(AutoModelForCausalLM, name, dtype="float32"))
-
-
-def load_backbone(name: str) -> PreTrainedModel:
-    """The model without its head, in float32."""
-    return without_dropout(_from_pretrained(AutoModel, name, dtype="float32"))
+def _prepared(model: PreTrainedModel, choice: Pretrained) -> PreTrainedModel:
+    without_dropout(model)
+    if choice.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise UsageError(
+                f"model '{choice.name}': {type(model).__name__} cannot checkpoint gradients; set "
+                "gradient_checkpointing=false."
+            )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model if choice.adapter is None else choice.adapter.wrap(model)
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
@@ -80,8 +54,7 @@ def accepts(model: nn.Module, argument: str) -> bool:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Positions the model was made for; None where its configuration does not say."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return context_of(model.config)
 
 
 def end_of_sequence_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:

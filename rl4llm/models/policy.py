@@ -1,5 +1,6 @@
 """`Policy`: a causal language model that gives log-probs at the response positions, never the logits of a prompt."""
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, load_tokenizer
+from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
+from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
+from rl4llm.models.pretrained import Pretrained, as_pretrained
+from rl4llm.models.weights import check_finite
 
 
 def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
@@ -57,9 +61,38 @@ class Policy(nn.Module):
         self.value_head: nn.Module | None = None  # put there by a value source that shares the policy's trunk
 
     @classmethod
-    def load(cls, name: str) -> "Policy":
-        """From a hub name, a local folder or an embedded model (`rl4llm/...`)."""
-        return cls(load_causal_lm(name), load_tokenizer(name))
+    def load(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
+        """From whatever names a model: a name, a description, a model object, or a policy.
+
+        Args:
+            source: A name or a `Pretrained` is loaded anew. A model object is trained as it is, without dropout, with
+                the tokenizer of the folder it came from. A policy is returned itself, without dropout.
+
+        Raises:
+            UsageError: If the model cannot be loaded, or a model object does not say where its tokenizer is.
+        """
+        if isinstance(source, PreTrainedModel):
+            source = cls(source, tokenizer_beside(source))
+        if isinstance(source, Policy):
+            check_finite(source, type(source.model).__name__)
+            without_dropout(source.model)
+            return source
+        model = as_pretrained(source)
+        tokenizer = load_tokenizer(model)
+        check_vocabulary(load_config(model), tokenizer, f"model '{model.name}'", "its own tokenizer")
+        return cls(load_causal_lm(model), tokenizer)
+
+    @classmethod
+    def copy_of(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
+        """A policy of the same weights that shares none of them: the reference, for example.
+
+        Args:
+            source: As for [load][rl4llm.models.policy.Policy.load]; what is an object already is copied.
+        """
+        loaded = cls.load(source)
+        if isinstance(source, str | Pretrained):
+            return loaded
+        return cls(copy.deepcopy(loaded.model), loaded.tokenizer)
 
     def save(self, folder: str | Path) -> None:
         """Write an ordinary Hugging Face folder, which [load][rl4llm.models.policy.Policy.load] and others read."""
@@ -106,8 +139,24 @@ class Policy(nn.Module):
         return keep(at_least_float32(values), mask)
 
 
+def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:
+    """The tokenizer in the folder that a model object came from."""
+    if not model.name_or_path:
+        raise UsageError(
+            f"the {type(model).__name__} was made from nothing, so nobody knows its tokenizer; pass "
+            "Policy(model, tokenizer) instead of the model."
+        )
+    try:
+        return load_tokenizer(Pretrained(model.name_or_path))
+    except UsageError as error:
+        raise UsageError(f"{error} Or pass Policy(model, tokenizer) instead of the model.") from error
+
+
 def _nothing(batch: RolloutBatch, asks: Collection[str]) -> PolicyOutput:
     """What there is to say of a batch without response columns."""
-    zeros = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device)
+    zeros = torch.zeros(batch.response_ids.shape, device=batch.response_ids.device, dtype=torch.float32)
     asked = {name: zeros for name in ("entropies", "logsumexp", "values") if name in asks}
     return PolicyOutput(zeros, **asked, top_log_probs=batch.top_log_probs if "top_log_probs" in asks else None)
+
+
+ModelSource = str | Pretrained | PreTrainedModel | Policy

@@ -1,0 +1,98 @@
+"""Configuration and tokenizer of a model: all that can be known of it before its weights are read."""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from rl4llm.checks import UsageError
+from rl4llm.models.decoder import first_layers
+from rl4llm.models.names import access, hub_reachable, resolve_model
+from rl4llm.models.pretrained import Pretrained, as_pretrained
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, as the end of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return (first if len(first) <= 240 else first[:240] + "...").rstrip(".:;, ")
+
+
+def load_config(model: Pretrained) -> PreTrainedConfig:
+    """The configuration of a causal language model, shortened to its first layers where that is asked for.
+
+    Raises:
+        UsageError: If there is no such model, or it is of a kind that cannot be a policy or a critic.
+    """
+    where = resolve_model(model.name)
+    try:
+        config = AutoConfig.from_pretrained(where, **access(model.name))
+    except Exception as error:
+        raise _no_config(model.name, where, error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(
+            f"model '{model.name}' is of type '{config.model_type}', which is no causal language model; "
+            "take one that writes from left to right."
+        )
+    return config if model.layers is None else first_layers(config, model.layers, model.name)
+
+
+def _no_config(name: str, where: str, error: Exception) -> UsageError:
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        return UsageError(
+            f"model '{name}' brings code of its own (auto_map in config.json), which is never run; take a model of an "
+            "architecture that transformers knows."
+        )
+    if where == name and not hub_reachable():
+        return UsageError(
+            f"model '{name}' cannot be loaded: it is neither a folder nor in the local cache, and the hub cannot be "
+            "reached. Pass a model folder, or download it where there is a network."
+        )
+    return UsageError(f"model '{name}' cannot be loaded: {reason(error)}. Pass a model folder or a hub name.")
+
+
+def load_tokenizer(source: str | Pretrained) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        UsageError: If the model comes without one, or its files cannot be read.
+    """
+    model = as_pretrained(source)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(resolve_model(model.name), **access(model.name))
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the tokenizer of model '{model.name}' cannot be loaded: {reason(error)}. "
+            "Save it into the model's folder with tokenizer.save_pretrained(folder)."
+        ) from error
+    # Where the files are missing, transformers makes a tokenizer that knows its special tokens and nothing else.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise UsageError(
+            f"model '{model.name}' comes without a tokenizer; save it into the model's folder with "
+            "tokenizer.save_pretrained(folder)."
+        )
+    return tokenizer
+
+
+def check_vocabulary(config: PreTrainedConfig, tokenizer: Tokenizer, who: str, whose: str) -> None:
+    """Raise if the tokenizer gives ids for which the model has no embedding.
+
+    Args:
+        config: Of the model.
+        tokenizer: Whose ids the model will read.
+        who: The model, in the message.
+        whose: The tokenizer, in the message.
+    """
+    needed, size = max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size
+    if size < needed:
+        raise UsageError(
+            f"{who} knows {size} ids, but {whose} gives {needed}; take a model and a tokenizer that belong together."
+        )
+
+
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Positions the model was made for; None where its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)

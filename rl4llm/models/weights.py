@@ -1,0 +1,152 @@
+"""Reading weights: whole files, every tensor present and of its shape, every number finite."""
+
+import json
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from rl4llm.checks import UsageError
+from rl4llm.models.configuration import load_config, reason
+from rl4llm.models.decoder import decoder_layers
+from rl4llm.models.names import access, resolve_model
+from rl4llm.models.pretrained import Pretrained
+
+_INDEX = "model.safetensors.index.json"
+_OTHER_FORMATS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_LENGTH_BYTES = 8
+
+
+def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
+    """A model with exactly the weights of its files.
+
+    Args:
+        loader: `AutoModelForCausalLM` or `AutoModel`.
+        model: What to load, and how.
+
+    Raises:
+        UsageError: If a file is damaged, a tensor is missing or of another shape, or a number is not finite.
+    """
+    model.check_attention()
+    config = load_config(model)
+    check_files(model)
+    options = access(model.name) | ({} if model.attention is None else {"attn_implementation": model.attention})
+    try:
+        with _quiet():
+            loaded, info = loader.from_pretrained(
+                resolve_model(model.name),
+                config=config,
+                dtype=model.dtype or "float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                **options,
+            )
+    except Exception as error:
+        raise UsageError(f"the weights of model '{model.name}' cannot be loaded: {reason(error)}.") from error
+    _check_loaded(model, info, with_head=loaded.base_model is not loaded)
+    if model.layers is not None and len(decoder_layers(loaded)) != model.layers:
+        raise UsageError(f"model '{model.name}': its first layers alone cannot be taken; leave out layers.")
+    check_finite(loaded, f"model '{model.name}'")
+    return loaded
+
+
+def _check_loaded(model: Pretrained, info: dict[str, Any], *, with_head: bool) -> None:
+    if info["missing_keys"]:
+        raise UsageError(
+            f"model '{model.name}': its weights lack {_listed(info['missing_keys'])}, which would start at random; "
+            "save the whole model again with save_pretrained."
+        )
+    other_shape = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    if other_shape:
+        raise UsageError(
+            f"model '{model.name}': the shape in its weights is not that of config.json for {_listed(other_shape)}; "
+            "weights and config.json are of different models."
+        )
+    if info["error_msgs"]:
+        raise UsageError(f"the weights of model '{model.name}' cannot be loaded: {info['error_msgs'][0]}.")
+    if with_head and model.layers is None and info["unexpected_keys"]:
+        warnings.warn(
+            f"model '{model.name}': its weights hold {_listed(info['unexpected_keys'])}, for which the architecture "
+            "of config.json has no place; left out.",
+            stacklevel=2,
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} more" if others else first
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the table that transformers prints of missing and unexpected tensors: it is judged and said in a line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, who: str) -> None:
+    """Raise if a weight is NaN or infinite, by the tensor's name."""
+    for name, weight in model.named_parameters():
+        if weight.numel() and not weight.is_meta and not _finite(weight):
+            raise UsageError(
+                f"{who}: {name} holds NaN or infinite numbers as {str(weight.dtype).removeprefix('torch.')}; take "
+                "weights from before they broke, or a wider dtype."
+            )
+
+
+def _finite(weight: Tensor) -> bool:
+    return all(bool(bound.isfinite()) for bound in weight.aminmax())  # NaN wins both
+
+
+def check_files(model: Pretrained) -> None:
+    """Raise if a weight file of a local model is missing, empty or cut off; only the files' headers are read.
+
+    Raises:
+        UsageError: Naming the file.
+    """
+    folder = Path(resolve_model(model.name))
+    if not folder.is_dir():
+        return
+    shards = _shards(folder, model.name)
+    if not shards and not any((folder / name).is_file() for name in _OTHER_FORMATS):
+        raise UsageError(f"model folder '{model.name}' holds no weights; save them with model.save_pretrained(folder).")
+    for shard in shards:
+        if not shard.is_file():
+            raise UsageError(f"model '{model.name}': the weight file {shard} is missing; copy the folder again.")
+        if shard.stat().st_size != _announced_size(shard):
+            raise UsageError(f"model '{model.name}': the weight file {shard} is damaged or cut off; copy it again.")
+
+
+def _shards(folder: Path, name: str) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / _INDEX
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else []
+    try:
+        return [folder / shard for shard in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"model '{name}': {index} is no index of weight files; copy the folder again.") from error
+
+
+def _announced_size(path: Path) -> int:
+    """Size that a safetensors file should have by its own header; -1 where the header cannot be read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if length > path.stat().st_size:
+            return -1
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError):
+            return -1
+    return _LENGTH_BYTES + length + max(ends, default=0)
