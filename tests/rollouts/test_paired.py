@@ -10,7 +10,7 @@ from rl4llm.models import Policy
 from tests.rollouts.helpers import generate, prompts, rollouts, said, seeds_of
 from tests.rollouts.test_drawing import chi_square
 
-FEW = settings(max_examples=15)
+FEW = settings(max_examples=10)
 TEXTS = ("583912=", "12=", "9=", "777=", "40615=")
 
 
