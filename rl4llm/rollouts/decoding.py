@@ -15,16 +15,14 @@ def decode_responses(policy: Policy, batch: RolloutBatch) -> list[str]:
 def decode(policy: Policy, ids: Int[Tensor, "batch time"], widths: Int[Tensor, " batch"]) -> list[str]:
     """Decode the first `widths` tokens of each row, without special tokens."""
     rows = [row[:width] for row, width in zip(ids.tolist(), widths.tolist(), strict=True)]
-    return policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return _texts(policy, rows)
 
 
 def decode_pieces(policy: Policy, batch: RolloutBatch) -> list[list[str]]:
     """Decode each response token, up to the end of what was generated; the pieces of a row join to its text."""
     rows = [row[:width] for row, width in zip(batch.response_ids.tolist(), batch.widths.tolist(), strict=True)]
     known = sorted({ident for row in rows for ident in row})
-    single = dict(
-        zip(known, policy.tokenizer.batch_decode([[i] for i in known], skip_special_tokens=True), strict=True)
-    )
+    single = dict(zip(known, _texts(policy, [[ident] for ident in known]), strict=True))
     texts = decode_responses(policy, batch)
     pieces = [[single[ident] for ident in row] for row in rows]
     return [
@@ -35,10 +33,15 @@ def decode_pieces(policy: Policy, batch: RolloutBatch) -> list[list[str]]:
 
 def _by_prefixes(policy: Policy, row: list[int]) -> list[str]:
     """Return what each token adds to the text before it, for tokenizers whose tokens depend on their neighbours."""
-    texts = policy.tokenizer.batch_decode([row[:end] for end in range(len(row) + 1)], skip_special_tokens=True)
+    texts = _texts(policy, [row[:end] for end in range(len(row) + 1)])
     pieces, said = [], 0
     for end, text in enumerate(texts[1:], start=1):
         complete = end == len(row) or not text.endswith("�")  # half of a character stays with the token that ends it
         pieces.append(text[said:] if complete else "")
         said = len(text) if complete else said
     return pieces
+
+
+def _texts(policy: Policy, rows: list[list[int]]) -> list[str]:
+    """One text per row; a tokenizer takes no rows at all for one row and returns one empty text."""
+    return policy.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []

@@ -140,7 +140,7 @@ def _examples(records: Sequence[Record], task: Task) -> list[Example]:
     known = {split[i].uid: split[i] for i in range(len(split)) if split[i].uid in wanted}
     if wanted - set(known):
         raise UsageError(
-            f"DynamicSampling: {len(wanted - set(known))} of the prompts in the checkpoint are not in the training split, "
-            "and their answers are not plain values that a checkpoint can hold; resume with the same data."
+            f"DynamicSampling: {len(wanted - set(known))} prompts of the checkpoint are not in the training split, and "
+            "their answers are not plain values that a checkpoint can hold; resume with the same data."
         )
     return [known[record["uid"]] if record["uid"] in wanted else Example(**record) for record in records]

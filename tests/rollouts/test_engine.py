@@ -1,22 +1,25 @@
-"""What an engine is asked for beyond responses to prompts: limits, beginnings, likeliest tokens; and text by token."""
+"""The life of an engine, what it is asked for beyond responses to prompts, and what it returns."""
+
+import copy
 
 import pytest
 import torch
 
-from rl4llm.algorithms.acting import Actor
-from rl4llm.algorithms.meter import Meter
 from rl4llm.checks import UsageError
-from rl4llm.data import AbsoluteDifference, Example, PromptBatch
 from rl4llm.models import Policy
 from rl4llm.rollouts import (
-    DynamicSampling,
+    Engine,
+    HuggingFaceEngine,
     HuggingFaceRollout,
     Responses,
     Sampling,
+    decode,
     decode_pieces,
     decode_responses,
+    draw_rollouts,
 )
-from rl4llm.rollouts.base import _by_prefixes
+from rl4llm.rollouts.decoding import _by_prefixes
+from tests.rollouts.helpers import generate, prompts, rollouts, said, seeds_of
 
 
 @pytest.fixture(scope="module")
@@ -24,41 +27,24 @@ def policy():
     return Policy.load("rl4llm/digits")
 
 
-def prompts(*texts, reward=None):
-    task = AbsoluteDifference() if reward is None else AbsoluteDifference(reward=reward)
-    return PromptBatch([Example(text, None, index) for index, text in enumerate(texts)], task)
-
-
-def generate(policy, rows, limits, copies=2, top=0, seed=0, **sampling):
-    width = max(map(len, rows))
-    ids = torch.tensor([[policy.pad_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    return HuggingFaceRollout(top_log_probs=top).generate(
-        policy,
-        ids,
-        mask,
-        torch.tensor(limits),
-        copies=copies,
-        sampling=Sampling(**sampling),
-        generator=torch.Generator().manual_seed(seed),
-    )
+# --- limits, beginnings, likeliest tokens -----------------------------------------------------------------------------
 
 
 def test_every_prefix_has_its_own_limit(policy):
     row = policy.tokenizer("583912=")["input_ids"]
     drawn = generate(policy, [row, row, row], [1, 3, 9], copies=4)
-    assert drawn.lengths.reshape(3, 4).amax(-1).tolist() == [1, 3, 9]
-    assert (drawn.ended | (drawn.lengths == torch.tensor([1, 3, 9]).repeat_interleave(4))).all()
-    assert not drawn.ended[drawn.lengths == 1].any()
+    assert drawn.widths.reshape(3, 4).amax(-1).tolist() == [1, 3, 9]
+    assert (drawn.ended | (drawn.widths == torch.tensor([1, 3, 9]).repeat_interleave(4))).all()
+    assert not drawn.ended[drawn.widths == 1].any()
 
 
 def test_a_response_goes_on_from_its_beginning_as_it_would_have(policy):
     row = policy.tokenizer("583912=")["input_ids"]
     whole = generate(policy, [row], [16], copies=1, temperature=0.0)
-    assert int(whole.lengths[0]) > 2
-    for cut in range(1, int(whole.lengths[0])):
+    assert int(whole.widths[0]) > 2
+    for cut in range(1, int(whole.widths[0])):
         rest = generate(policy, [row + whole.ids[0, :cut].tolist()], [16 - cut], copies=1, temperature=0.0)
-        assert rest.ids[0].tolist() == whole.ids[0, cut : int(whole.lengths[0])].tolist()
+        assert rest.ids[0].tolist() == whole.ids[0, cut : int(whole.widths[0])].tolist()
         torch.testing.assert_close(rest.log_probs[0], whole.log_probs[0, cut:], atol=1e-5, rtol=0)
 
 
@@ -72,79 +58,184 @@ def test_likeliest_tokens_come_with_their_log_probs_whatever_was_drawn(policy):
     assert not drawn.top_log_probs[~inside].any()
 
 
+@pytest.mark.parametrize("top", [0, 3, 500])
+def test_no_prefixes_give_no_responses_with_the_same_fields(policy, top):
+    some, none = (generate(policy, rows, [4] * len(rows), top=top) for rows in ([[2, 3]], []))
+    assert len(none) == 0
+    for name, tensor in some._tensors().items():
+        empty = none._tensors()[name]
+        assert (empty.dtype, empty.ndim, empty.shape[2:]) == (tensor.dtype, tensor.ndim, tensor.shape[2:])
+    assert len(Responses.cat([none, some, none])) == 2
+    batch = rollouts(policy, prompts(), top=top)
+    assert len(batch) == 0
+    assert batch.policy_version is not None
+    assert decode_responses(policy, batch) == []
+    full = rollouts(policy, prompts("12="), top=top)
+    assert len(type(batch).cat([batch, full])) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"limits": [3]}, r"limits has shape \(1,\), there are 2 prefixes"),
+        ({"seeds": torch.zeros(3, dtype=torch.long)}, r"seeds has shape \(3,\), there are 2 prefixes"),
+        ({"limits": [3, 0]}, "a limit is 0; every response needs room for one token"),
+        ({"copies": 0}, "copies must be a whole number of at least 1, got 0"),
+        ({"rows": [[2, 3], []]}, "pass left-padded prefixes with tokens"),
+        ({"rows": [[], []]}, "pass left-padded prefixes with tokens"),
+    ],
+)
+def test_requests_that_do_not_fit_together_are_refused(policy, changes, message):
+    request = {"rows": [[2, 3], [4]], "limits": [3, 3], **changes}
+    with pytest.raises(UsageError, match=message):
+        generate(policy, **request)
+
+
+# --- the life of an engine --------------------------------------------------------------------------------------------
+
+
+def test_every_response_carries_the_version_of_the_weights_that_drew_it(policy):
+    engine = HuggingFaceRollout().build(policy)
+    assert engine.version == -1
+    asked = {"responses_per_prompt": 2, "sampling": Sampling(), "seeds": seeds_of(1)}
+    assert draw_rollouts(engine, policy, prompts("12="), **asked).policy_version.tolist() == [-1, -1]
+    engine.sync((), 7)
+    assert draw_rollouts(engine, policy, prompts("12="), **asked).policy_version.tolist() == [7, 7]
+
+
+def test_an_engine_that_shares_the_policys_module_does_not_gather_its_weights(policy):
+    def weights():
+        raise AssertionError("gathered")
+        yield
+
+    HuggingFaceRollout().build(policy).sync(weights(), 1)
+
+
+def test_a_closed_engine_refuses_in_one_line(policy):
+    with HuggingFaceRollout().build(policy) as engine:
+        pass
+    engine.close()  # a second time does nothing
+    with pytest.raises(UsageError, match=r"the engine is closed; build a new one") as error:
+        draw_rollouts(engine, policy, prompts("1="), responses_per_prompt=1, sampling=Sampling(), seeds=seeds_of(1))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="the engine is closed"):
+        engine.sync((), 1)
+
+
+def test_an_engine_is_closed_where_its_block_fails(policy):
+    engine = HuggingFaceRollout().build(policy)
+    with pytest.raises(KeyError), engine:
+        raise KeyError
+    assert engine.closed
+
+
+class Apart(Engine):
+    """An engine with weights of its own, as one of another process has them."""
+
+    def __init__(self, policy):
+        self.inner = HuggingFaceEngine(copy.deepcopy(policy))
+
+    def sync(self, weights, version):
+        self.inner.policy.model.load_state_dict(dict(weights))
+        self.inner.version = version
+
+    def generate(self, ids, mask, limits, *, copies, sampling, seeds):
+        return self.inner.generate(ids, mask, limits, copies=copies, sampling=sampling, seeds=seeds)
+
+    def close(self):
+        self.inner.close()
+
+
+def test_an_engine_with_weights_of_its_own_draws_from_those_it_was_given(tiny_policy):
+    policy = Policy.load(tiny_policy)
+    asked = {"responses_per_prompt": 8, "sampling": Sampling(), "seeds": seeds_of(2)}
+    with Apart(policy) as apart, HuggingFaceRollout().build(policy) as shared:
+        before = said(draw_rollouts(apart, policy, prompts("12=", "9="), **asked))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(3.0)
+        assert said(draw_rollouts(apart, policy, prompts("12=", "9="), **asked)) == before
+        apart.sync(policy.model.state_dict().items(), 1)
+        after = draw_rollouts(apart, policy, prompts("12=", "9="), **asked)
+        assert said(after) == said(draw_rollouts(shared, policy, prompts("12=", "9="), **asked))
+        assert said(after) != before
+        assert set(after.policy_version.tolist()) == {1}
+
+
+# --- responses --------------------------------------------------------------------------------------------------------
+
+
+def responses(sampled, **fields):
+    mask = torch.tensor(sampled, dtype=torch.bool)
+    rows, shape = mask.shape[0], mask.shape
+    given = {
+        "ids": torch.ones(shape, dtype=torch.long),
+        "mask": mask,
+        "ended": torch.ones(rows, dtype=torch.bool),
+        "log_probs": torch.full(shape, -1.0),
+        "policy_version": torch.zeros(rows, dtype=torch.long),
+    }
+    return Responses(**{**given, **fields})
+
+
+def test_widths_reach_the_last_sampled_token_over_holes():
+    drawn = responses([[True, False, True, False], [False] * 4, [True] * 4])
+    assert drawn.widths.tolist() == [3, 0, 4]
+    assert responses([[], []]).widths.tolist() == [0, 0]
+
+
 def test_pieces_of_different_widths_join():
-    a = Responses(torch.ones(1, 2, dtype=torch.long), torch.tensor([2]), torch.tensor([True]), torch.zeros(1, 2))
-    b = Responses(torch.ones(1, 4, dtype=torch.long), torch.tensor([4]), torch.tensor([False]), torch.zeros(1, 4))
-    joined = Responses.cat([a, b])
-    assert joined.mask.tolist() == [[True, True, False, False], [True] * 4]
+    tops = {"top_ids": torch.ones(1, 2, 5, dtype=torch.long), "top_log_probs": torch.zeros(1, 2, 5)}
+    narrow = responses([[True, True]], **tops)
+    wide = responses([[True, False, False, True]], entropies=torch.ones(1, 4))
+    joined = Responses.cat([narrow, wide])
+    assert joined.mask.tolist() == [[True, True, False, False], [True, False, False, True]]
+    assert joined.log_probs.tolist() == [[-1.0, -1.0, 0.0, 0.0], [-1.0] * 4]
     assert joined.entropies is None
+    assert joined.top_ids is None
+    assert Responses.cat([narrow, narrow]).top_ids.shape == (2, 2, 5)
+    with pytest.raises(UsageError, match="needs at least one piece"):
+        Responses.cat([])
 
 
-# --- completions ------------------------------------------------------------------------------------------------------
-
-
-def acted(policy, reward, n=2):
-    actor = Actor(HuggingFaceRollout(), Sampling(), n)
-    batch = actor.act(policy, prompts("583912=", "12=", reward=reward), torch.Generator().manual_seed(0), Meter())
-    return actor, batch
-
-
-def test_completions_are_scored_with_their_beginning_and_against_their_own_prompt(policy):
-    heard = []
-
-    def reward(prompt, response, answer):
-        heard.append((prompt, response))
-        return 1.0
-
-    actor, batch = acted(policy, reward)
-    texts = decode_responses(policy, batch)
-    heard.clear()
-    rows, cuts = torch.tensor([3, 0]), torch.tensor([2, 1])
-    generator = torch.Generator().manual_seed(1)
-    scores = actor.complete(policy, prompts("583912=", "12=", reward=reward), generator, batch, rows, cuts, samples=3)
-    assert scores.tolist() == [[1.0] * 3] * 2
-    assert [prompt for prompt, _ in heard] == ["12="] * 3 + ["583912="] * 3
-    assert all(response.startswith(texts[3][:2]) for _, response in heard[:3])
-    assert all(response.startswith(texts[0][:1]) for _, response in heard[3:])
-    assert all(len(response) <= 16 for _, response in heard)
-
-
-def test_a_greedy_completion_is_the_greedy_response(policy):
-    heard = []
-
-    def reward(prompt, response, answer):
-        heard.append(response)
-        return 0.5
-
-    actor, batch = acted(policy, reward)
-    heard.clear()
-    asked = prompts("583912=", "12=", reward=reward)
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.tensor([0, 2])
-    actor.complete(policy, asked, generator, batch, rows, torch.zeros(2, dtype=torch.long), samples=1, greedy=True)
-    engine, greedy = HuggingFaceRollout(), Sampling(temperature=0.0)
-    alone = engine(policy, asked, responses_per_prompt=1, sampling=greedy, generator=generator)
-    assert heard == decode_responses(policy, alone)
-
-
-def test_replayed_rows_are_refused(policy):
-    actor, batch = acted(policy, lambda prompt, response, answer: 1.0)
-    batch = batch.replace(replayed=torch.tensor([False, True, False, False]))
-    zero = torch.zeros(1, dtype=torch.long)
-    with pytest.raises(UsageError, match="replayed responses cannot be completed"):
-        actor.complete(policy, prompts("1=", "2="), torch.Generator(), batch, zero + 1, zero, samples=1)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"log_probs": torch.zeros(2, 3)}, r"log_probs has shape \(2, 3\), mask \(2, 4\); expected \(2, 4\)"),
+        ({"ended": torch.zeros(3, dtype=torch.bool)}, r"ended has shape \(3,\), mask \(2, 4\); expected \(2,\)"),
+        ({"policy_version": torch.zeros(2, 4, dtype=torch.long)}, r"policy_version has shape \(2, 4\)"),
+        ({"top_ids": torch.zeros(2, 4, dtype=torch.long)}, r"top_ids has shape .*expected \(2, 4, '\*'\)"),
+        ({"mask": torch.ones(2, 4)}, "mask must be a bool tensor"),
+    ],
+)
+def test_responses_whose_shapes_do_not_fit_are_refused(fields, message, unchecked_shapes):
+    with pytest.raises(UsageError, match=message):
+        responses([[True] * 4] * 2, **fields)
 
 
 # --- text by token ----------------------------------------------------------------------------------------------------
 
 
 def test_pieces_join_to_the_response(policy):
-    _, batch = acted(policy, lambda prompt, response, answer: 1.0, n=8)
+    batch = rollouts(policy, prompts("583912=", "12="), n=8)
     for pieces, text, width in zip(
         decode_pieces(policy, batch), decode_responses(policy, batch), batch.widths.tolist(), strict=True
     ):
         assert "".join(pieces) == text
         assert len(pieces) == width
+
+
+def test_responses_without_tokens_have_no_pieces(policy):
+    batch = rollouts(policy, prompts("12="), n=2)
+    empty = batch.replace(response_mask=torch.zeros_like(batch.response_mask))
+    assert decode_responses(policy, empty) == ["", ""]
+    assert decode_pieces(policy, empty) == [[], []]
+    assert decode_pieces(policy, batch.select(torch.tensor([], dtype=torch.long))) == []
+
+
+def test_tokens_beyond_the_width_are_not_decoded(policy):
+    ids = torch.tensor([policy.tokenizer("123")["input_ids"]] * 2)
+    assert decode(policy, ids, torch.tensor([2, 0])) == ["12", ""]
 
 
 class Bytes:
@@ -165,53 +256,3 @@ def test_a_character_of_several_tokens_belongs_to_the_one_that_ends_it(unchecked
     pieces = _by_prefixes(Stub(), list(text.encode()))
     assert "".join(pieces) == text
     assert pieces == ["a", "", "é", "", "", "→", "b"]
-
-
-# --- dynamic sampling -------------------------------------------------------------------------------------------------
-
-
-def drawn(scores, group_ids, policy):
-    _, batch = acted(policy, lambda prompt, response, answer: 1.0, n=len(scores) // 2)
-    scores = torch.tensor(scores)
-    return batch.replace(scores=scores, group_ids=torch.tensor(group_ids))
-
-
-def test_groups_with_equal_scores_are_replaced_by_later_ones(policy):
-    collect = DynamicSampling().build()
-    asked = prompts("1=", "2=")
-    first = drawn([1.0, 1.0, 0.0, 1.0], [0, 0, 1, 1], policy)
-    assert collect(first, asked) is None
-    second = drawn([0.0, 1.0, 1.0, 1.0], [1, 1, 0, 0], policy)
-    batch, kept = collect(second, prompts("3=", "4="))
-    assert [example.prompt for example in kept.examples] == ["2=", "4="]
-    assert batch.group_ids.tolist() == [0, 0, 1, 1]
-    assert torch.equal(batch.response_ids[:2, :4], first.response_ids[2:, :4])
-    assert torch.equal(batch.response_ids[2:, :4], second.response_ids[:2, :4])
-
-
-def test_surplus_groups_are_dropped_and_the_next_update_starts_anew(policy):
-    collect = DynamicSampling().build()
-    _, kept = collect(drawn([1.0, 0.0, 0.0, 1.0], [0, 0, 1, 1], policy), prompts("1=", "2="))
-    assert len(kept) == 2
-    assert collect(drawn([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1], policy), prompts("1=", "2=")) is None
-
-
-def test_after_enough_draws_the_update_is_made_with_what_was_found(policy):
-    collect = DynamicSampling(max_draws=2).build()
-    silent = drawn([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1], policy)
-    assert collect(silent, prompts("1=", "2=")) is None
-    batch, kept = collect(drawn([1.0, 0.0, 0.0, 0.0], [0, 0, 1, 1], policy), prompts("3=", "4="))
-    assert [example.prompt for example in kept.examples] == ["3="]
-    assert len(batch) == 2
-    assert collect(silent, prompts("1=", "2=")) is None
-    assert collect(silent, prompts("1=", "2=")) is None  # nothing to learn from at all: no update
-
-
-def test_unscorable_responses_make_no_group_informative(policy):
-    collect = DynamicSampling(max_draws=1).build()
-    assert collect(drawn([1.0, float("nan"), 0.0, 0.0], [0, 0, 1, 1], policy), prompts("1=", "2=")) is None
-
-
-def test_the_number_of_draws_is_checked():
-    with pytest.raises(UsageError, match="DynamicSampling: max_draws must be a whole number of at least 1, got 0"):
-        DynamicSampling(max_draws=0)
