@@ -69,7 +69,11 @@ class PromptStream:
         weigh: Weigh,
     ) -> None:
         self.dataset, self.task, self.size = dataset, task, size
-        self.sampler, self.progress, self.weigh = sampler, progress, weigh
+        self.choice, self.progress, self.weigh = (
+            sampler,
+            progress,
+            weigh,
+        )  # Lightning handles a `sampler` in its own way
         self._uids: Tensor | None = None
 
     def __len__(self) -> int:
@@ -84,18 +88,17 @@ class PromptStream:
         return PromptBatch(examples, self.task)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the stream; Lightning asks loaders for it to know that they can be resumed."""
-        return self.progress.state_dict()
+        """Return nothing: the data module saves the place. Lightning asks only whether a loader can be resumed."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a saved place."""
-        self.progress.load_state_dict(state)
+        """Load nothing: the data module loads the place."""
 
     def _advance(self) -> list[int]:
         place, count = self._checked(self.progress.upcoming), len(self.dataset)
         if place.kept is None:
-            place = replace(place, kept=self.sampler.keep(self._weights, self.size))
-        drawn = self.sampler.draw(self._weights, place, count, self.size).tolist()
+            place = replace(place, kept=self.choice.keep(self._weights, self.size))
+        drawn = self.choice.draw(self._weights, place, count, self.size).tolist()
         steps = (count if place.kept is None else len(place.kept)) // self.size
         last = place.step + 1 >= steps
         following = Place(place.seed, place.epoch + 1) if last else replace(place, step=place.step + 1)
@@ -117,7 +120,7 @@ class PromptStream:
     def _weights(self) -> Tensor:
         if self._uids is None:
             self._uids = torch.tensor([self.dataset[index].uid for index in range(len(self.dataset))])
-        weights, name = self.weigh(self._uids), type(self.sampler).__name__
+        weights, name = self.weigh(self._uids), type(self.choice).__name__
         if weights is None:
             raise UsageError(
                 f"sampler={name} draws prompts by what they are worth, and no value source says so; "

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import LightningModule
 
+from rl4llm.checks import UsageError
 from rl4llm.data import AbsoluteDifference, Filtered, Prioritized, PromptBatch, PromptData
 
 TASK = AbsoluteDifference(digits=3, train_size=14, held_out_size=4)
@@ -95,16 +96,118 @@ def test_a_resumed_run_continues_with_the_next_prompts_wherever_it_was_saved(tmp
         assert fit(sampler, ckpt_path=tmp_path / f"{count}.ckpt", **options, seed=8) == whole[count:], count
 
 
-@pytest.mark.parametrize(
-    ("hook", "done"),
-    [("on_train_batch_start", 0), ("on_train_epoch_end", 3), ("on_validation_end", 2), ("on_before_zero_grad", 1)],
-)
-def test_a_checkpoint_of_another_moment_repeats_no_finished_step_and_skips_none(tmp_path, hook, done):
-    options = LENGTHS["validation"]
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_epoch_end"])
+def test_a_checkpoint_of_another_moment_repeats_no_finished_step_and_skips_none(tmp_path, hook):
     saving = Saving(tmp_path, hook)
+    whole = fit(None, [saving])
+    assert saving.count == (4 if hook == "on_train_epoch_end" else 10)
+    for count in range(1, saving.count):
+        finished = 3 * count if hook == "on_train_epoch_end" else count - 1
+        assert fit(None, ckpt_path=tmp_path / f"{count}.ckpt", seed=8) == whole[finished:], count
+
+
+def test_a_checkpoint_of_a_validation_continues_with_the_next_prompts(tmp_path):
+    options, saving = LENGTHS["validation"], Saving(tmp_path, "on_validation_end")
     whole = fit(Filtered(), [saving], **options)
-    assert saving.count >= 3
-    for count in range(1, saving.count + 1):
+    assert saving.count == 5
+    for count in range(1, saving.count):
         resumed = fit(Filtered(), ckpt_path=tmp_path / f"{count}.ckpt", **options, seed=8)
-        finished = {"on_train_batch_start": count - 1, "on_train_epoch_end": 3 * count}.get(hook, done * count)
-        assert resumed == whole[finished:], count
+        assert resumed == whole[2 * count :], count
+
+
+def test_a_filtered_epoch_keeps_its_prompts_over_a_resume_although_their_worth_has_changed(tmp_path):
+    saving = Saving(tmp_path, "on_train_batch_end")
+    fit(Filtered(), [saving], max_steps=1)
+    place = torch.load(tmp_path / "1.ckpt", weights_only=True)["PromptData"]
+    uids = torch.tensor([example.uid for example in TASK.examples("train")])
+    assert place["step"] == 1
+    assert place["kept"].tolist() == (uids % 5 > 0).nonzero()[:, 0].tolist()
+
+
+def test_the_run_s_seed_orders_the_prompts_and_an_explicit_seed_takes_its_place():
+    assert fit(None, seed=1) == fit(None, seed=1) != fit(None, seed=2)
+
+    def order(**options):
+        return [batch.uids.tolist() for batch in PromptData(TASK, SIZE, **options).train_dataloader()]
+
+    torch.manual_seed(1)
+    assert order() == order(seed=1) == fit(None, seed=1)[:3]
+    torch.manual_seed(2)
+    assert order() != order(seed=1)
+
+
+def test_every_epoch_has_an_order_of_its_own_that_does_not_depend_on_the_steps_before():
+    first = PromptData(TASK, SIZE, seed=0)
+    loader = first.train_dataloader()
+    epochs = [[batch.uids.tolist() for batch in loader] for _ in range(3)]
+    assert len({str(epoch) for epoch in epochs}) == 3
+    place = {"seed": 0, "epoch": 2, "step": 1, "kept": None, "extent": (14, SIZE)}
+    other = PromptData(TASK, SIZE)
+    other.load_state_dict(place)
+    again = [batch.uids.tolist() for batch in other.train_dataloader()]
+    assert again[:2] == epochs[2][1:]
+    assert again[2:] == [next(iter(loader)).uids.tolist()]
+
+
+def test_an_iteration_that_is_left_early_is_taken_up_by_the_next_one():
+    loader = PromptData(TASK, SIZE, seed=0).train_dataloader()
+    whole = [batch.uids.tolist() for batch in PromptData(TASK, SIZE, seed=0).train_dataloader()]
+    assert [next(iter(loader)).uids.tolist() for _ in range(3)] == whole
+    assert len(loader) == 3
+
+
+def test_a_place_among_other_prompts_begins_a_new_epoch_and_says_so():
+    place = {"seed": 0, "epoch": 2, "step": 1, "kept": None, "extent": (14, SIZE)}
+    for data in (PromptData(TASK, 3), PromptData(AbsoluteDifference(digits=3, train_size=8), SIZE)):
+        data.load_state_dict(place)
+        loader = data.train_dataloader()
+        with pytest.warns(UserWarning, match=r"saved at step 1 of epoch 2 .* = \(14, 4\), .* a new epoch of prompts"):
+            next(iter(loader))
+        assert data.state_dict()["epoch"] == 3
+
+
+def test_a_second_run_with_the_same_data_begins_anew_but_a_run_that_goes_on_does_not():
+    data, module = PromptData(TASK, SIZE, seed=0), Learner()
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_steps=2, max_epochs=-1, limit_val_batches=0, **options)
+    trainer.fit(module, data)
+    trainer.fit_loop.epoch_loop.max_steps = 5
+    trainer.fit(module, data)
+    other = Learner()
+    lightning.Trainer(max_steps=5, max_epochs=-1, limit_val_batches=0, **options).fit(other, data)
+    assert len(module.prompts) == 5
+    assert module.prompts == other.prompts
+
+
+def test_overfitting_repeats_the_prompts_of_the_given_steps():
+    seen = fit(None, overfit_batches=1, max_steps=4)
+    expected = sorted(example.uid for example in TASK.examples("train")[:SIZE])
+    assert [sorted(step) for step in seen] == [expected] * 4
+
+
+def test_a_batch_is_left_as_it_is_by_every_precision_and_device():
+    batch = next(iter(PromptData(TASK, SIZE).train_dataloader()))
+    for precision in ("32-true", "bf16-true", "16-true", "64-true"):
+        trainer = lightning.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+        trainer.strategy.connect(Learner())
+        converted = trainer.precision_plugin.convert_input(batch)
+        assert trainer.strategy.batch_to_device(converted, torch.device("cpu"), 0) is batch, precision
+
+
+@pytest.mark.parametrize("world", range(1, 8))
+def test_shares_are_contiguous_as_equal_as_can_be_and_together_the_batch(world):
+    batch = next(iter(PromptData(AbsoluteDifference(), 5).train_dataloader()))
+    shares = [batch.share(rank, world) for rank in range(world)]
+    assert [example for share in shares for example in share.examples] == batch.examples
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(share.task is batch.task and len(share.uids) == len(share.prompts) == len(share) for share in shares)
+    with pytest.raises(UsageError, match=f"rank is {world} of {world}; pass a rank from 0 to {world - 1}"):
+        batch.share(world, world)
+
+
+def test_an_empty_share_scores_nothing():
+    batch = next(iter(PromptData(TASK, SIZE).train_dataloader())).share(0, SIZE + 1)
+    assert len(batch) == 0
+    assert batch.uids.dtype == torch.long
+    assert len(batch.score([], []).scores) == 0

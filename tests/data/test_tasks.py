@@ -1,12 +1,10 @@
 """Tasks, their splits and their verifiers; what becomes of rewards that fail."""
 
-import json
-
 import pytest
 import torch
 
 from rl4llm.checks import UsageError
-from rl4llm.data import AbsoluteDifference, JsonLines, PromptBatch, PromptData
+from rl4llm.data import AbsoluteDifference, PromptBatch, PromptData
 from rl4llm.data.absolute_difference import answer_after_thinking, running_differences
 from rl4llm.rewards import score_responses
 
@@ -112,36 +110,3 @@ def test_too_few_prompts_for_a_step_is_one_line():
     data = PromptData(AbsoluteDifference(train_size=5), prompts_per_step=6)
     with pytest.raises(UsageError, match="prompts_per_step is 6, the training split has 5"):
         data.train_dataloader()
-
-
-def lines(path, *records):
-    path.write_text("\n".join(json.dumps(record) for record in records))
-    return str(path)
-
-
-def one(prompt, response, answer):
-    return 1.0
-
-
-def test_json_lines_hold_texts_or_chats(tmp_path):
-    chat = [{"role": "user", "content": "1+1"}]
-    path = lines(tmp_path / "a.jsonl", {"prompt": "1+1=", "answer": 2, "response": "2"}, {"prompt": chat})
-    task = JsonLines(train=path, reward=one)
-    first, second = task.examples("train")
-    assert (first.prompt, first.answer, first.uid, first.demonstration) == ("1+1=", 2, 0, "2")
-    assert (second.prompt, second.answer, second.uid, second.demonstration) == (chat, None, 1, None)
-    assert task.examples("validation") == []
-    assert JsonLines(train=path, reward=one, validation=path).examples("test") == [first, second]
-
-
-def test_json_lines_name_what_is_wrong(tmp_path):
-    with pytest.raises(UsageError, match=r"train file '.*none.jsonl' does not exist"):
-        JsonLines(train=str(tmp_path / "none.jsonl"), reward=one)
-    broken = tmp_path / "b.jsonl"
-    broken.write_text('{"prompt": "a"}\n{"prompt"')
-    with pytest.raises(UsageError, match="line 2 is not JSON"):
-        JsonLines(train=str(broken), reward=one).examples("train")
-    other = lines(tmp_path / "c.jsonl", {"question": "a"})
-    with pytest.raises(UsageError, match="line 1 has no field 'prompt'; name the prompt's field with prompt_key"):
-        JsonLines(train=other, reward=one).examples("train")
-    assert JsonLines(train=other, reward=one, prompt_key="question").examples("train")[0].prompt == "a"
