@@ -1,7 +1,22 @@
-"""What a person sees of a run: its history, its curves, its summary."""
+"""What a person sees of a run (its history, its curves, its summary) and what it leaves to go on from."""
 
+from rl4llm.runs.atomic import write_atomically
+from rl4llm.runs.checkpoint_files import CheckpointFiles
+from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.curves import draw_curves
+from rl4llm.runs.finding import find_last
+from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.history import History
 from rl4llm.runs.summary import Summary
 
-__all__ = ["History", "Summary", "draw_curves"]
+__all__ = [
+    "History",
+    "Summary",
+    "draw_curves",
+    "CheckpointFiles",
+    "Checkpoints",
+    "check_matches",
+    "checkpoint_header",
+    "find_last",
+    "write_atomically",
+]
