@@ -1,0 +1,180 @@
+"""`RecipeParser`: what a slot holds after a class was named, on the command line and in configuration files alike."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
+
+import docstring_parser
+import jsonargparse
+import yaml
+from jsonargparse import Namespace, _typehints
+from jsonargparse._util import get_import_path as _import_path
+from jsonargparse._util import import_object
+from lightning.pytorch.cli import LightningArgumentParser
+
+from rl4llm.checks import UsageError
+from rl4llm.cli_errors import one_line
+
+READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
+
+
+class RecipeParser(LightningArgumentParser):
+    """Command lines and configuration files under three rules, at every depth.
+
+    1. Another class in a slot starts from its own defaults: of the class that stood there before, nothing is kept.
+       The same class named again changes nothing, and a single setting changes nothing else.
+    2. Settings of one command line belong to the class that it names first, whether they stand before or after it.
+    3. A text that stands for a value (`--model.policy=Qwen/Qwen3-4B-Base`) takes that value's other settings
+       (`--model.policy.dtype=bfloat16`).
+
+    Errors are one line, with status 2.
+    """
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """The configuration that flags give."""
+        given = list(sys.argv[1:] if args is None else args)
+        with rules_of_slots():
+            return super().parse_args(classes_first(given), *more, **options)
+
+    def parse_object(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """The configuration that a mapping gives."""
+        with rules_of_slots():
+            return super().parse_object(*args, **options)
+
+    def describe(self, key: str, source: Callable[..., Any]) -> None:
+        """Give every argument under `key` that has no help of its own the text of `source`'s docstring."""
+        documented = docstring_parser.parse(source.__doc__ or "").params
+        texts = {f"{key}.{param.arg_name}": param.description for param in documented}
+        for action in self._actions:
+            action.help = action.help or texts.get(action.dest)
+        for name, group in (self.groups or {}).items():
+            group.title = texts.get(name) or group.title
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line and leave with status 2."""
+        if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
+            super().error(message, ex)
+        options = [option for action in self._actions for option in action.option_strings]
+        print(f"error: {one_line(message, options)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def classes_first(args: Sequence[str]) -> list[str]:
+    """The same flags, with settings that stand before the first class of their slot moved behind it.
+
+    Example:
+        >>> classes_first(["fit", "--model.gate.fraction=0.3", "--seed=1", "--model.gate=Random"])
+        ['fit', '--seed=1', '--model.gate=Random', '--model.gate.fraction=0.3']
+    """
+    units: list[list[str]] = []
+    for arg in args:
+        if units and not arg.startswith("-") and len(units[-1]) == 1 and _waits_for_value(units[-1][0]):
+            units[-1].append(arg)
+        else:
+            units.append([arg])
+    for place in range(len(units)):
+        name, value = _name_and_value(units[place])
+        if name and _names_one(value):
+            start = max((i + 1 for i in range(place) if _starts_anew(units[i], name)), default=0)
+            before = [unit for unit in units[start:place] if _name_and_value(unit)[0].startswith(name + ".")]
+            rest = [unit for unit in units[start:place] if unit not in before]
+            units[start : place + 1] = [*rest, units[place], *before]
+    return [arg for unit in units for arg in unit]
+
+
+def _waits_for_value(arg: str) -> bool:
+    return arg.startswith("--") and "=" not in arg
+
+
+def _name_and_value(unit: list[str]) -> tuple[str, str]:
+    if not unit[0].startswith("--"):
+        return "", ""
+    name, _, value = unit[0].partition("=")
+    return name, unit[1] if len(unit) > 1 else value
+
+
+def _names_one(value: str) -> bool:
+    """Whether this is a class or a name; null, mappings and files say all that the slot holds."""
+    try:
+        return isinstance(yaml.safe_load(value), str) and not value.endswith((".yaml", ".yml", ".json"))
+    except yaml.YAMLError:
+        return False
+
+
+def _starts_anew(unit: list[str], name: str) -> bool:
+    """Whether a flag before `name` says what its slot holds: a configuration file, the slot, or one around it."""
+    flag = _name_and_value(unit)[0]
+    return unit[0].startswith("-c") or flag == "--config" or name == flag or name.startswith(flag + ".") and flag != ""
+
+
+# --- what jsonargparse has no setting for -----------------------------------------------------------------------------
+
+
+@contextmanager
+def rules_of_slots() -> Iterator[None]:
+    """Rules 1 and 3 of `RecipeParser` for the parsing within; outside, jsonargparse is as it was.
+
+    Raises:
+        UsageError: If the installed jsonargparse is not the one whose internals these rules build on.
+    """
+    if not jsonargparse.__version__.startswith(READ):
+        raise UsageError(
+            f"jsonargparse {jsonargparse.__version__} is installed, and settings of a slot are read with {READ}x; "
+            f"run pip install 'jsonargparse[signatures]=={READ}*'."
+        )
+    action = _typehints.ActionTypeHint
+    kept, checked = _typehints.discard_init_args_on_class_path_change, action._check_type
+
+    def discard(parser: Any, previous: Any, value: Any) -> None:
+        if previous and previous.get("class_path") and not _same(previous["class_path"], value["class_path"]):
+            for part in ("init_args", "dict_kwargs"):
+                previous.pop(part, None)
+        else:
+            kept(parser, previous, value)
+
+    def check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
+        standing = _text_stands_for(self._typehint)
+        if standing and isinstance(value, _typehints.NestedArg | dict | Namespace):
+            value = _with_text(*standing, value, self, cfg)
+        return checked(self, value, append=append, cfg=cfg, mode=mode)
+
+    _typehints.discard_init_args_on_class_path_change, action._check_type = discard, check
+    try:
+        yield
+    finally:
+        _typehints.discard_init_args_on_class_path_change, action._check_type = kept, checked
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two import paths lead to one class."""
+    try:
+        return one == other or import_object(one) is import_object(other)
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _text_stands_for(typehint: Any) -> tuple[type, str] | None:
+    """Of `str | Value`: the dataclass, and its one field without a default, for which the text stands."""
+    kinds = get_args(typehint) if get_origin(typehint) in (Union, UnionType) else ()
+    values = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if str not in kinds or len(values) != 1:
+        return None
+    unset = dataclasses.MISSING
+    needed = [f.name for f in dataclasses.fields(values[0]) if f.default is unset and f.default_factory is unset]
+    return (values[0], needed[0]) if len(needed) == 1 else None
+
+
+def _with_text(kind: type, field: str, value: Any, action: Any, cfg: Namespace | None) -> Any:
+    """Let the text in the slot be the value's `field`, unless the value brings its own."""
+    text = cfg.get(action.dest) if cfg is not None else None
+    text = action.default if text is None else text
+    if not isinstance(text, str):
+        return value
+    if isinstance(value, _typehints.NestedArg):
+        cfg[action.dest] = Namespace(class_path=_import_path(kind), init_args=Namespace({field: text}))
+        return value
+    given = value if isinstance(value, dict) else vars(value)
+    return value if {field, "class_path"} & set(given) else {field: text, **given}
