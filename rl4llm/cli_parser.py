@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
+from rl4llm.cli_slot_errors import in_its_slot
 
 READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
@@ -26,14 +27,18 @@ class RecipeParser(LightningArgumentParser):
 
     1. Another class in a slot starts from its own defaults: of the class that stood there before, nothing is kept.
        The same class named again changes nothing, and a single setting changes nothing else.
-    2. Settings of one command line belong to the class that it names first, whether they stand before or after it.
+    2. Settings of a command line belong to the class that it names there, whether they stand before it or after it;
+       those of a class that a later flag replaces are gone with it.
     3. A text that stands for a value (`--model.policy=Qwen/Qwen3-4B-Base`) takes that value's other settings
        (`--model.policy.dtype=bfloat16`).
 
     Errors are one line, with status 2.
     """
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # `--data.task.s` is not `--data.task.size`
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:
         """The configuration that flags give."""
         given = list(sys.argv[1:] if args is None else args)
         with rules_of_slots():
@@ -58,7 +63,8 @@ class RecipeParser(LightningArgumentParser):
         if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
             super().error(message, ex)
         options = [option for action in self._actions for option in action.option_strings]
-        print(f"error: {one_line(message, options)}", file=sys.stderr)
+        told = in_its_slot(message)
+        print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -75,13 +81,15 @@ def classes_first(args: Sequence[str]) -> list[str]:
             units[-1].append(arg)
         else:
             units.append([arg])
-    for place in range(len(units)):
-        name, value = _name_and_value(units[place])
+    for place, unit in enumerate(units):
+        name, value = _name_and_value(unit)
         if name and _names_one(value):
-            start = max((i + 1 for i in range(place) if _starts_anew(units[i], name)), default=0)
-            before = [unit for unit in units[start:place] if _name_and_value(unit)[0].startswith(name + ".")]
-            rest = [unit for unit in units[start:place] if unit not in before]
-            units[start : place + 1] = [*rest, units[place], *before]
+            start = max((i for i in range(place) if _starts_anew(units[i], name)), default=-1)
+            if start >= 0 and _name_and_value(units[start])[0] == name:
+                continue  # those settings were given to the class that this one replaces
+            since = units[start + 1 : place]
+            settings = [given for given in since if _name_and_value(given)[0].startswith(name + ".")]
+            units[start + 1 : place + 1] = [*(given for given in since if given not in settings), unit, *settings]
     return [arg for unit in units for arg in unit]
 
 
@@ -107,10 +115,17 @@ def _names_one(value: str) -> bool:
 def _starts_anew(unit: list[str], name: str) -> bool:
     """Whether a flag before `name` says what its slot holds: a configuration file, the slot, or one around it."""
     flag = _name_and_value(unit)[0]
-    return unit[0].startswith("-c") or flag == "--config" or name == flag or name.startswith(flag + ".") and flag != ""
+    return (
+        unit[0].startswith("-c") or flag == "--config" or name == flag or (flag != "" and name.startswith(f"{flag}."))
+    )
 
 
 # --- what jsonargparse has no setting for -----------------------------------------------------------------------------
+
+
+_ACTION = _typehints.ActionTypeHint
+_DISCARD, _CHECK = "discard_init_args_on_class_path_change", "_check_type"
+_theirs: dict[str, Any] = {_DISCARD: getattr(_typehints, _DISCARD, None), _CHECK: getattr(_ACTION, _CHECK, None)}
 
 
 @contextmanager
@@ -122,30 +137,37 @@ def rules_of_slots() -> Iterator[None]:
     """
     if not jsonargparse.__version__.startswith(READ):
         raise UsageError(
-            f"jsonargparse {jsonargparse.__version__} is installed, and settings of a slot are read with {READ}x; "
+            f"jsonargparse {jsonargparse.__version__} is installed, and the settings of slots are read with {READ}*; "
             f"run pip install 'jsonargparse[signatures]=={READ}*'."
         )
-    action = _typehints.ActionTypeHint
-    kept, checked = _typehints.discard_init_args_on_class_path_change, action._check_type
-
-    def discard(parser: Any, previous: Any, value: Any) -> None:
-        if previous and previous.get("class_path") and not _same(previous["class_path"], value["class_path"]):
-            for part in ("init_args", "dict_kwargs"):
-                previous.pop(part, None)
-        else:
-            kept(parser, previous, value)
-
-    def check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
-        standing = _text_stands_for(self._typehint)
-        if standing and isinstance(value, _typehints.NestedArg | dict | Namespace):
-            value = _with_text(*standing, value, self, cfg)
-        return checked(self, value, append=append, cfg=cfg, mode=mode)
-
-    _typehints.discard_init_args_on_class_path_change, action._check_type = discard, check
+    before = getattr(_typehints, _DISCARD), getattr(_ACTION, _CHECK)
+    setattr(_typehints, _DISCARD, _discard)
+    setattr(_ACTION, _CHECK, _check)
     try:
         yield
     finally:
-        _typehints.discard_init_args_on_class_path_change, action._check_type = kept, checked
+        setattr(_typehints, _DISCARD, before[0])
+        setattr(_ACTION, _CHECK, before[1])
+
+
+def _discard(parser: Any, previous: Any, value: Any) -> None:
+    """Leave nothing of the class that stood in a slot when another takes its place."""
+    if previous and previous.get("class_path") and not _same(previous["class_path"], value["class_path"]):
+        for part in ("init_args", "dict_kwargs"):
+            previous.pop(part, None)
+    else:  # one class, or a plain dataclass: its settings stay
+        _theirs[_DISCARD](parser, previous, value)
+
+
+def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
+    """Read what was given for a slot, where a text may stand for a value's name."""
+    standing = _text_stands_for(self._typehint)
+    if standing:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = yaml.safe_load(value)
+        if isinstance(value, _typehints.NestedArg | dict | Namespace):
+            value = _with_text(*standing, value, self, cfg)
+    return _theirs[_CHECK](self, value, append=append, cfg=cfg, mode=mode)
 
 
 def _same(one: str, other: str) -> bool:
@@ -156,7 +178,7 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def _text_stands_for(typehint: Any) -> tuple[type, str] | None:
+def _text_stands_for(typehint: Any) -> tuple[Any, str] | None:
     """Of `str | Value`: the dataclass, and its one field without a default, for which the text stands."""
     kinds = get_args(typehint) if get_origin(typehint) in (Union, UnionType) else ()
     values = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
@@ -167,7 +189,7 @@ def _text_stands_for(typehint: Any) -> tuple[type, str] | None:
     return (values[0], needed[0]) if len(needed) == 1 else None
 
 
-def _with_text(kind: type, field: str, value: Any, action: Any, cfg: Namespace | None) -> Any:
+def _with_text(kind: Any, field: str, value: Any, action: Any, cfg: Any) -> Any:
     """Let the text in the slot be the value's `field`, unless the value brings its own."""
     text = cfg.get(action.dest) if cfg is not None else None
     text = action.default if text is None else text
