@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
@@ -38,13 +38,12 @@ class RecipeParser(LightningArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})  # `--data.task.s` is not `--data.task.size`
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:
+    def parse_args(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
         """The configuration that flags give."""
-        given = list(sys.argv[1:] if args is None else args)
         with rules_of_slots():
-            return super().parse_args(classes_first(given), *more, **options)
+            return super().parse_args(classes_first(sys.argv[1:] if args is None else list(args)), *more, **options)
 
-    def parse_object(self, *args: Any, **options: Any) -> Namespace:  # type: ignore[override]
+    def parse_object(self, *args: Any, **options: Any) -> Namespace:
         """The configuration that a mapping gives."""
         with rules_of_slots():
             return super().parse_object(*args, **options)

@@ -11,9 +11,8 @@ _REFUSED = re.compile(r"Option '([\w.\-]+)' is not accepted|[Uu]nrecognized argu
 _MISSING = re.compile(r"following arguments are required: (\w+(?:\.\w+)*)")
 _ABSTRACT = re.compile(r"Expected an instantiatable class, but (?:([\w.]+) )?is abstract")
 _FAMILY = re.compile(r"Import path (?:\S+ )?does not correspond to a subclass of (\w+)")
-_LEAF = re.compile(
-    r"Expected a .*Got value: |Expected a dot import path|No module named|Unable to import|^[A-Z]\w+: \S.*\.$"
-)
+_IMPORT = re.compile(r"No module named .*|Unable to import .*|.*has no attribute .*")
+_LEAF = re.compile(r"Expected a .*Got value: |Expected a dot import path|^[A-Z]\w+: \S.*\.$")
 
 
 def in_its_slot(message: str) -> str:
@@ -51,6 +50,8 @@ def _told(line: str, flag: str, named: str) -> str | None:
         return f"{name} needs {missing[1]}; add {flag}.{missing[1]}=..."
     if abstract:
         return f"{flag} holds no class that could be built; name one first, such as {flag}=NAME."
+    if named and _IMPORT.match(line):
+        return f"{flag}: {named} cannot be imported ({line}); give a name that --help lists, or package.module.Class."
     if family:
         return f"{flag} takes a {family[1]}, and the class given is none; --help lists those there are."
     return f'Parser key "{flag[2:]}": {line}' if _LEAF.search(line) else None
