@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rl4llm.advantages import Whiten
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
+from rl4llm.cli_parser import RecipeParser
 from rl4llm.data import PromptData
 from rl4llm.rollouts import DynamicSampling
 from rl4llm.runs import History, Summary
@@ -29,15 +30,6 @@ _QUIET = (
     ".*LeafSpec.*",
     ".*Consider setting `persistent_workers.*",
 )
-
-
-class _Parser(LightningArgumentParser):
-    """Argument errors as one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one line and leave with status 2."""
-        options = [option for action in self._actions for option in action.option_strings]
-        _leave(one_line(message, options))
 
 
 class RecipeCLI(LightningCLI):
@@ -91,7 +83,7 @@ class RecipeCLI(LightningCLI):
                 trainer_defaults=defaults,
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
-                parser_class=_Parser,
+                parser_class=RecipeParser,
                 args=args,
             )
         except (UsageError, MisconfigurationException) as error:

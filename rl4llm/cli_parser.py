@@ -1,0 +1,201 @@
+"""`RecipeParser`: what a slot holds after a class was named, on the command line and in configuration files alike."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
+
+import docstring_parser
+import jsonargparse
+import yaml
+from jsonargparse import Namespace, _typehints
+from jsonargparse._util import get_import_path as _import_path
+from jsonargparse._util import import_object
+from lightning.pytorch.cli import LightningArgumentParser
+
+from rl4llm.checks import UsageError
+from rl4llm.cli_errors import one_line
+from rl4llm.cli_slot_errors import in_its_slot
+
+READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
+
+
+class RecipeParser(LightningArgumentParser):
+    """Command lines and configuration files under three rules, at every depth.
+
+    1. Another class in a slot starts from its own defaults: of the class that stood there before, nothing is kept.
+       The same class named again changes nothing, and a single setting changes nothing else.
+    2. Settings of a command line belong to the class that it names there, whether they stand before it or after it;
+       those of a class that a later flag replaces are gone with it.
+    3. A text that stands for a value (`--model.policy=Qwen/Qwen3-4B-Base`) takes that value's other settings
+       (`--model.policy.dtype=bfloat16`).
+
+    Errors are one line, with status 2.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # `--data.task.s` is not `--data.task.size`
+
+    def parse_args(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
+        """The configuration that flags give."""
+        with rules_of_slots():
+            return super().parse_args(classes_first(sys.argv[1:] if args is None else list(args)), *more, **options)
+
+    def parse_object(self, *args: Any, **options: Any) -> Namespace:
+        """The configuration that a mapping gives."""
+        with rules_of_slots():
+            return super().parse_object(*args, **options)
+
+    def describe(self, key: str, source: Callable[..., Any]) -> None:
+        """Give every argument under `key` that has no help of its own the text of `source`'s docstring."""
+        documented = docstring_parser.parse(source.__doc__ or "").params
+        texts = {f"{key}.{param.arg_name}": param.description for param in documented}
+        for action in self._actions:
+            action.help = action.help or texts.get(action.dest)
+        for name, group in (self.groups or {}).items():
+            group.title = texts.get(name) or group.title
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line and leave with status 2."""
+        if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
+            super().error(message, ex)
+        options = [option for action in self._actions for option in action.option_strings]
+        told = in_its_slot(message)
+        print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def classes_first(args: Sequence[str]) -> list[str]:
+    """The same flags, with settings that stand before the first class of their slot moved behind it.
+
+    Example:
+        >>> classes_first(["fit", "--model.gate.fraction=0.3", "--seed=1", "--model.gate=Random"])
+        ['fit', '--seed=1', '--model.gate=Random', '--model.gate.fraction=0.3']
+    """
+    units: list[list[str]] = []
+    for arg in args:
+        if units and not arg.startswith("-") and len(units[-1]) == 1 and _waits_for_value(units[-1][0]):
+            units[-1].append(arg)
+        else:
+            units.append([arg])
+    for place, unit in enumerate(units):
+        name, value = _name_and_value(unit)
+        if name and _names_one(value):
+            start = max((i for i in range(place) if _starts_anew(units[i], name)), default=-1)
+            if start >= 0 and _name_and_value(units[start])[0] == name:
+                continue  # those settings were given to the class that this one replaces
+            since = units[start + 1 : place]
+            settings = [given for given in since if _name_and_value(given)[0].startswith(name + ".")]
+            units[start + 1 : place + 1] = [*(given for given in since if given not in settings), unit, *settings]
+    return [arg for unit in units for arg in unit]
+
+
+def _waits_for_value(arg: str) -> bool:
+    return arg.startswith("--") and "=" not in arg
+
+
+def _name_and_value(unit: list[str]) -> tuple[str, str]:
+    if not unit[0].startswith("--"):
+        return "", ""
+    name, _, value = unit[0].partition("=")
+    return name, unit[1] if len(unit) > 1 else value
+
+
+def _names_one(value: str) -> bool:
+    """Whether this is a class or a name; null, mappings and files say all that the slot holds."""
+    try:
+        return isinstance(yaml.safe_load(value), str) and not value.endswith((".yaml", ".yml", ".json"))
+    except yaml.YAMLError:
+        return False
+
+
+def _starts_anew(unit: list[str], name: str) -> bool:
+    """Whether a flag before `name` says what its slot holds: a configuration file, the slot, or one around it."""
+    flag = _name_and_value(unit)[0]
+    return (
+        unit[0].startswith("-c") or flag == "--config" or name == flag or (flag != "" and name.startswith(f"{flag}."))
+    )
+
+
+# --- what jsonargparse has no setting for -----------------------------------------------------------------------------
+
+
+_ACTION = _typehints.ActionTypeHint
+_DISCARD, _CHECK = "discard_init_args_on_class_path_change", "_check_type"
+_theirs: dict[str, Any] = {_DISCARD: getattr(_typehints, _DISCARD, None), _CHECK: getattr(_ACTION, _CHECK, None)}
+
+
+@contextmanager
+def rules_of_slots() -> Iterator[None]:
+    """Rules 1 and 3 of `RecipeParser` for the parsing within; outside, jsonargparse is as it was.
+
+    Raises:
+        UsageError: If the installed jsonargparse is not the one whose internals these rules build on.
+    """
+    if not jsonargparse.__version__.startswith(READ):
+        raise UsageError(
+            f"jsonargparse {jsonargparse.__version__} is installed, and the settings of slots are read with {READ}*; "
+            f"run pip install 'jsonargparse[signatures]=={READ}*'."
+        )
+    before = getattr(_typehints, _DISCARD), getattr(_ACTION, _CHECK)
+    setattr(_typehints, _DISCARD, _discard)
+    setattr(_ACTION, _CHECK, _check)
+    try:
+        yield
+    finally:
+        setattr(_typehints, _DISCARD, before[0])
+        setattr(_ACTION, _CHECK, before[1])
+
+
+def _discard(parser: Any, previous: Any, value: Any) -> None:
+    """Leave nothing of the class that stood in a slot when another takes its place."""
+    if previous and previous.get("class_path") and not _same(previous["class_path"], value["class_path"]):
+        for part in ("init_args", "dict_kwargs"):
+            previous.pop(part, None)
+    else:  # one class, or a plain dataclass: its settings stay
+        _theirs[_DISCARD](parser, previous, value)
+
+
+def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
+    """Read what was given for a slot, where a text may stand for a value's name."""
+    standing = _text_stands_for(self._typehint)
+    if standing:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = yaml.safe_load(value)
+        if isinstance(value, _typehints.NestedArg | dict | Namespace):
+            value = _with_text(*standing, value, self, cfg)
+    return _theirs[_CHECK](self, value, append=append, cfg=cfg, mode=mode)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two import paths lead to one class."""
+    try:
+        return one == other or import_object(one) is import_object(other)
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _text_stands_for(typehint: Any) -> tuple[Any, str] | None:
+    """Of `str | Value`: the dataclass, and its one field without a default, for which the text stands."""
+    kinds = get_args(typehint) if get_origin(typehint) in (Union, UnionType) else ()
+    values = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if str not in kinds or len(values) != 1:
+        return None
+    unset = dataclasses.MISSING
+    needed = [f.name for f in dataclasses.fields(values[0]) if f.default is unset and f.default_factory is unset]
+    return (values[0], needed[0]) if len(needed) == 1 else None
+
+
+def _with_text(kind: Any, field: str, value: Any, action: Any, cfg: Any) -> Any:
+    """Let the text in the slot be the value's `field`, unless the value brings its own."""
+    text = cfg.get(action.dest) if cfg is not None else None
+    text = action.default if text is None else text
+    if not isinstance(text, str):
+        return value
+    if isinstance(value, _typehints.NestedArg):
+        cfg[action.dest] = Namespace(class_path=_import_path(kind), init_args=Namespace({field: text}))
+        return value
+    given = value if isinstance(value, dict) else vars(value)
+    return value if {field, "class_path"} & set(given) else {field: text, **given}
