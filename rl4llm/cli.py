@@ -1,27 +1,37 @@
 """`RecipeCLI`: a recipe function and a data module become a command with `fit`, `validate` and `test`."""
 
+import contextlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import transformers
 from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from rl4llm.advantages import Whiten
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
+from rl4llm.cli_help import complete_help
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.data import PromptData
 from rl4llm.rollouts import DynamicSampling
-from rl4llm.runs import History, Summary
+from rl4llm.runs.ending import Voice, end_children, explain, leave
+from rl4llm.runs.folder import check_writable, claim_folder, versions
+from rl4llm.runs.history import History
+from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
+from rl4llm.runs.resume import Resumed, find_checkpoint
+from rl4llm.runs.stopping import RunStopped, Signals, Stopping, save_last
+from rl4llm.runs.strategies import resolve_strategy
+from rl4llm.runs.summary import Summary
 
 _PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _QUIET = (
@@ -29,7 +39,11 @@ _QUIET = (
     ".*exists and is not empty. Previous log files.*",
     ".*LeafSpec.*",
     ".*Consider setting `persistent_workers.*",
+    ".*args parameter is intended to run from within Python.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
 )
+_TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
 
 class RecipeCLI(LightningCLI):
@@ -38,6 +52,8 @@ class RecipeCLI(LightningCLI):
     The recipe's signature gives the flags (`--model.gate=null`), the data module's gives the rest (`--data...`).
     Runs are reproducible (`--seed_everything`), land in `runs/<recipe>/version_<n>` with their resolved `config.yaml`,
     and are logged to TensorBoard and CSV, to Weights & Biases too with `--wandb=PROJECT`.
+    `--ckpt_path=last` continues the newest run of the recipe in its own folder, with the configuration saved there;
+    flags given now override it.
 
     Args:
         recipe: Function from parts to a module; its return annotation is needed.
@@ -57,41 +73,38 @@ class RecipeCLI(LightningCLI):
         **trainer_defaults: Any,
     ) -> None:
         self.recipe_name, self.data_defaults = recipe.__name__, data_defaults or {}
-        self.history = History()
+        self.history, self.voice, self.signals = History(), Voice(), Signals()
         self.summary = Summary(self.history, self.recipe_name)
+        self.resumed: Resumed | None = None
+        self.run_folder: Path | None = None
         defaults = {
             "max_epochs": -1,
             "check_val_every_n_epoch": None,
             "num_sanity_val_steps": -1,
             "log_every_n_steps": 1,
             "enable_model_summary": False,
+            "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [self.history, self.summary],
+            "callbacks": [self.history, Logbook(), self.summary, self.voice, Stopping(self.signals)],
         }
-        set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
-        transformers.utils.logging.disable_progress_bar()
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-        for message in _QUIET:
-            warnings.filterwarnings("ignore", message)
-        try:
-            super().__init__(
-                recipe,
-                data,
-                save_config_kwargs={"overwrite": True},
-                trainer_defaults=defaults,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                parser_class=RecipeParser,
-                args=args,
-            )
-        except (UsageError, MisconfigurationException) as error:
-            _leave(" ".join(str(error).split()))
-        except ValueError as error:
-            if _PARSER_SAYS not in str(error):
-                raise
-            _leave(one_line(str(error), []))
+        complete_help(recipe)
+        _prepare()
+        with self.signals:
+            try:
+                super().__init__(
+                    recipe,
+                    data,
+                    save_config_kwargs={"overwrite": True},
+                    trainer_defaults=defaults,
+                    seed_everything_default=0,
+                    auto_configure_optimizers=False,
+                    parser_class=RecipeParser,
+                    args=args,
+                )
+            except (Exception, RunStopped) as error:
+                self._end(error)
+
+    # --- configuration ----------------------------------------------------------------------------------------------
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The one flag that is neither the recipe's, the data's nor the Trainer's."""
@@ -100,28 +113,103 @@ class RecipeCLI(LightningCLI):
             "--wandb", type=str | None, default=None, help="Weights & Biases project to log to as well."
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the flags; of a run that goes on, after the configuration that it saved."""
+        super().parse_arguments(parser, args)
+        command = self.config.get("subcommand")
+        given = self.config[command].get("ckpt_path") if command else None
+        if not given:
+            return
+        if rank_zero_only.rank:
+            given = os.environ.get(_CHECKPOINT, given)
+        self.resumed = find_checkpoint(str(given), self._root(self.config[command]), self.recipe_name)
+        flags = list(sys.argv[1:] if args is None else args)
+        if self.resumed.config is not None and command in flags:
+            place = flags.index(command) + 1
+            super().parse_arguments(parser, [*flags[:place], f"--config={self.resumed.config}", *flags[place:]])
+        self.config[command]["ckpt_path"] = None  # what the run saves is the configuration of the whole run
+
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints of recipes hold no hyperparameters; opening the file this early would only hide its faults."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return kwargs if self.resumed is None else {**kwargs, "ckpt_path": str(self.resumed.checkpoint)}
+
+    @staticmethod
+    def _root(config: Any) -> Path:
+        return Path(config.get("trainer.default_root_dir") or "runs")
+
+    # --- the Trainer and the run folder -----------------------------------------------------------------------------
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with the default loggers unless the configuration names others."""
-        configured = self._get(self.config_init, "trainer.logger")
-        if configured is None or configured is True:
-            root = Path(self._get(self.config_init, "trainer.default_root_dir") or "runs")
-            kwargs["logger"] = self._loggers(root)
+        config = self.config_init[self.subcommand]
+        self.summary.seed = config.get("seed_everything")
+        kwargs["strategy"] = resolve_strategy(config.get("trainer.strategy"))
+        if self.resumed is not None:
+            kwargs["num_sanity_val_steps"] = 0  # the evaluation before training is in the checkpoint's history
+        root = self._root(config)
+        if config.get("trainer.logger") in (None, True):
+            kwargs["logger"] = self._loggers(root, config)
+        elif config.get("trainer.default_root_dir") and not rank_zero_only.rank:
+            check_writable(root)
         return super().instantiate_trainer(**kwargs)
 
-    def _loggers(self, root: Path) -> list[Logger]:
-        taken = [int(path.name[8:]) for path in (root / self.recipe_name).glob("version_*") if path.name[8:].isdigit()]
-        version = max(taken, default=-1) + 1
-        place = {"save_dir": str(root), "name": self.recipe_name, "version": version}
-        loggers: list[Logger] = [TensorBoardLogger(**place), CSVLogger(**place)]  # type: ignore[arg-type]
-        project = self._get(self.config_init, "wandb")
+    def _loggers(self, root: Path, config: Any) -> list[Logger]:
+        project = config.get("wandb")
         if project and find_spec("wandb") is None:
             raise UsageError(f"--wandb={project} needs the wandb package; pip install 'rl4llm[wandb]'.")
+        goes_on = self.resumed is not None and self.resumed.folder is not None and self.subcommand == "fit"
+        rehearsal = bool(config.get("trainer.fast_dev_run"))
+        self.run_folder = folder = self._folder(root, rehearsal=rehearsal, goes_on=goes_on)
+        place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name}
+        version = int(folder.name.removeprefix("version_"))
+        loggers: list[Logger] = [
+            TensorBoardLogger(**place, version=version),  # type: ignore[arg-type]
+            ResumableCSVLogger(**place, version=version, keep=goes_on),
+        ]
         return loggers + ([WandbLogger(project=project, save_dir=str(root))] if project else [])
+
+    def _folder(self, root: Path, *, rehearsal: bool, goes_on: bool) -> Path:
+        """The run folder. The first process decides; those that it launches are told."""
+        if goes_on:
+            assert self.resumed is not None
+            assert self.resumed.folder is not None
+            if not rank_zero_only.rank:
+                check_writable(self.resumed.folder)
+            return self.resumed.folder
+        if rank_zero_only.rank and _FOLDER in os.environ:
+            return Path(os.environ[_FOLDER])
+        if rank_zero_only.rank or rehearsal:
+            return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
+        return claim_folder(root, self.recipe_name)
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        told = {_FOLDER: self.run_folder, _CHECKPOINT: None if self.resumed is None else self.resumed.checkpoint}
+        told = {name: path for name, path in told.items() if path is not None}
+        before = {name: os.environ.get(name) for name in told}
+        os.environ.update({name: str(path) for name, path in told.items()})
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as left:
+            steps = self.trainer.global_step
+            raise UsageError(f"the run was ended by sys.exit({left.code!r}) after {steps} rollout batches.") from None
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
     def before_fit(self) -> None:
         """Say what will run."""
+        if not self.trainer.is_global_zero:
+            return
+        if self.resumed is not None:
+            how = "with the configuration saved there" if self.resumed.config else "with the configuration given"
+            print(f"{self.recipe_name}: goes on from {self.resumed.checkpoint}, {how}; flags given now override it.")
         composition = getattr(self.model, "composition", None)
-        if composition is not None and self.trainer.is_global_zero:
+        if composition is not None:
             print(f"{self.recipe_name}:")
             print("\n".join(f"  {slot:12} {part!r}" for slot, part in composition.parts()))
 
@@ -129,13 +217,44 @@ class RecipeCLI(LightningCLI):
         """Save and evaluate the final policy unless the last step did (validation saves too), then sum up."""
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
         if evaluated != self.trainer.global_step:
-            if self.trainer.checkpoint_callback is not None and self.trainer.log_dir:
-                self.trainer.save_checkpoint(Path(self.trainer.log_dir) / "checkpoints" / "last.ckpt")
+            save_last(self.trainer)
             if self.datamodule.val_dataloader():
                 self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.summary.finish(self.trainer)
 
+    def _end(self, error: BaseException) -> None:
+        """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        end_children(trainer, at_once=not getattr(error, "together", False))
+        checkpoint = None if self.resumed is None else str(self.resumed.checkpoint)
+        known = explain(error, self.voice.hint(), checkpoint)
+        if known is None and _PARSER_SAYS in str(error):
+            known = f"error: {one_line(str(error), [])}", 2
+        message, status = known or (f"{type(error).__name__}: {error}", 1)
+        self._note(trainer, message.removeprefix("error: "), stopped=isinstance(error, RunStopped))
+        if not self.voice.claim(status):
+            leave(self.voice.status() or status)
+        if known is None:
+            raise error
+        print(message, file=sys.stderr, flush=True)
+        leave(status)
 
-def _leave(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    def _note(self, trainer: Trainer | None, reason: str, *, stopped: bool) -> None:
+        """Leave the ending in the run's `summary.json` where that is possible."""
+        if trainer is None or not trainer.is_global_zero or self.run_folder is None or not self.run_folder.is_dir():
+            return
+        with contextlib.suppress(OSError):
+            status = "stopped" if stopped else "failed"
+            self.summary.write(self.run_folder, trainer.global_step, status=status, reason=reason)
+
+
+def _prepare() -> None:
+    """Settings of the process that every run needs."""
+    set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
+    transformers.utils.logging.disable_progress_bar()
+    for name in _TALKATIVE:
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message)

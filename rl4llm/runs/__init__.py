@@ -1,4 +1,4 @@
-"""What a person sees of a run (its history, its curves, its summary) and what it leaves to go on from."""
+"""The run folder and how a run starts, goes on and ends: metrics, curves, summary, checkpoints, signals, errors."""
 
 from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.checkpoint_files import CheckpointFiles
@@ -6,7 +6,10 @@ from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.finding import find_last
 from rl4llm.runs.headers import check_matches, checkpoint_header
+from rl4llm.runs.folder import check_writable, claim_folder
 from rl4llm.runs.history import History
+from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
+from rl4llm.runs.stopping import RunStopped
 from rl4llm.runs.summary import Summary
 
 __all__ = [
@@ -19,4 +22,11 @@ __all__ = [
     "checkpoint_header",
     "find_last",
     "write_atomically",
+    "Logbook",
+    "ResumableCSVLogger",
+    "RunStopped",
+    "Summary",
+    "check_writable",
+    "claim_folder",
+    "draw_curves",
 ]

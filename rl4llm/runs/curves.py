@@ -32,7 +32,8 @@ def draw_curves(history: History, path: Path, *, title: str) -> None:
     _line(axes[0], history.validation, "val/sampled_accuracy", _HELD_OUT, "held out, sampled")
     _line(axes[0], history.validation, "val/greedy_accuracy", _GREEDY, "held out, greedy")
     axes[0].set_ylim(0, 1.02)
-    axes[0].legend(loc="lower right", fontsize="small")
+    if axes[0].lines:
+        axes[0].legend(loc="lower right", fontsize="small")
     for axis, panel in zip(axes[1:-1], panels[1:-1], strict=True):
         _line(axis, history.training, f"train/{panel}", _TRAINING, "training")
         _line(axis, history.validation, f"val/{panel}", _HELD_OUT, "held out")

@@ -1,12 +1,16 @@
-"""`History`: what a run showed, step by step, kept in memory for its curves and its summary."""
+"""`History`: every metric that a run logged, kept in memory for its curves and its summary."""
 
+import sys
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 
 class History(Callback):
-    """Collects every logged number by rollout batch: training at each step, validation when it ran, step 0 included."""
+    """Collect the logged metrics of each rollout batch and of each evaluation, the one before training included.
+
+    The history is part of every checkpoint, so the curves and the summary of a resumed run start where the run did.
+    """
 
     def __init__(self) -> None:
         self.training: list[tuple[int, dict[str, float]]] = []
@@ -15,18 +19,30 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Keep the step's numbers."""
-        numbers = _numbers(trainer)
-        self.training.append((trainer.global_step, {n: v for n, v in numbers.items() if not n.startswith("val/")}))
+        """Keep the metrics of the rollout batch."""
+        metrics = _metrics(trainer)
+        self.training.append((trainer.global_step, {n: v for n, v in metrics.items() if not n.startswith("val/")}))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keep the evaluation. The Trainer's check before training is the one at step 0, and is logged as such."""
-        numbers = {name: value for name, value in _numbers(trainer).items() if name.startswith("val/")}
-        self.validation.append((trainer.global_step, numbers))
+        """Keep the evaluation. The one before training is also written to the loggers, as step 0."""
+        metrics = {name: value for name, value in _metrics(trainer).items() if name.startswith("val/")}
+        self.validation = [entry for entry in self.validation if entry[0] != trainer.global_step]
+        self.validation.append((trainer.global_step, metrics))
         if trainer.sanity_checking:
             for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=trainer.global_step)
+                logger.log_metrics(metrics, step=trainer.global_step)
+                logger.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, so that a checkpoint can be loaded without unpickling code."""
+        return {name: [[step, metrics] for step, metrics in getattr(self, name)] for name in ("training", "validation")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the history of the run that saved the checkpoint."""
+        for name in ("training", "validation"):
+            setattr(self, name, [(int(step), dict(metrics)) for step, metrics in state_dict[name]])
 
 
-def _numbers(trainer: Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    """The Trainer's metrics as plain numbers. Interned names are stored once in a checkpoint."""
+    return {sys.intern(name): float(value) for name, value in trainer.callback_metrics.items()}

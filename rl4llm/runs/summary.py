@@ -1,7 +1,11 @@
-"""What is left when a run ends: the policy as a model folder, the curves, and a table of before and after."""
+"""What a run leaves when it ends: the policy as a model folder, the curves, `summary.json` and a printed table."""
 
+import json
+import os
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -10,52 +14,105 @@ from rl4llm.models import Policy
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.history import History
 
-_ROWS = ("sampled_accuracy", "greedy_accuracy", "pass_at", "thinks", "response_length", "truncated_share")
+_PACKAGES = ("rl4llm", "torch", "lightning", "transformers")
 
 
 class Summary(Callback):
-    """Writes the policy and the curves into the run's folder and prints the table.
+    """Write what is left of a run into its folder and print the table of held-out metrics before and after.
 
     Args:
-        history: What the run showed.
-        title: The recipe's name.
+        history: The metrics that the run logged.
+        recipe: The recipe's name.
     """
 
-    def __init__(self, history: History, title: str) -> None:
-        self.history, self.title = history, title
-        self.started, self.minutes = 0.0, 0.0
+    def __init__(self, history: History, recipe: str) -> None:
+        self.history, self.recipe = history, recipe
+        self.seed: int | None = None
+        self.earlier, self.started, self.ended = 0.0, 0.0, 0.0
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training, those before a resume included."""
+        until = self.ended or time.perf_counter()
+        return self.earlier + ((until - self.started) / 60 if self.started else 0.0)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
-        self.started = time.perf_counter()
+        self.started, self.ended = time.perf_counter(), 0.0
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop the clock and write the policy."""
-        self.minutes = (time.perf_counter() - self.started) / 60
-        folder, policy = _folder(trainer), module.policy
+        self.ended = time.perf_counter()
+        folder, policy = _folder(trainer), getattr(module, "policy", None)
         if _writes(trainer) and isinstance(policy, Policy):
             policy.save(folder / "policy")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Minutes of training so far."""
+        return {"minutes": self.minutes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from the run that saved the checkpoint."""
+        self.earlier = float(state_dict["minutes"])
+
     def finish(self, trainer: Trainer) -> None:
-        """Draw the curves and print the table."""
+        """Draw the curves, write `summary.json` and print the table. Called by all ranks."""
         folder = _folder(trainer)
         if not _writes(trainer):
             return
-        draw_curves(self.history, folder / "curves.png", title=self.title)
+        draw_curves(self.history, folder / "curves.png", title=self.recipe)
+        self.write(folder, trainer.global_step, status="finished")
         print(self._table(trainer.global_step, folder))
 
+    def write(self, folder: Path, steps: int, *, status: str, reason: str | None = None) -> None:
+        """Write `summary.json`, atomically.
+
+        Args:
+            folder: The run folder.
+            steps: Rollout batches trained.
+            status: `finished`, `stopped` (by a signal) or `failed`.
+            reason: Why, unless finished.
+        """
+        validation = self.history.validation
+        before, after = (validation[0], validation[-1]) if validation else ((0, {}), (0, {}))
+        content = {
+            "recipe": self.recipe,
+            "status": status,
+            "reason": reason,
+            "seed": self.seed,
+            "steps": steps,
+            "minutes": round(self.minutes, 3),
+            "before": {"step": before[0], **_bare(before[1])},
+            "after": {"step": after[0], **_bare(after[1])},
+            "folder": str(folder),
+            "versions": {name: _version(name) for name in _PACKAGES},
+        }
+        partial = folder / "summary.json.partial"
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(partial, folder / "summary.json")
+
     def _table(self, steps: int, folder: Path) -> str:
-        lines = [f"\n{self.title}: {steps} steps in {self.minutes:.1f} minutes of training\n"]
+        lines = [f"\n{self.recipe}: {steps} steps in {self.minutes:.1f} minutes of training\n"]
         if self.history.validation:
-            (_, before), (_, after) = self.history.validation[0], self.history.validation[-1]
+            before, after = (_bare(self.history.validation[index][1]) for index in (0, -1))
             lines.append(f"{'held out':24}{'before':>10}{'after':>10}")
-            names = [name for row in _ROWS for name in after if name.startswith(f"val/{row}")]
-            for name in names:
-                label = name.removeprefix("val/").replace("_", " ")
-                lines.append(f"{label:24}{before.get(name, float('nan')):>10.3f}{after[name]:>10.3f}")
-        what = {"run folder": "", "learning curves": "curves.png", "policy": "policy", "numbers": "metrics.csv"}
+            for name, value in after.items():
+                lines.append(f"{name.replace('_', ' '):24}{before.get(name, float('nan')):>10.3f}{value:>10.3f}")
+        what = {"run folder": "", "learning curves": "curves.png", "policy": "policy", "metrics": "metrics.csv"}
+        what["summary"] = "summary.json"
         lines += ["", *(f"{label:18}{folder / name}" for label, name in what.items() if (folder / name).exists())]
         return "\n".join(lines)
+
+
+def _bare(metrics: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("val/"): value for name, value in metrics.items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _writes(trainer: Trainer) -> bool:
@@ -65,7 +122,5 @@ def _writes(trainer: Trainer) -> bool:
 
 
 def _folder(trainer: Trainer) -> Path:
-    """The run's folder. All processes must ask for it together: the first one tells the others."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The run folder. All ranks must ask for it together: the first one tells the others."""
+    return Path(trainer.log_dir or trainer.default_root_dir)

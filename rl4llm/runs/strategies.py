@@ -1,0 +1,48 @@
+"""The short names behind `--trainer.strategy`."""
+
+from typing import Any
+
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
+
+from rl4llm.checks import UsageError
+
+NAMES = ("auto", "ddp", "fsdp2")
+_DDP = ("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+_WHY = {
+    "fsdp": "shards by FSDP1; use --trainer.strategy=fsdp2, which shards layer by layer",
+    "deepspeed": "runs its own optimizer step; use --trainer.strategy=fsdp2 to shard, or ddp",
+}
+
+
+def resolve_strategy(given: str | Strategy) -> str | Strategy:
+    """Return what the Trainer takes for the strategy that the configuration names.
+
+    Args:
+        given: A short name, or a strategy of the user's own.
+
+    Raises:
+        UsageError: The loop does not run under this strategy; says which one to use.
+    """
+    if isinstance(given, FSDPStrategy | DeepSpeedStrategy):
+        raise _unsupported(type(given).__name__, "fsdp" if isinstance(given, FSDPStrategy) else "deepspeed")
+    if isinstance(given, Strategy) or given in (*NAMES, *_DDP):
+        return sharded_strategy() if given == "fsdp2" else given
+    family = next((name for name in _WHY if given.startswith(name)), "")
+    raise _unsupported(given, family)
+
+
+def sharded_strategy() -> Strategy:
+    """FSDP2, with checkpoints that are one file and open on any number of devices."""
+    try:
+        from rl4llm.runs.checkpoints import ShardedStrategy
+    except ImportError:
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(save_distributed_checkpoint=False)
+    made: Any = ShardedStrategy()
+    return made
+
+
+def _unsupported(name: str, family: str) -> UsageError:
+    why = _WHY.get(family, "is not supported; use auto or ddp for whole models on each device, fsdp2 for sharded ones")
+    return UsageError(f"--trainer.strategy: {name} {why}.")
