@@ -36,10 +36,10 @@ class Rollout:
         trust_log_probs: Takes the engine's log-probs as `old_log_probs` instead of computing them again.
     """
 
-    engine: EngineSpec = HuggingFaceRollout()  # noqa: RUF009
-    sampling: Sampling = Sampling()  # noqa: RUF009
+    engine: EngineSpec = HuggingFaceRollout()
+    sampling: Sampling = Sampling()
     responses_per_prompt: int = 8
-    scoring: Scoring = Scoring()  # noqa: RUF009
+    scoring: Scoring = Scoring()
     dynamic_sampling: DynamicSampling | None = None
     replay: ReplaySpec | None = None
     trust_log_probs: bool = False
@@ -85,7 +85,7 @@ class Loss:
     objective: PolicyObjective
     gate: Gate | None = None
     regularizers: Mapping[str, Regularizer | None] = field(default_factory=lambda: NO_REGULARIZERS)
-    aggregator: Aggregator = SequenceMean()  # noqa: RUF009
+    aggregator: Aggregator = SequenceMean()
     reference_interval: int | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class Learning:
     """
 
     optimizer: OptimizerCallable = adamw
-    updates: Updates = Updates()  # noqa: RUF009
+    updates: Updates = Updates()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def compose(
     correction: Correction | None = None,
     gate: Gate | None = None,
     objective: PolicyObjective,
-    regularizers: Mapping[str, Regularizer | None] = {},  # noqa: B006  never changed; the parser needs a dict
+    regularizers: Mapping[str, Regularizer | None] = {},
     aggregator: Aggregator = SequenceMean(),
     updates: Updates = Updates(),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),

@@ -98,6 +98,14 @@ class Evaluator(Callback):
         """Evaluate the policy on one batch of test prompts and log the metrics."""
         self._evaluate(pl_module, batch, "test")
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log pass@k over all prompts of the evaluation."""
+        pl_module.log(f"val/pass_at_{self.evaluation.samples}", self.pass_at_k.compute())
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log pass@k over all prompts of the evaluation."""
+        pl_module.log(f"test/pass_at_{self.evaluation.samples}", self.pass_at_k.compute())
+
     def _evaluate(self, module: Any, prompts: PromptBatch, stage: str) -> None:
         with module.runtime().whole_weights(module.policy):
             greedy, _ = self._answer(module, prompts, 1, self.greedy)
@@ -116,7 +124,6 @@ class Evaluator(Callback):
             _log(module, f"{stage}/{name}", values, everything)
         shape = (len(prompts), self.evaluation.samples)
         self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
-        module.log(f"{stage}/pass_at_{self.evaluation.samples}", self.pass_at_k, on_epoch=True, on_step=False)
 
     @torch.no_grad()
     def _answer(

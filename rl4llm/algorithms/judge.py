@@ -8,24 +8,18 @@ from torch import Tensor
 
 from rl4llm.algorithms.composition import Composition
 from rl4llm.batch import RolloutBatch
-from rl4llm.borders import checked_advantages, checked_gate, checked_rewards
-from rl4llm.checks import UsageError
+from rl4llm.borders import (
+    NotFiniteError,
+    checked_advantages,
+    checked_gate,
+    checked_rewards,
+    checked_values,
+    checked_weights,
+    checked_whitened,
+)
 from rl4llm.critics import ValueContext, ValueSource
 
 BatchFunction = Callable[[RolloutBatch], RolloutBatch]
-
-
-class NonFiniteError(UsageError):
-    """A model gave numbers that are not finite; the rollout batch is skipped.
-
-    Args:
-        part: Which model: "policy", "reference", "critic_0", ...
-        what: What was not finite.
-    """
-
-    def __init__(self, part: str, what: str) -> None:
-        super().__init__(f"{part}: {what}")
-        self.part, self.what = part, what
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ def judge(
             before their values are read.
 
     Raises:
-        NonFiniteError: If a model gives log-probs or values that are not finite at trained tokens.
+        NotFiniteError: If a model or a part gives numbers that are not finite at trained tokens.
     """
     batch = with_rewards(with_log_probs(batch, composition, passes), composition)
     batch = with_advantages(with_values(batch, critics, context), composition)
@@ -123,13 +117,10 @@ def with_values(batch: RolloutBatch, critics: ValueSource | None, context: Value
     if critics is None:
         return batch
     assert context is not None
-    batch = critics.values(batch, context)
-    if batch.critic_values is not None:
-        for index, values in enumerate(batch.critic_values):
-            _check_finite(f"critic_{index}", "values", values, batch.response_mask)
-    if batch.values is not None:
-        _check_finite("critics", "values", batch.values, batch.response_mask)
-    return batch
+    valued = critics.values(batch, context)
+    for index, values in enumerate(valued.critic_values if valued.critic_values is not None else ()):
+        _check_finite(f"critic_{index}", "values", values, valued.response_mask)
+    return checked_values(type(critics).__name__, valued)
 
 
 def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
@@ -140,9 +131,9 @@ def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBat
     estimate = checked_advantages(credit.advantage, batch)
     advantages = estimate.advantages
     if credit.whitening is not None:
-        advantages = credit.whitening(advantages, batch)
+        advantages = checked_whitened(credit.whitening, advantages, batch)
     if credit.correction is not None:
-        advantages = advantages * credit.correction(batch)
+        advantages = advantages * checked_weights(credit.correction, batch)
     return batch.replace(advantages=advantages, returns=estimate.returns)
 
 
@@ -154,6 +145,6 @@ def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
 
 
 def _check_finite(part: str, what: str, numbers: Tensor, mask: Tensor) -> None:
-    wrong = int((~numbers.isfinite() & mask).sum())
-    if wrong:
-        raise NonFiniteError(part, f"{wrong} of {int(mask.sum())} {what} are not finite")
+    count = int((~numbers.isfinite() & mask).sum())
+    if count:
+        raise NotFiniteError(part, what, count, "the rollout batch is skipped")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rl4llm.algorithms.building import build_models, check_models, shard_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import collect, gather
 from rl4llm.algorithms.composition import Composition
@@ -18,16 +19,16 @@ from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
-from rl4llm.algorithms.judge import NonFiniteError, Passes, judge
+from rl4llm.algorithms.judge import Passes, judge
 from rl4llm.algorithms.learn import Completing, learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
-from rl4llm.algorithms.building import build_models, check_models, shard_models
 from rl4llm.algorithms.observe import observe_batch
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.batch import RolloutBatch
+from rl4llm.borders import NotFiniteError
 from rl4llm.checks import UsageError
 from rl4llm.critics import ValueContext
 from rl4llm.data.task import PromptBatch
@@ -101,8 +102,8 @@ class PolicyGradient(LightningModule):
         context = self._context(runtime, prompts, meter)
         try:
             batch = self._judge(runtime, batch, context)
-        except NonFiniteError as error:
-            self.health.skip(error.part, error.what, batch)
+        except NotFiniteError as error:
+            self.health.skip(error.part, f"{error.count} {error.what} are not finite", batch)
             return
         observe_batch(batch, self.composition, meter)
         if not self.warming_up:

@@ -13,6 +13,7 @@ from rl4llm.checks import UsageError
 from rl4llm.randomness import Key, generator, seed_of
 
 T = TypeVar("T")
+_CPU = torch.device("cpu")
 
 
 class RankError(UsageError):
@@ -55,7 +56,7 @@ class Runtime:
     step: int = 0
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     lockstep: bool = False
     gather: Callable[[Any], list[Any]] = _alone
     backward: Callable[[Tensor], None] = _backward

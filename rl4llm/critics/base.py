@@ -121,7 +121,7 @@ class ValueSpec(Part):
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise, before anything is loaded, if it cannot work beside this policy with so many responses a prompt."""
 
-    def check_context(self, tokens: int) -> None:  # noqa: B027
+    def check_context(self, tokens: int) -> None:
         """Raise, before anything is loaded, if prompts with their responses may be too long for it; by default never.
 
         Args:

@@ -1,5 +1,7 @@
 """The chance that at least one of k responses is correct."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,6 +49,7 @@ class PassAtK(Metric):
 
     Args:
         k: How many responses one may try.
+        options: Options of every torchmetrics `Metric`.
     """
 
     full_state_update = False
@@ -54,8 +57,8 @@ class PassAtK(Metric):
     total: Tensor
     prompts: Tensor
 
-    def __init__(self, k: int) -> None:
-        super().__init__()
+    def __init__(self, k: int, **options: Any) -> None:
+        super().__init__(**options)
         check_at_least("PassAtK", 1, k=k)
         self.k = k
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

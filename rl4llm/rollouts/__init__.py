@@ -6,7 +6,7 @@ from rl4llm.rollouts.drawing import inverse_cdf, response_uniforms
 from rl4llm.rollouts.dynamic_sampling import DynamicSampling, DynamicSamplingState
 from rl4llm.rollouts.guard import evaluating
 from rl4llm.rollouts.hugging_face import HuggingFaceEngine, HuggingFaceRollout
-from rl4llm.rollouts.prompts import encode_prompts
+from rl4llm.rollouts.prompts import encode_prompts, prompt_limit, prompt_tokens
 from rl4llm.rollouts.responses import Responses
 from rl4llm.rollouts.sampling import Sampling
 
@@ -28,6 +28,8 @@ __all__ = [
     "evaluating",
     # between text and ids
     "encode_prompts",
+    "prompt_tokens",
+    "prompt_limit",
     "decode",
     "decode_responses",
     "decode_pieces",

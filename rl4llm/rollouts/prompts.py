@@ -48,3 +48,14 @@ def encode_prompts(
     lengths = torch.tensor([len(ids) for ids in encoded], dtype=torch.long)
     padded = torch.tensor(rows, dtype=torch.long).reshape(len(rows), width)
     return padded, torch.arange(width) >= width - lengths[:, None]
+
+
+def prompt_tokens(policy: Policy, prompt: Prompt) -> int:
+    """Return the number of tokens of a prompt."""
+    return len(encode_prompt(policy, prompt))
+
+
+def prompt_limit(policy: Policy, max_response_tokens: int) -> int | None:
+    """Return how many tokens of a prompt leave room for a whole response; None where the model names no context."""
+    context = context_length(policy.model)
+    return None if context is None else context - max_response_tokens

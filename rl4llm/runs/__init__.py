@@ -5,8 +5,8 @@ from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.finding import find_last
-from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.folder import check_writable, claim_folder
+from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
 from rl4llm.runs.stopping import RunStopped
@@ -25,8 +25,6 @@ __all__ = [
     "Logbook",
     "ResumableCSVLogger",
     "RunStopped",
-    "Summary",
     "check_writable",
     "claim_folder",
-    "draw_curves",
 ]
