@@ -33,7 +33,7 @@ def build_models(source: ModelSource, composition: Composition) -> tuple[Policy,
     policy = Policy.load(source)
     spec = composition.credit.critics
     critics = None if spec is None else spec.build(source, policy)
-    reference = Policy.copy_of(policy, source).requires_grad_(False) if composition.refers else None
+    reference = Policy.copy_of(source).requires_grad_(False) if composition.refers else None
     return policy, critics, reference
 
 

@@ -1,5 +1,6 @@
 """From the Trainer and its strategy to a `Runtime`, and from whole models to sharded ones."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -114,6 +115,7 @@ def shard(model: nn.Module, heads: list[nn.Module], mesh: DeviceMesh, precision:
         mesh: One-dimensional mesh of the ranks that share the weights.
         precision: The Trainer's precision; `bf16-mixed` gathers weights in bfloat16 and reduces in float32.
     """
+    warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")  # nothing is done in place
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16-mixed" else None
     options: dict[str, Any] = {"mesh": mesh, **({} if policy is None else {"mp_policy": policy})}
     for layer in decoder_layers(model):  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -42,6 +43,19 @@ def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs without position ids where the model takes none."""
     known = accepts(model, "position_ids")
     return {name: tensor for name, tensor in inputs.items() if known or name != "position_ids"}
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a model with every sharded tensor gathered; tied weights stay one tensor."""
+    whole: dict[Any, Tensor] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, DTensor):
+            local = tensor.to_local()
+            key = (local.data_ptr(), local.shape) if local.numel() else name
+            whole[key] = tensor = whole[key] if key in whole else tensor.full_tensor()
+        state[name] = tensor
+    return state
 
 
 class Policy(nn.Module):
@@ -94,10 +108,17 @@ class Policy(nn.Module):
             return loaded
         return cls(copy.deepcopy(loaded.model), loaded.tokenizer)
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder, which [load][rl4llm.models.policy.Policy.load] and others read."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+    def save(self, folder: str | Path, *, write: bool = True) -> None:
+        """Write an ordinary Hugging Face folder, which [load][rl4llm.models.policy.Policy.load] and others read.
+
+        Args:
+            folder: Where the files go.
+            write: Whether this process writes. Every rank must call `save` where the weights are sharded.
+        """
+        state = whole_state(self.model)
+        if write:
+            self.model.save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
 
     def forward(self, batch: RolloutBatch, *, temperature: float = 1.0, asks: Collection[str] = ()) -> PolicyOutput:
         """Log-probs of the response tokens, and what else is asked for; 0 where the mask is False.

@@ -44,8 +44,8 @@ class Summary(Callback):
         """Stop the clock and write the policy."""
         self.ended = time.perf_counter()
         folder, policy = _folder(trainer), getattr(module, "policy", None)
-        if _writes(trainer) and isinstance(policy, Policy):
-            policy.save(folder / "policy")
+        if isinstance(policy, Policy) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            policy.save(folder / "policy", write=_writes(trainer))
 
     def state_dict(self) -> dict[str, Any]:
         """Minutes of training so far."""
