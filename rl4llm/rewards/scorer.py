@@ -125,7 +125,7 @@ class Scorer:
             pickled = [pickle.dumps(sample, pickle.HIGHEST_PROTOCOL) for sample in samples]
         except Exception:  # what cannot be sent is handed over by the fork itself
             self._close()
-            pickled = [pickle.dumps((None, index, None)) for index in range(len(samples))]
+            pickled = [pickle.dumps((None, str(index), None)) for index in range(len(samples))]
             return self._crew_for(lambda _, index, __: reward(*samples[int(index)])), pickled
         return self._crew_for(reward), pickled
 

@@ -76,8 +76,8 @@ class Supervisor:
                     return
                 self._score(batch)
 
-    def _score(self, batch: list[range]) -> None:
-        self.waiting, self.problems = deque(batch), {}
+    def _score(self, batch: range) -> None:
+        self.waiting, self.problems = deque([batch]), {}
         while self.waiting or any(worker.chunk for worker in self.workers.values()):
             self._deal()
             self._listen()
