@@ -20,6 +20,10 @@ _PATIENCE_S = 5.0  # for the supervisor to end
 _MOST_DEATHS = 100  # of supervisors, in one batch
 
 
+class NoProcessError(Exception):
+    """No process can be started; the message says why."""
+
+
 class _SupervisorEndedError(Exception):
     pass
 
@@ -32,12 +36,15 @@ class Crew:
         rules: How it may be run.
 
     Raises:
-        OSError: If no process can be started.
+        NoProcessError: If no process can be started.
     """
 
     def __init__(self, reward: Any, rules: Rules) -> None:
         self.reward, self.rules, self.run = reward, rules, os.getpid()
-        self.board = Board.create(rules.workers)
+        try:
+            self.board = Board.create(rules.workers)
+        except OSError as error:
+            raise NoProcessError(str(error)) from error
         weakref.finalize(self, self.board.close)
         self._start()
 
@@ -81,10 +88,13 @@ class Crew:
         return torch.frombuffer(self.board.read_scores(count), dtype=torch.float64)
 
     def _start(self) -> None:
-        self._outlet, theirs = Pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the run has threads; the fork uses none of them
-            self._process = os.fork()
+        try:
+            self._outlet, theirs = Pipe()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the run has threads; the fork uses none of them
+                self._process = os.fork()
+        except OSError as error:
+            raise NoProcessError(str(error)) from error
         if self._process == 0:
             supervise(self.run, theirs, self.reward, self.board, self.rules)
         theirs.close()
