@@ -1,6 +1,7 @@
 """Rewards in worker processes: whatever a reward does costs the response that met it, and nothing else."""
 
 import ctypes
+import faulthandler
 import inspect
 import math
 import os
@@ -309,12 +310,14 @@ def leave_a_child(path):
 
 
 def leave_a_daemon(path):
-    if os.fork() == 0:
-        os.setsid()
+    child = os.fork()
+    if child == 0:
         if os.fork() == 0:
+            os.setsid()
             note(path, os.getpid())
             hang()
         os._exit(0)
+    os.waitpid(child, 0)
     wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
 
 
@@ -403,6 +406,21 @@ def test_what_a_worker_printed_last_explains_its_end(scorer):
         os.abort()
 
     assert score(scorer, reward, ["x"]).problems == {"ended by signal 6 (Aborted), having printed 'no such rule'": 1}
+
+
+def test_a_crash_is_not_reported_by_the_fault_handler_of_the_run(tmp_path):
+    run = os.fork()
+    if run == 0:
+        try:
+            with open(tmp_path / "report", "w") as file:
+                faulthandler.enable(file)
+                scorer = Scoring(workers=1).build()
+                score(scorer, lambda p, r, a: ctypes.string_at(0), ["x"])
+                scorer.close()
+        finally:
+            os._exit(0)
+    os.waitpid(run, 0)
+    assert (tmp_path / "report").read_text() == ""
 
 
 def test_memory_is_bounded():
