@@ -1,6 +1,6 @@
 """The family of rewards: `(prompt, response, answer) -> score`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,10 +48,14 @@ def score_responses(
         >>> score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], ["1", "2"], "11")
         Scores(scores=tensor([1., nan]), problems={"raised ZeroDivisionError, for example 'division by zero'": 1})
     """
-    results = [
-        call_reward(reward, prompt, response, answer, largest)
-        for prompt, response, answer in zip(prompts, responses, answers, strict=True)
-    ]
+    return score_here(reward, zip(prompts, responses, answers, strict=True), largest, {})
+
+
+def score_here(
+    reward: Reward, samples: Iterable[tuple[Any, str, Any]], largest: float, details: dict[str, str]
+) -> Scores:
+    """Score triples in this process; `details` keeps the reasons alike from batch to batch."""
+    results = [call_reward(reward, prompt, response, answer, largest) for prompt, response, answer in samples]
     problems = [result for result in results if isinstance(result, Problem)]
     scores = [float("nan") if isinstance(result, Problem) else result for result in results]
-    return Scores(torch.tensor(scores, dtype=torch.float32), count_problems(problems, {}))
+    return Scores(torch.tensor(scores, dtype=torch.float32), count_problems(problems, details))

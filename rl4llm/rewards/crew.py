@@ -17,7 +17,11 @@ from rl4llm.rewards.verdicts import Problem
 from rl4llm.rewards.worker import Board, Rules
 
 _PATIENCE_S = 5.0  # for the supervisor to end
-_MOST_DEATHS = 3  # of supervisors that cannot be laid to a sample, in one batch
+_MOST_DEATHS = 100  # of supervisors, in one batch
+
+
+class NoProcessError(Exception):
+    """No process can be started; the message says why."""
 
 
 class _SupervisorEndedError(Exception):
@@ -32,12 +36,15 @@ class Crew:
         rules: How it may be run.
 
     Raises:
-        OSError: If no process can be started.
+        NoProcessError: If no process can be started.
     """
 
     def __init__(self, reward: Any, rules: Rules) -> None:
         self.reward, self.rules, self.run = reward, rules, os.getpid()
-        self.board = Board.create(rules.workers)
+        try:
+            self.board = Board.create(rules.workers)
+        except OSError as error:
+            raise NoProcessError(str(error)) from error
         weakref.finalize(self, self.board.close)
         self._start()
 
@@ -45,7 +52,7 @@ class Crew:
         """Score pickled triples `(prompt, response, answer)`; NaN and a problem where that fails."""
         self.board.put(samples)
         problems: dict[int, Problem] = {}
-        jobs, deaths = [[range(len(samples))]], 0
+        jobs, deaths = [range(len(samples))], 0
         while jobs:
             job = jobs.pop()
             try:
@@ -55,41 +62,39 @@ class Crew:
                 jobs += self._divide(job, problems, last=deaths >= _MOST_DEATHS)
                 self._start()
         scores = self._scores(len(samples))
+        scores[list(problems)] = float("nan")
         return scores.float(), [problems[index] for index in sorted(problems)]
 
-    def _ask(self, job: list[range]) -> dict[int, Problem]:
+    def _ask(self, job: range) -> dict[int, Problem]:
         try:
             self._outlet.send(job)
             while not self._outlet.poll(0.5):
                 if processes.wait_for(self._process, 0.0) is not None:
                     raise _SupervisorEndedError
             return self._outlet.recv()
-        except (EOFError, OSError):
+        except (EOFError, ConnectionError):
             raise _SupervisorEndedError from None
 
-    def _divide(self, job: list[range], problems: dict[int, Problem], last: bool) -> list[list[range]]:
-        """What is left of a job whose supervisor ended: alone those at which workers were, then the rest."""
+    def _divide(self, job: range, problems: dict[int, Problem], last: bool) -> list[range]:
+        """Halves of a job at which the supervisor ended, until the sample is found that ends it."""
         self.stop()
-        samples = [sample for chunk in job for sample in chunk]
-        unscored = self._scores(1 + max(samples)).isnan()
-        left = [sample for sample in samples if unscored[sample]]
-        suspects = {self.board.state(worker)[1] for worker in range(self.rules.workers)}.intersection(left)
-        if len(samples) == 1 or (last and not suspects):
-            problems |= dict.fromkeys(left, Problem("ended the processes that supervise it"))
-            return []
-        rest = [range(sample, sample + 1) for sample in left if sample not in suspects]
-        return [rest, *([range(sample, sample + 1)] for sample in suspects)]
+        if len(job) > 1 and not last:
+            return [job[len(job) // 2 :], job[: len(job) // 2]]
+        unscored = self._scores(job.stop).isnan()
+        problems |= {sample: Problem("ended the processes that supervise it") for sample in job if unscored[sample]}
+        return []
 
     def _scores(self, count: int) -> Tensor:
         return torch.frombuffer(self.board.read_scores(count), dtype=torch.float64)
 
     def _start(self) -> None:
-        for worker in range(self.rules.workers):
-            self.board.enter(worker, 0, -1)
-        self._outlet, theirs = Pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the run has threads; the fork uses none of them
-            self._process = os.fork()
+        try:
+            self._outlet, theirs = Pipe()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the run has threads; the fork uses none of them
+                self._process = os.fork()
+        except OSError as error:
+            raise NoProcessError(str(error)) from error
         if self._process == 0:
             supervise(self.run, theirs, self.reward, self.board, self.rules)
         theirs.close()

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import faulthandler
 import os
-import resource
 import signal
 import stat
 import sys
@@ -91,6 +90,8 @@ def yield_memory_first() -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     with contextlib.suppress(OSError, ValueError):
+        import resource  # needs Unix, as the functions of this file do, but not its import
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
@@ -171,7 +172,7 @@ def memory_of(process: int) -> int:
     """Return the resident memory of a process in bytes, 0 where that is unknown."""
     try:
         with open(f"/proc/{process}/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 

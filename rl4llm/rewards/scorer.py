@@ -8,17 +8,16 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rl4llm.checks import check_at_least, check_interval
-from rl4llm.rewards.base import Reward, Scores, score_responses
-from rl4llm.rewards.verdicts import LARGEST_SCORE, count_problems
-
-if TYPE_CHECKING:
-    from rl4llm.rewards.crew import Crew
-    from rl4llm.rewards.worker import Rules
+from rl4llm.rewards.base import Reward, Scores, score_here
+from rl4llm.rewards.crew import Crew, NoProcessError
+from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, count_problems
+from rl4llm.rewards.worker import Rules
 
 _MOST_WORKERS = 32  # that are started by default
 
@@ -49,10 +48,8 @@ class Scoring:
         check_interval("Scoring", 0.0, ends="()", timeout_s=self.timeout_s, memory_gib=self.memory_gib)
         check_interval("Scoring", 0.0, 1e18, ends="(]", largest=self.largest)
 
-    def rules(self) -> "Rules":
+    def rules(self) -> Rules:
         """The limits in the units of the processes that keep them."""
-        from rl4llm.rewards.worker import Rules  # needs Linux
-
         workers = _share_of_cores() if self.workers is None else self.workers
         return Rules(workers, self.timeout_s, self.largest, self.memory_gib * 2**30, self.keep_children)
 
@@ -104,50 +101,48 @@ class Scorer:
         if not samples:
             return Scores(torch.zeros(0), {})
         with self._lock:
-            try:
-                crew, pickled = self._prepare(reward, samples)
-                if crew is None:
-                    return score_responses(reward, prompts, responses, answers, largest=self.scoring.largest)
-                scores, problems = crew.score(pickled)
-            except BaseException:  # interrupted: the workers are in the middle of a batch that nobody wants
-                self._close()
-                raise
-        return Scores(scores, count_problems(problems, self._details))
+            why = self._without_workers()
+            if why is None:
+                try:
+                    scores, problems = self._score_there(reward, samples)
+                    return Scores(scores, count_problems(problems, self._details))
+                except NoProcessError as error:
+                    self._close()
+                    why = str(error)
+                except BaseException:  # an interrupt of this process: the workers are amid a batch that nobody wants
+                    self._close()
+                    raise
+            self._warn(why)
+            return score_here(reward, samples, self.scoring.largest, self._details)
 
-    def _prepare(self, reward: Reward, samples: list[Any]) -> tuple["Crew | None", list[bytes]]:
-        """The workers for a reward, None if there are none, and the samples as they are sent to them."""
+    def _warn(self, why: str) -> None:
+        if why and not self._warned:
+            warnings.warn(
+                f"Scorer: no worker processes can be started ({why}); rewards run in this process, without limits.",
+                stacklevel=3,
+            )
+            self._warned = True
+
+    def _without_workers(self) -> str | None:
+        """Say why there are no workers (`""`: that is the choice); None if there are."""
         if self.scoring.workers == 0:
-            return None, []
-        if sys.platform != "linux":
-            self._warn(f"they need Linux, and this is {sys.platform}")
-            return None, []
+            return ""
+        return None if sys.platform == "linux" else f"they need Linux, and this is {sys.platform}"
+
+    def _score_there(self, reward: Reward, samples: list[Any]) -> tuple[Tensor, list[Problem]]:
         try:
             pickled = [pickle.dumps(sample, pickle.HIGHEST_PROTOCOL) for sample in samples]
         except Exception:  # what cannot be sent is handed over by the fork itself
             self._close()
-            pickled = [pickle.dumps((None, index, None)) for index in range(len(samples))]
-            return self._crew_for(lambda _, index, __: reward(*samples[int(index)])), pickled
-        return self._crew_for(reward), pickled
+            pickled = [pickle.dumps((None, str(index), None)) for index in range(len(samples))]
+            return self._crew_for(lambda _, index, __: reward(*samples[int(index)])).score(pickled)
+        return self._crew_for(reward).score(pickled)
 
-    def _crew_for(self, reward: Any) -> "Crew | None":
-        if self._crew is not None and self._crew.run == os.getpid() and _same(reward, self._reward):
-            return self._crew
-        from rl4llm.rewards.crew import Crew
-
-        self._close()
-        try:
+    def _crew_for(self, reward: Any) -> Crew:
+        if self._crew is None or self._crew.run != os.getpid() or not _same(reward, self._reward):
+            self._close()
             self._crew, self._reward = Crew(reward, self.scoring.rules()), reward
-        except OSError as error:
-            self._warn(str(error))
         return self._crew
-
-    def _warn(self, why: str) -> None:
-        if not self._warned:
-            warnings.warn(
-                f"Scorer: no worker processes can be started ({why}); rewards run in this process, without time limit.",
-                stacklevel=5,
-            )
-        self._warned = True
 
     def close(self) -> None:
         """End all processes; the next batch starts new ones, which see the reward as it is then."""
@@ -168,5 +163,5 @@ def _same(reward: Any, other: Any) -> bool:
 def _share_of_cores() -> int:
     """CPU cores that this process may use, shared with the other ranks of its machine."""
     cores = len(os.sched_getaffinity(0))
-    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1"
-    return min(_MOST_WORKERS, max(2, cores // max(1, int(ranks))))
+    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or ""
+    return min(_MOST_WORKERS, max(2, cores // max(1, int(ranks) if ranks.isdecimal() else 1)))

@@ -21,6 +21,7 @@ from rl4llm.rewards.worker import Board, Rules, work
 _TICK_S = 0.25  # how often memory and the life of the run are looked at
 _CHUNK_S = 0.02  # the work that is dealt at once
 _STRIKES = 3  # workers that ended before they called the reward, until the sample counts as lost
+_START_S = 5.0  # how long a worker may take to begin, beyond the time limit
 _TAIL = 200  # bytes of output that are kept
 _BEFORE = "ended its process before the reward was called"
 
@@ -76,14 +77,16 @@ class Supervisor:
                     return
                 self._score(batch)
 
-    def _score(self, batch: list[range]) -> None:
-        self.waiting, self.problems = deque(batch), {}
+    def _score(self, batch: range) -> None:
+        self.waiting, self.problems = deque([batch]), {}
         while self.waiting or any(worker.chunk for worker in self.workers.values()):
             self._deal()
             self._listen()
             self._enforce()
             if os.getppid() != self.run or self.outlet.poll():
                 return  # the run has ended, or closed its side
+        for worker in self.workers.values():  # threads that calls have left take no time from the run meanwhile
+            os.kill(worker.process, signal.SIGSTOP)
         self.outlet.send(self.problems)
 
     def _deal(self) -> None:
@@ -102,6 +105,7 @@ class Supervisor:
             worker.dealt = time.monotonic()
             self.board.enter(number, 0, -1)
             with contextlib.suppress(OSError):  # it has ended; its chunk is taken back when that is noticed
+                os.kill(worker.process, signal.SIGCONT)
                 worker.inbox.send(worker.chunk)
 
     def _start(self, number: int) -> _Worker | None:
@@ -144,12 +148,13 @@ class Supervisor:
                 self._bury(worker, _cause(status, worker.printed))
 
     def _patience(self) -> float:
-        limits = [self._since(worker) + self.rules.timeout_s for worker in self.workers.values() if worker.chunk]
-        now = time.monotonic()
-        return max(0.001, min([_TICK_S, *(limit - now for limit in limits)]))
+        left = [self._time_left(worker) for worker in self.workers.values() if worker.chunk]
+        return max(0.001, min([_TICK_S, *left]))
 
-    def _since(self, worker: _Worker) -> float:
-        return max(self.board.state(worker.number)[2], worker.dealt)
+    def _time_left(self, worker: _Worker) -> float:
+        _, index, since = self.board.state(worker.number)
+        limit = self.rules.timeout_s if index >= 0 else self.rules.timeout_s + _START_S
+        return max(since, worker.dealt) + limit - time.monotonic()
 
     def _read_output(self, worker: _Worker) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -175,13 +180,14 @@ class Supervisor:
 
     def _enforce(self) -> None:
         """End workers whose call takes too long or too much memory."""
-        now = time.monotonic()
-        look, self.looked = now - self.looked > _TICK_S, now if now - self.looked > _TICK_S else self.looked
+        look = time.monotonic() > self.looked + _TICK_S
         for worker in [worker for worker in self.workers.values() if worker.chunk]:
-            if now - self._since(worker) > self.rules.timeout_s:
+            if self._time_left(worker) < 0:
                 self._end(worker, Problem(f"took longer than {self.rules.timeout_s:g} s"))
             elif look and self._growth(worker) > self.rules.memory:
                 self._end(worker, Problem(f"took more than {self.rules.memory / 2**30:g} GiB of memory"))
+        if look:
+            self.looked = time.monotonic()
 
     def _growth(self, worker: _Worker) -> int:
         """Memory of the worker and its descendants beyond what it started with, and they perhaps share."""

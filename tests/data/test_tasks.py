@@ -70,13 +70,13 @@ def test_every_way_a_reward_can_fail_is_counted_and_named():
     scores, problems = score_responses(reward, [""] * 8, responses, [None] * 8)
     assert scores.isnan().tolist() == [True] * 5 + [False, False, True]
     assert scores[5:7].tolist() == [1.0, 1.0]
-    assert problems == [
-        "KeyError: 'x'",
-        "returned None, not a number",
-        "returned nan",
-        "returned inf",
-        "returned 'high', not a number",
-    ]
+    assert problems == {
+        "raised KeyError, for example \"'x'\"": 1,
+        "returned None": 2,
+        "returned nan": 1,
+        "returned inf": 1,
+        "returned a str, not a number, for example 'high'": 1,
+    }
 
 
 def test_scores_go_with_the_draw_they_answer():
