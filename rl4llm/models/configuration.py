@@ -1,5 +1,6 @@
 """Configuration and tokenizer of a model: all that can be known of it before its weights are read."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
@@ -13,9 +14,9 @@ from rl4llm.models.pretrained import Pretrained, as_pretrained
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, as the end of a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
+    """The first line of an error, and the next where the first announces it, as the end of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return (first if len(first) <= 240 else first[:240] + "...").rstrip(".:;, ")
 
 
@@ -44,7 +45,7 @@ def _no_config(name: str, where: str, error: Exception) -> UsageError:
             f"model '{name}' brings code of its own (auto_map in config.json), which is never run; take a model of an "
             "architecture that transformers knows."
         )
-    if where == name and not hub_reachable():
+    if not Path(where).is_dir() and not hub_reachable():
         return UsageError(
             f"model '{name}' cannot be loaded: it is neither a folder nor in the local cache, and the hub cannot be "
             "reached. Pass a model folder, or download it where there is a network."
