@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from rl4llm.checks import UsageError
 from rl4llm.models.decoder import first_layers
@@ -31,12 +31,22 @@ def load_config(model: Pretrained) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(where, **access(model.name))
     except Exception as error:
         raise _no_config(model.name, where, error) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if not _writes_from_left_to_right(config):
         raise UsageError(
             f"model '{model.name}' is of type '{config.model_type}', which is no causal language model; "
             "take one that writes from left to right."
         )
     return config if model.layers is None else first_layers(config, model.layers, model.name)
+
+
+def _writes_from_left_to_right(config: PreTrainedConfig) -> bool:
+    """Whether it is a causal language model: known as one, with no encoder, and not BERT, which is listed among them."""
+    try:
+        config.get_text_config()
+    except ValueError:  # several texts in one model
+        return False
+    sees_both_sides = type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", True) is False
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder and not sees_both_sides
 
 
 def _no_config(name: str, where: str, error: Exception) -> UsageError:
@@ -87,8 +97,8 @@ def check_vocabulary(config: PreTrainedConfig, tokenizer: Tokenizer, who: str, w
         who: The model, in the message.
         whose: The tokenizer, in the message.
     """
-    needed, size = max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size
-    if size < needed:
+    needed, size = max(tokenizer.get_vocab().values()) + 1, getattr(config.get_text_config(), "vocab_size", None)
+    if size is not None and size < needed:
         raise UsageError(
             f"{who} knows {size} ids, but {whose} gives {needed}; take a model and a tokenizer that belong together."
         )

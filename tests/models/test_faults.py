@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from rl4llm.checks import UsageError
-from rl4llm.models import Policy, Pretrained, check_model, load_backbone, names
+from rl4llm.models import Policy, Pretrained, TinyQwen3, check_model, load_backbone, names
 from tests.models.folders import copied, saved, tiny, with_config, with_weights
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -86,6 +86,13 @@ EARLY = {
     "config is a list": (lambda f: a_text(f, "[]"), r"cannot be loaded"),
     "unknown type": (lambda f: with_config(f, model_type="nonesuch"), r"nonesuch"),
     "no causal LM": (lambda f: a_text(f, '{"model_type": "t5"}'), r"type 't5', which is no causal language model"),
+    "encoder": (lambda f: a_text(f, '{"model_type": "bert"}'), r"type 'bert', which is no causal language model"),
+    "encoder and decoder": (
+        lambda f: a_text(f, '{"model_type": "bart"}'),
+        r"'bart', which is no causal language model",
+    ),
+    "several texts": (lambda f: a_text(f, '{"model_type": "musicgen"}'), r"type 'musicgen', which is no causal"),
+    "a field of another type": (lambda f: with_config(f, num_hidden_layers="two"), r"num_hidden_layers.*int.*two"),
     "own code": (its_own_code, r"brings code of its own .* never run"),
     "no tokenizer": (no_tokenizer, r"comes without a tokenizer; save it"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer of model .* cannot be loaded"),
@@ -191,6 +198,32 @@ def test_numbers_too_large_for_the_dtype_are_one_line(folder):
     path = with_weights(folder, fill(UP, 1e6))
     Policy.load(path)
     assert "as float16" in line_of(Policy.load, Pretrained(path, dtype="float16"))
+
+
+class Code:
+    """Runs where it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("code of the model was run",)
+
+
+def test_pickled_code_in_weights_is_never_run(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Code()}, folder / "pytorch_model.bin")
+    assert "they hold pickled code, which is never run" in line_of(Policy.load, str(folder))
+
+
+def test_a_model_of_a_known_architecture_needs_none_of_its_own_code(folder):
+    path = with_config(folder, auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"})
+    (folder / "code.py").write_text("raise SystemExit('code of the model was run')")
+    check_model(path)
+    Policy.load(path)
+
+
+@pytest.mark.parametrize("thing", [None, 3, TinyQwen3()], ids=str)
+def test_what_is_no_model_is_one_line(thing, unchecked_shapes):
+    for load in (check_model, Policy.load, load_backbone):
+        assert f"got {type(thing).__name__}" in line_of(load, thing)
 
 
 def test_objects_with_broken_weights_are_one_line():
