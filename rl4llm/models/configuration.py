@@ -40,7 +40,7 @@ def load_config(model: Pretrained) -> PreTrainedConfig:
 
 
 def _writes_from_left_to_right(config: PreTrainedConfig) -> bool:
-    """Whether it is a causal language model: known as one, with no encoder, and not BERT, which is listed among them."""
+    """Whether it is a causal language model: known as one, without encoder, and not BERT, which counts as one."""
     try:
         config.get_text_config()
     except ValueError:  # several texts in one model
