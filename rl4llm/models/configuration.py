@@ -1,10 +1,11 @@
 """Configuration and tokenizer of a model: all that can be known of it before its weights are read."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from rl4llm.checks import UsageError
 from rl4llm.models.decoder import first_layers
@@ -13,9 +14,9 @@ from rl4llm.models.pretrained import Pretrained, as_pretrained
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, as the end of a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
+    """The first line of an error, and the next where the first announces it, as the end of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return (first if len(first) <= 240 else first[:240] + "...").rstrip(".:;, ")
 
 
@@ -30,12 +31,22 @@ def load_config(model: Pretrained) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(where, **access(model.name))
     except Exception as error:
         raise _no_config(model.name, where, error) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if not _writes_from_left_to_right(config):
         raise UsageError(
             f"model '{model.name}' is of type '{config.model_type}', which is no causal language model; "
             "take one that writes from left to right."
         )
     return config if model.layers is None else first_layers(config, model.layers, model.name)
+
+
+def _writes_from_left_to_right(config: PreTrainedConfig) -> bool:
+    """Whether it is a causal language model: known as one, without encoder, and not BERT, which counts as one."""
+    try:
+        config.get_text_config()
+    except ValueError:  # several texts in one model
+        return False
+    sees_both_sides = type(config) in MODEL_FOR_MASKED_LM_MAPPING and getattr(config, "is_decoder", True) is False
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder and not sees_both_sides
 
 
 def _no_config(name: str, where: str, error: Exception) -> UsageError:
@@ -44,7 +55,7 @@ def _no_config(name: str, where: str, error: Exception) -> UsageError:
             f"model '{name}' brings code of its own (auto_map in config.json), which is never run; take a model of an "
             "architecture that transformers knows."
         )
-    if where == name and not hub_reachable():
+    if not Path(where).is_dir() and not hub_reachable():
         return UsageError(
             f"model '{name}' cannot be loaded: it is neither a folder nor in the local cache, and the hub cannot be "
             "reached. Pass a model folder, or download it where there is a network."
@@ -86,8 +97,8 @@ def check_vocabulary(config: PreTrainedConfig, tokenizer: Tokenizer, who: str, w
         who: The model, in the message.
         whose: The tokenizer, in the message.
     """
-    needed, size = max(tokenizer.get_vocab().values()) + 1, config.get_text_config().vocab_size
-    if size < needed:
+    needed, size = max(tokenizer.get_vocab().values()) + 1, getattr(config.get_text_config(), "vocab_size", None)
+    if size is not None and size < needed:
         raise UsageError(
             f"{who} knows {size} ids, but {whose} gives {needed}; take a model and a tokenizer that belong together."
         )

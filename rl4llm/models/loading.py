@@ -32,7 +32,9 @@ def _prepared(model: PreTrainedModel, choice: Pretrained) -> PreTrainedModel:
                 f"model '{choice.name}': {type(model).__name__} cannot checkpoint gradients; set "
                 "gradient_checkpointing=false."
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers renamed it within version 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model if choice.adapter is None else choice.adapter.wrap(model)
 
 

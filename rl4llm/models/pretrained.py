@@ -72,7 +72,16 @@ class Pretrained:
 
 
 def as_pretrained(source: str | Pretrained) -> Pretrained:
-    """The description that a plain name is short for."""
+    """The description that a plain name is short for.
+
+    Raises:
+        UsageError: If it is neither a name nor a description.
+    """
+    if not isinstance(source, str | Pretrained):
+        raise UsageError(
+            "a model is a name, a Pretrained, a transformers model with its tokenizer's folder, or a Policy; "
+            f"got {type(source).__name__}."
+        )
     return Pretrained(source) if isinstance(source, str) else source
 
 

@@ -48,7 +48,11 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
                 **options,
             )
     except Exception as error:
-        raise UsageError(f"the weights of model '{model.name}' cannot be loaded: {reason(error)}.") from error
+        if "weights_only" in str(error):
+            why = "they hold pickled code, which is never run; take a model in safetensors"
+        else:
+            why = reason(error)
+        raise UsageError(f"the weights of model '{model.name}' cannot be loaded: {why}.") from error
     _check_loaded(model, info, with_head=loaded.base_model is not loaded)
     if model.layers is not None and len(decoder_layers(loaded)) != model.layers:
         raise UsageError(f"model '{model.name}': its first layers alone cannot be taken; leave out layers.")
