@@ -127,11 +127,15 @@ class PromptStream:
                 "set --model.critics=BetaTracker or OptimalValue, or --data.sampler=null."
             )
         weights = weights.detach().double().cpu()
-        if weights.shape != self._uids.shape or not bool((weights.isfinite() & (weights >= 0)).all()):
+        fault = None
+        if weights.shape != self._uids.shape:
+            fault = f"have shape {tuple(weights.shape)}"
+        elif not bool((weights.isfinite() & (weights >= 0)).all()):
+            fault = f"range from {weights.min():.3g} to {weights.max():.3g}"
+        if fault:
             raise UsageError(
-                f"sampler={name}: the value source's priorities have shape {tuple(weights.shape)} and range from "
-                f"{weights.min():.3g} to {weights.max():.3g}; return one finite weight of at least 0 for each of the "
-                f"{len(self._uids)} prompts."
+                f"sampler={name}: the value source's priorities {fault}; return one finite weight of at least 0 for "
+                f"each of the {len(self._uids)} prompts."
             )
         return weights
 

@@ -82,7 +82,6 @@ def test_two_and_two_steps_are_four_steps_to_the_last_bit(tiny_policy, tiny_crit
     same(whole, half)
 
 
-@pytest.mark.xfail(strict=True, reason="the loader draws the order of its prompts anew when a run is resumed")
 def test_a_resumed_run_goes_on_with_the_prompts_that_come_next(tiny_policy, tiny_critic, tmp_path):
     def data():
         return PromptData(TASK, prompts_per_step=3)

@@ -9,6 +9,7 @@ import torch
 from rl4llm.checks import UsageError
 from rl4llm.data import AbsoluteDifference, Example, Filtered, Place, Prioritized, PromptData, PromptStream, Shuffled
 from rl4llm.data.stream import Progress
+from rl4llm.randomness import generator
 
 UIDS = torch.arange(12) * 7
 TASK = AbsoluteDifference()
@@ -115,6 +116,17 @@ def test_a_draw_is_a_function_of_the_place(sampler):
         assert drawn != sampler.draw(lambda: torch.ones(12).double(), replace(place, **other), 12, 4).tolist()
 
 
+def test_the_random_numbers_belong_to_the_seed_the_epoch_and_the_step():
+    weights, draws = 1.0 + UIDS.double(), steps(Prioritized(), lambda uids: 1.0 + uids, seed=5, epochs=2)
+    for count, drawn in enumerate(draws):
+        random = generator("prompts", 5, count // 3, count % 3)
+        assert drawn == torch.multinomial(weights, 4, generator=random).tolist()
+    orders = steps(Shuffled(), lambda uids: None, seed=5, epochs=2)
+    for epoch in (0, 1):
+        order = torch.randperm(12, generator=generator("prompts", 5, epoch))
+        assert flat(orders[3 * epoch : 3 * epoch + 3]) == order.tolist()
+
+
 @pytest.mark.parametrize("sampler", [Filtered(), Prioritized()])
 def test_too_few_prompts_worth_drawing_is_one_line(sampler):
     source = stream(sampler, lambda uids: (uids == 7).float())
@@ -129,7 +141,9 @@ def test_a_sampler_without_a_source_of_worth_is_one_line(sampler):
         next(iter(data.train_dataloader()))
 
 
-@pytest.mark.parametrize("weights", [torch.full((12,), torch.nan), torch.full((12,), -1.0), torch.ones(11)])
+@pytest.mark.parametrize(
+    "weights", [torch.full((12,), torch.nan), torch.arange(12.0) - 1, torch.ones(11), torch.ones(0)]
+)
 @pytest.mark.parametrize("sampler", [Filtered(), Prioritized()])
 def test_impossible_weights_are_one_line(sampler, weights):
     with pytest.raises(UsageError, match="return one finite weight of at least 0 for each of the 12 prompts"):

@@ -1,6 +1,7 @@
 """A run that is saved and loaded goes on with the prompts that come next."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -134,6 +135,16 @@ def test_the_run_s_seed_orders_the_prompts_and_an_explicit_seed_takes_its_place(
     assert order() == order(seed=1) == fit(None, seed=1)[:3]
     torch.manual_seed(2)
     assert order() != order(seed=1)
+
+
+def test_all_processes_order_the_prompts_by_the_seed_of_the_first():
+    data, first = PromptData(TASK, SIZE), PromptData(TASK, SIZE, seed=42)
+    strategy = SimpleNamespace(broadcast=lambda seed: 42)
+    data.trainer = SimpleNamespace(strategy=strategy, global_step=0, lightning_module=None)
+    data.setup("fit")
+    assert [batch.uids.tolist() for batch in data.train_dataloader()] == [
+        batch.uids.tolist() for batch in first.train_dataloader()
+    ]
 
 
 def test_every_epoch_has_an_order_of_its_own_that_does_not_depend_on_the_steps_before():
