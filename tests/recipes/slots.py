@@ -37,6 +37,9 @@ class Agreement(Gate):
     def __call__(self) -> None: ...
 
 
+Same = Agreement  # another path to one class
+
+
 @dataclass(frozen=True)
 class Divergence(Gate):
     fraction: float = 0.3
@@ -117,7 +120,7 @@ class Local(Engine):
 @dataclass(frozen=True)
 class Remote(Engine):
     memory: float = 0.5
-    top: int = 0
+    top: int = 1
 
     def build(self) -> None: ...
 

@@ -132,7 +132,7 @@ def test_settings_of_a_class_that_is_replaced_are_gone():
 
 def test_the_same_class_named_again_changes_nothing():
     assert parsed("--model.gate=Agreement") == DEFAULTS
-    assert parsed(f"--model.gate={HERE}Agreement") == DEFAULTS
+    assert parsed(f"--model.gate={HERE}Same") == DEFAULTS
     assert parsed("--model.gate=Agreement", "--model.gate.inverse=true")["gate"] == Agreement(0.05, True)
 
 
