@@ -1,6 +1,7 @@
 """`RecipeParser`: what a slot holds after a class was named, on the command line and in configuration files alike."""
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,14 +49,21 @@ class RecipeParser(LightningArgumentParser):
         with rules_of_slots():
             return super().parse_object(*args, **options)
 
-    def describe(self, key: str, source: Callable[..., Any]) -> None:
-        """Give every argument under `key` that has no help of its own the text of `source`'s docstring."""
-        documented = docstring_parser.parse(source.__doc__ or "").params
-        texts = {f"{key}.{param.arg_name}": param.description for param in documented}
+    def describe(self, key: str, recipe: Callable[..., Any], slots: Callable[..., Any]) -> None:
+        """Give what `recipe` leaves without a text the one that the docstring of `slots` has for it.
+
+        Args:
+            key: Under which the recipe's arguments stand, such as `model`.
+            recipe: The function that was added there.
+            slots: The function or class to which the recipe hands its `**options`.
+        """
+        own, texts = _documented(recipe), _documented(slots)
         for action in self._actions:
-            action.help = action.help or texts.get(action.dest)
+            action.help = action.help or texts.get(action.dest.removeprefix(f"{key}."))
         for name, group in (self.groups or {}).items():
-            group.title = texts.get(name) or group.title
+            slot = name.removeprefix(f"{key}.")
+            if slot in texts and slot not in own:
+                group.title = texts[slot].rstrip(".")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line and leave with status 2."""
@@ -65,6 +73,11 @@ class RecipeParser(LightningArgumentParser):
         told = in_its_slot(message)
         print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _documented(function: Callable[..., Any]) -> dict[str, str]:
+    parameters = docstring_parser.parse(inspect.getdoc(function) or "").params
+    return {parameter.arg_name: parameter.description or "" for parameter in parameters}
 
 
 def classes_first(args: Sequence[str]) -> list[str]:
