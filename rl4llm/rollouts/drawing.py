@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rl4llm.randomness import generator
+from rl4llm.randomness import seed_of
 from rl4llm.rollouts.sampling import Sampling
 
 _UNIT = 2.0**50  # probabilities are rounded down to whole numbers of 1 / _UNIT, whose sums are exact in any order
@@ -54,12 +54,12 @@ def response_uniforms(
         >>> torch.equal(together[1:], alone)
         True
     """
-    bounds = limits.tolist()
+    bounds, own = limits.tolist(), torch.Generator()
     uniforms = torch.zeros(len(bounds) * copies, max(bounds, default=0), dtype=torch.float64)
     for index, (seed, limit) in enumerate(zip(seeds.tolist(), bounds, strict=True)):
         for copy in range(copies):
-            own = generator(seed, first + copy)
-            uniforms[index * copies + copy, :limit] = torch.rand(limit, generator=own, dtype=torch.float64)
+            own.manual_seed(seed_of(seed, first + copy))
+            uniforms[index * copies + copy, :limit].uniform_(generator=own)
     return uniforms
 
 
