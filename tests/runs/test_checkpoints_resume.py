@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 
+import lightning
 import pytest
 import torch
 
@@ -30,8 +31,8 @@ class Keeping(Checkpoints):
                 shutil.copy(f"{self.last_model_path}{suffix}", f"{self.dirpath}/{trainer.global_step}.ckpt{suffix}")
 
 
-def fit(folder, options, ckpt_path=None, batches=-1):
-    log, module, keeping = Log(), Module(), Keeping("toy", every_n_batches=1, folder=folder)
+def fit(folder, options, ckpt_path=None, batches=-1, every=1):
+    log, module, keeping = Log(), Module(), Keeping("toy", every_n_batches=every, folder=folder)
     run = trainer([KillBefore(batches), keeping], folder, logger=log, **options)
     with contextlib.suppress(Killed):
         run.fit(module, Data(), ckpt_path=ckpt_path)
@@ -71,7 +72,8 @@ def test_killed_after_every_single_batch_it_still_arrives_at_the_same_end(kind, 
     for _ in range(run.global_step):
         part = fit(tmp_path, KINDS[kind], ckpt_path=path, batches=1)
         path = tmp_path / "last.ckpt"
-        prompts, evaluations, lines = prompts + part[0].prompts, evaluations + part[0].evaluations, lines + part[2].lines
+        prompts, evaluations = prompts + part[0].prompts, evaluations + part[0].evaluations
+        lines += part[2].lines
     assert prompts == module.prompts
     assert evaluations == module.evaluations
     assert [line for line in lines if line[0] is not None] == log.lines
@@ -85,12 +87,33 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     assert run.global_step == 11
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
-    longer, _, _ = whole = fit(tmp_path / "whole", {"max_steps": 11})
-    first, _, _ = fit(tmp_path, {"max_steps": 5})
-    rest, _, _ = resumed = fit(tmp_path, {"max_steps": 11}, ckpt_path=tmp_path / "last.ckpt")
+@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("steps", [4, 5, 6])
+def test_a_finished_run_can_be_made_longer(every, steps, tmp_path):
+    longer, _, log = whole = fit(tmp_path / "whole", {"max_steps": 11}, every=100)
+    first, _, _ = fit(tmp_path, {"max_steps": steps}, every=every)
+    rest, _, rest_log = resumed = fit(tmp_path, {"max_steps": 11}, ckpt_path=tmp_path / "last.ckpt", every=every)
     assert first.prompts + rest.prompts == longer.prompts
+    assert first.evaluations + rest.evaluations == longer.evaluations
+    assert rest_log.lines == log.lines[len(log.lines) - len(rest_log.lines) :]
     assert_same_end(resumed, whole)
+
+
+def test_killed_within_an_evaluation_it_is_made_again(tmp_path):
+    class KillWithin(lightning.Callback):
+        def on_validation_batch_start(self, run, *args):
+            if run.global_step == 6:
+                raise Killed
+
+    whole, first, rest = Module(), Module(), Module()
+    trainer([], tmp_path, logger=False, enable_checkpointing=False).fit(whole, Data())
+    run = trainer([KillWithin(), Checkpoints("toy", every_n_batches=1, folder=tmp_path)], tmp_path, logger=False)
+    with contextlib.suppress(Killed):
+        run.fit(first, Data())
+    again = trainer([Checkpoints("toy", folder=tmp_path)], tmp_path, logger=False)
+    again.fit(rest, Data(), ckpt_path=tmp_path / "last.ckpt")
+    assert first.prompts[:-1] + rest.prompts == whole.prompts
+    assert first.evaluations + rest.evaluations == whole.evaluations
 
 
 def test_it_saves_every_so_many_batches_and_at_the_end(tmp_path):

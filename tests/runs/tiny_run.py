@@ -98,7 +98,8 @@ class Module(lightning.LightningModule):
     def training_step(self, numbers, index):
         x = torch.sin(numbers.float()[:, None] * torch.arange(1.0, 5.0))
         self.prompts.append((self.trainer.current_epoch, index, numbers.tolist()))
-        for number, (part, optimizer) in enumerate(zip([self.policy, *self.critics], self.optimizers(), strict=True)):
+        optimizers = self.optimizers() if self.critics else [self.optimizers()]
+        for number, (part, optimizer) in enumerate(zip([self.policy, *self.critics], optimizers, strict=True)):
             silent = optimizer._on_before_step, optimizer._on_after_step
             if number:
                 optimizer._on_before_step = optimizer._on_after_step = lambda: None
