@@ -14,6 +14,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 import rl4llm
+from rl4llm import batch as batches
 from rl4llm.advantages import (
     GAE,
     AdvantageEstimator,
@@ -30,7 +31,6 @@ from rl4llm.advantages import (
     SingleStream,
     Whiten,
 )
-from rl4llm.batch import SOURCES
 from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
 from rl4llm.critics import (
@@ -328,7 +328,7 @@ def any_batch():
 @each_part
 def test_a_field_that_the_batch_lacks_is_named(part):
     batch = any_batch()
-    for field in set(part.reads) & set(SOURCES):
+    for field in set(part.reads) & set(batches.SOURCES):
         with pytest.raises(UsageError, match=rf"^\w+ needs {field}, which this batch does not hold") as caught:
             outputs(part, batch.replace(**{field: None}), own_inputs(part, batch))
         assert str(caught.value).split()[0] in repr(part)
