@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -56,6 +57,7 @@ class Both(Composite, Gate):
 
     first: Gate
     second: Gate
+    paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The intersection."""
@@ -73,6 +75,7 @@ class Either(Composite, Gate):
 
     first: Gate
     second: Gate
+    paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The union."""
@@ -88,6 +91,7 @@ class Complement(Composite, Gate):
     """
 
     gate: Gate
+    paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The complement within `response_mask`."""

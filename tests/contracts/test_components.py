@@ -14,6 +14,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 import rl4llm
+from rl4llm import batch as batches
 from rl4llm.advantages import (
     GAE,
     AdvantageEstimator,
@@ -30,7 +31,6 @@ from rl4llm.advantages import (
     SingleStream,
     Whiten,
 )
-from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
 from rl4llm.critics import (
@@ -83,6 +83,7 @@ from rl4llm.objectives import (
     TokenMean,
     TrajectoryBellmanResidual,
 )
+from rl4llm.parts import Part
 from rl4llm.regularizers import (
     Constrained,
     EntropyBonus,
@@ -299,6 +300,9 @@ def test_component_is_a_frozen_dataclass(component):
 @each_component
 def test_paper_is_named(component):
     assert isinstance(component.paper, str), f"{component.__name__}.paper is no string"
+    assert any("paper" in vars(base) for base in component.__mro__ if base is not Part), (
+        f"{component.__name__} names none"
+    )
 
 
 @each_component
@@ -324,8 +328,7 @@ def any_batch():
 @each_part
 def test_a_field_that_the_batch_lacks_is_named(part):
     batch = any_batch()
-    optional = [name for name, field in RolloutBatch.__dataclass_fields__.items() if field.default is None]
-    for field in set(part.reads).intersection(optional):
+    for field in set(part.reads) & set(batches.SOURCES):
         with pytest.raises(UsageError, match=rf"^\w+ needs {field}, which this batch does not hold") as caught:
             outputs(part, batch.replace(**{field: None}), own_inputs(part, batch))
         assert str(caught.value).split()[0] in repr(part)

@@ -100,7 +100,7 @@ def test_a_gate_gives_truth_values_within_the_mask():
         with pytest.raises(UsageError) as caught:
             checked_gate(gate, small())
         assert str(caught.value) == message
-    with pytest.raises(UsageError, match="^OwnGate kept 4 tokens outside response_mask; return the result & batch"):
+    with pytest.raises(UsageError, match=r"^OwnGate kept 4 tokens outside response_mask; return the result & batch"):
         checked_gate(gives(Gate, torch.ones(2, 3, dtype=torch.bool)), small())
 
 

@@ -245,7 +245,8 @@ def test_a_missing_reference_is_named_with_its_source(batch):
         KLPenalty()(PolicyOutput(batch.old_log_probs), without)
     with pytest.raises(UsageError, match=r"KLReward needs ref_log_probs.*reference policy"):
         KLReward()(without)
-    assert KLPenalty.reads == KLReward.reads == ("ref_log_probs",)
+    assert KLPenalty.reads == ("ref_log_probs",)
+    assert KLReward.reads == ("ref_log_probs", "old_log_probs")
 
 
 @pytest.mark.parametrize("kind", [KLPenalty, KLReward])
