@@ -118,8 +118,10 @@ class Stopping(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Stop after a rollout batch."""
-        self._stop_if_asked(trainer)
+        """Stop after a rollout batch, unless an evaluation or the end of training follows right away."""
+        loop = trainer.fit_loop.epoch_loop
+        if not (loop._is_training_done or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)):  # type: ignore[arg-type]
+            self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop after an evaluation within training."""
@@ -128,6 +130,7 @@ class Stopping(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """After training, a signal ends the run where it is."""
+        self._stop_if_asked(trainer)
         self.signals.patient = False
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
