@@ -12,25 +12,26 @@ from typing import Any
 
 import transformers
 from jsonargparse import set_parsing_settings
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rl4llm.advantages import Whiten
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
 from rl4llm.cli_help import complete_help
 from rl4llm.cli_parser import RecipeParser
+from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.rollouts import DynamicSampling
+from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.ending import Voice, end_children, explain, leave
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
 from rl4llm.runs.resume import Resumed, find_checkpoint
-from rl4llm.runs.stopping import RunStopped, Signals, Stopping, save_last
-from rl4llm.runs.strategies import resolve_strategy
+from rl4llm.runs.stopping import RunStopped, Signals, Stopping
 from rl4llm.runs.summary import Summary
 
 _PARSER_SAYS = "Does not validate against any of the Union subtypes"
@@ -107,7 +108,9 @@ class RecipeCLI(LightningCLI):
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The one flag that is neither the recipe's, the data's nor the Trainer's."""
+        """The flags that are neither the recipe's, the data's nor the Trainer's."""
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.set_defaults({"checkpoints.recipe": self.recipe_name})
         parser.set_defaults({f"data.{name}": value for name, value in self.data_defaults.items()})
         parser.add_argument(
             "--wandb", type=str | None, default=None, help="Weights & Biases project to log to as well."
@@ -120,7 +123,7 @@ class RecipeCLI(LightningCLI):
         given = self.config[command].get("ckpt_path") if command else None
         if not given:
             return
-        if rank_zero_only.rank:
+        if _rank():
             given = os.environ.get(_CHECKPOINT, given)
         self.resumed = find_checkpoint(str(given), self._root(self.config[command]), self.recipe_name)
         flags = list(sys.argv[1:] if args is None else args)
@@ -152,9 +155,14 @@ class RecipeCLI(LightningCLI):
         root = self._root(config)
         if config.get("trainer.logger") in (None, True):
             kwargs["logger"] = self._loggers(root, config)
-        elif config.get("trainer.default_root_dir") and not rank_zero_only.rank:
+        elif config.get("trainer.default_root_dir") and not _rank():
             check_writable(root)
         return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False or config.get("fast_dev_run"):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _loggers(self, root: Path, config: Any) -> list[Logger]:
         project = config.get("wandb")
@@ -176,12 +184,12 @@ class RecipeCLI(LightningCLI):
         if goes_on:
             assert self.resumed is not None
             assert self.resumed.folder is not None
-            if not rank_zero_only.rank:
+            if not _rank():
                 check_writable(self.resumed.folder)
             return self.resumed.folder
-        if rank_zero_only.rank and _FOLDER in os.environ:
+        if _rank() and _FOLDER in os.environ:
             return Path(os.environ[_FOLDER])
-        if rank_zero_only.rank or rehearsal:
+        if _rank() or rehearsal:
             return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
         return claim_folder(root, self.recipe_name)
 
@@ -214,20 +222,19 @@ class RecipeCLI(LightningCLI):
             print("\n".join(f"  {slot:12} {part!r}" for slot, part in composition.parts()))
 
     def after_fit(self) -> None:
-        """Save and evaluate the final policy unless the last step did (validation saves too), then sum up."""
+        """Evaluate the final policy unless that was done, then sum up."""
+        progress = self.trainer.fit_loop.epoch_progress.current
+        progress.processed = progress.ready  # as after training, also where a resumed run found nothing left to train
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
-        if evaluated != self.trainer.global_step:
-            save_last(self.trainer)
-            if self.datamodule.val_dataloader():
-                self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        if evaluated != self.trainer.global_step and self.datamodule.val_dataloader():
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.summary.finish(self.trainer)
 
     def _end(self, error: BaseException) -> None:
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
         trainer: Trainer | None = getattr(self, "trainer", None)
         end_children(trainer, at_once=not getattr(error, "together", False))
-        checkpoint = None if self.resumed is None else str(self.resumed.checkpoint)
-        known = explain(error, self.voice.hint(), checkpoint)
+        known = explain(error, self.voice.hint())
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
         message, status = known or (f"{type(error).__name__}: {error}", 1)
@@ -246,6 +253,11 @@ class RecipeCLI(LightningCLI):
         with contextlib.suppress(OSError):
             status = "stopped" if stopped else "failed"
             self.summary.write(self.run_folder, trainer.global_step, status=status, reason=reason)
+
+
+def _rank() -> int:
+    """This process's place among all; Lightning knows it from the environment before anything is set up."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _prepare() -> None:

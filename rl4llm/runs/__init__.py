@@ -5,26 +5,20 @@ from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.finding import find_last
-from rl4llm.runs.folder import check_writable, claim_folder
 from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.history import History
-from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
-from rl4llm.runs.stopping import RunStopped
 from rl4llm.runs.summary import Summary
 
 __all__ = [
+    # what a person sees of a run
     "History",
     "Summary",
     "draw_curves",
+    # what it leaves to go on from
     "CheckpointFiles",
     "Checkpoints",
     "check_matches",
     "checkpoint_header",
     "find_last",
     "write_atomically",
-    "Logbook",
-    "ResumableCSVLogger",
-    "RunStopped",
-    "check_writable",
-    "claim_folder",
 ]

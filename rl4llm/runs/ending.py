@@ -15,7 +15,6 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rl4llm.checks import UsageError
-from rl4llm.runs.resume import what_differs
 from rl4llm.runs.stopping import RunStopped
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -86,13 +85,12 @@ class Voice(Callback):
 _PEER_ENDED = "another process of this run has ended (killed, or out of memory), so this one ends as well."
 
 
-def explain(error: BaseException, hint: str = "", checkpoint: str | None = None) -> tuple[str, int] | None:
+def explain(error: BaseException, hint: str = "") -> tuple[str, int] | None:
     """The line and the exit status for an exception that a person can act on; None if it deserves its traceback.
 
     Args:
         error: What ended the run.
         hint: What is left of the run, added to failures.
-        checkpoint: The checkpoint that the run started from.
     """
     text = " ".join(str(error).split())
     if isinstance(error, RunStopped):
@@ -101,9 +99,6 @@ def explain(error: BaseException, hint: str = "", checkpoint: str | None = None)
         return f"error: {text}{hint}", 2
     if (isinstance(error, OSError) and error.errno in _DISK) or any(part in text for part in _DISK_TEXT):
         return f"error: {_disk(error, text)}{hint}", 1
-    differs = what_differs(error, checkpoint)
-    if differs:
-        return f"error: {differs}", 2
     if isinstance(error, RuntimeError) and any(part in text for part in _PEER_TEXT):
         return f"error: {_PEER_ENDED}{hint}", 1
     return None

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from rl4llm.runs.loggers import batch_metrics
+
 
 class History(Callback):
     """Collect the logged metrics of each rollout batch and of each evaluation, the one before training included.
@@ -20,12 +22,12 @@ class History(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Keep the metrics of the rollout batch."""
-        metrics = _metrics(trainer)
-        self.training.append((trainer.global_step, {n: v for n, v in metrics.items() if not n.startswith("val/")}))
+        self.training.append((trainer.global_step, batch_metrics(trainer)))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the evaluation. The one before training is also written to the loggers, as step 0."""
-        metrics = {name: value for name, value in _metrics(trainer).items() if name.startswith("val/")}
+        seen = trainer.callback_metrics.items()
+        metrics = {sys.intern(name): float(value) for name, value in seen if name.startswith("val/")}
         self.validation = [entry for entry in self.validation if entry[0] != trainer.global_step]
         self.validation.append((trainer.global_step, metrics))
         if trainer.sanity_checking:
@@ -41,8 +43,3 @@ class History(Callback):
         """Continue the history of the run that saved the checkpoint."""
         for name in ("training", "validation"):
             setattr(self, name, [(int(step), dict(metrics)) for step, metrics in state_dict[name]])
-
-
-def _metrics(trainer: Trainer) -> dict[str, float]:
-    """The Trainer's metrics as plain numbers. Interned names are stored once in a checkpoint."""
-    return {sys.intern(name): float(value) for name, value in trainer.callback_metrics.items()}

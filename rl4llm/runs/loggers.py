@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,19 +96,21 @@ class Logbook(Callback):
     """Put the place of the loggers into every checkpoint, and bring the loggers back to it when a run resumes.
 
     A checkpoint is often written after a rollout batch and before its metrics reach the loggers. Those metrics travel
-    in the checkpoint, and the resumed run logs them.
+    in the checkpoint, and the resumed run logs them. Metrics that a rollout batch does not log itself are not logged
+    again with their last value, as Lightning would do.
     """
 
     def __init__(self) -> None:
         self.within_batch, self.unlogged = False, False
-        self.saved: dict[str, Any] | None = None
+        self.next_step: int | None = None
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
-        """Set the loggers' step after a resume."""
+        """Forget the metrics of the batch before."""
         self.within_batch = self.unlogged = False
-        if self.saved is not None:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = self.saved["next_step"]
-            self.saved = None
+        self._set_step(trainer)
+        results = trainer.fit_loop.epoch_loop._results
+        for key in [key for key, metric in results.items() if metric.meta.on_step and not metric.meta.on_epoch]:
+            del results[key]
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -118,6 +121,7 @@ class Logbook(Callback):
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Before an evaluation, the metrics of the batch have reached the loggers."""
         self.unlogged = False
+        self._set_step(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The last batch of an epoch is complete."""
@@ -136,32 +140,37 @@ class Logbook(Callback):
         }
 
     def _unlogged(self, trainer: Trainer) -> dict[str, float]:
-        connector = trainer._logger_connector
-        if not self.unlogged or not connector.should_update_logs:
+        if not self.unlogged or not trainer._logger_connector.should_update_logs:
             return {}
-        metrics: Mapping[str, Any] = connector.metrics["log"]
-        plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
-        return {**plain, "epoch": trainer.current_epoch} if plain else {}
+        metrics = batch_metrics(trainer)
+        return {**metrics, "epoch": trainer.current_epoch} if metrics else {}
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember where the loggers stood."""
-        self.saved = checkpoint.get(_KEY)
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Drop what was logged after the checkpoint, and log what it holds back."""
-        if self.saved is None or not trainer.is_global_zero:
+        saved = checkpoint.get(_KEY)
+        if saved is None:
             return
-        step, unlogged = self.saved["next_step"], self.saved["unlogged"]
-        if unlogged:
-            step -= 1
+        self.next_step, unlogged = saved["next_step"], saved["unlogged"]
+        step = saved["next_step"] - int(bool(unlogged))
         file = _metrics_file(trainer)
-        kept = [] if file is None else file.cut(self.saved["rows"])
+        kept = [] if file is None else file.cut(saved["rows"])
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 _restart(logger, step, kept)
             if unlogged:
                 logger.log_metrics(unlogged, step=step)
                 logger.save()
+
+    def _set_step(self, trainer: Trainer) -> None:
+        """After a resume, Lightning's count of batches may be one off; set it once."""
+        if self.next_step is not None:
+            trainer.fit_loop.epoch_loop._batches_that_stepped, self.next_step = self.next_step, None
+
+
+def batch_metrics(trainer: Trainer) -> dict[str, float]:
+    """The metrics that the rollout batch has logged so far, as plain numbers under interned names."""
+    metrics: Mapping[str, Any] = trainer._logger_connector.metrics["log"]
+    return {sys.intern(n): float(v.item() if isinstance(v, Tensor) else v) for n, v in metrics.items()}
 
 
 def _metrics_file(trainer: Trainer) -> MetricsFile | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl4llm.checks import UsageError
+from rl4llm.runs.finding import find_last
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
         UsageError: There is no such checkpoint, or it belongs to another recipe.
     """
     if given == "last":
-        found = newest(root, recipe)
+        found = find_last(root, recipe)
         if found is None:
             raise UsageError(
                 f"--ckpt_path=last: there is no checkpoint of {recipe} under '{root}'; start without --ckpt_path, or "
@@ -64,51 +65,3 @@ def run_folder(checkpoint: Path) -> Path | None:
     folder = checkpoint.absolute().parent.parent
     inside = checkpoint.absolute().parent.name == "checkpoints" and re.fullmatch(r"version_\d+", folder.name)
     return checkpoint.parent.parent if inside else None
-
-
-def newest(root: Path, recipe: str) -> Path | None:
-    """The newest checkpoint of a recipe that is whole; None if there is none."""
-    try:
-        from rl4llm.runs.checkpoints import find_last
-    except ImportError:
-        found = [path for path in (root / recipe).glob("version_*/checkpoints/*.ckpt") if path.stat().st_size]
-        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-    last: Path | None = find_last(root, recipe)
-    return last
-
-
-def what_differs(error: BaseException, checkpoint: str | None) -> str:
-    """One line about a checkpoint that does not fit the modules; empty if the error is about something else.
-
-    Args:
-        error: What loading raised.
-        checkpoint: The file.
-    """
-    text = str(error)
-    if checkpoint is None:
-        return ""
-    if "loading state_dict" in text:
-        missing, extra = _keys(text, "Missing key"), _keys(text, "Unexpected key")
-        sizes = re.findall(r"size mismatch for ([\w.]+)", text)
-        lacks = [f"{verb} {_some(names)}" for verb, names in (("lacks", missing), ("has", extra)) if names]
-        if sizes:
-            lacks.append(f"has other sizes in {_some(sizes)}")
-        differs = ", ".join(lacks) or "differs from the modules of this run"
-    elif "parameter group" in text and "optimizer" in text:
-        differs = "has optimizer states of other parameters"
-    else:
-        return ""
-    return (
-        f"--ckpt_path: '{checkpoint}' {differs}; it was saved by another recipe, model, or number of critics. Use the "
-        "configuration saved beside it."
-    )
-
-
-def _keys(text: str, kind: str) -> list[str]:
-    found = re.search(rf"{kind}\(s\) in state_dict: (.*?)\.\s*(?:\n|$)", text, re.DOTALL)
-    return re.findall(r'"([^"]+)"', found[1]) if found else []
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}"

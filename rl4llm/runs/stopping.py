@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from rl4llm.runs.checkpoints import Checkpoints
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -96,12 +98,15 @@ def _as_worker(signum: int) -> None:
 class Stopping(Callback):
     """Between two rollout batches, save a checkpoint and raise `RunStopped` if any process has received a signal.
 
+    The checkpoint is written by [Checkpoints][rl4llm.runs.Checkpoints] at the end of the batch, or after the evaluation
+    that follows it.
+
     Args:
         signals: The handlers.
     """
 
     def __init__(self, signals: Signals) -> None:
-        self.signals = signals
+        self.signals, self.asked = signals, 0
 
     def on_sanity_check_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the signals back from the Trainer."""
@@ -112,35 +117,34 @@ class Stopping(Callback):
         self.signals.install()
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
-        """From the first rollout batch on there is something to save."""
+        """Stop before the next rollout batch. From the first one on there is something to save."""
+        self._stop(trainer)
         self.signals.patient = True
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Stop after a rollout batch."""
-        self._stop_if_asked(trainer)
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Stop after an evaluation within training."""
-        if self.signals.patient and not trainer.sanity_checking:
-            self._stop_if_asked(trainer)
+        """Agree with the other processes on whether to stop, and have the batch saved."""
+        received = torch.tensor(self.signals.received, device=trainer.strategy.root_device)
+        self.asked = int(trainer.strategy.reduce(received, reduce_op="max"))
+        saver = _saver(trainer)
+        if self.asked and saver is not None:
+            saver.request_save()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """After training, a signal ends the run where it is."""
         self.signals.patient = False
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        received = torch.tensor(self.signals.received, device=trainer.strategy.root_device)
-        signum = int(trainer.strategy.reduce(received, reduce_op="max"))
-        if signum:
-            raise RunStopped(signum, save_last(trainer), trainer.global_step, together=True)
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """The signal came in the last rollout batch."""
+        self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self.asked:
+            saver = _saver(trainer)
+            saved = None if saver is None else Path(saver.last_model_path)
+            raise RunStopped(self.asked, saved, trainer.global_step, together=True)
 
 
-def save_last(trainer: Trainer) -> Path | None:
-    """Write `checkpoints/last.ckpt` into the run folder, unless checkpoints are switched off. Called by all ranks."""
-    if trainer.checkpoint_callback is None or not trainer.log_dir:
-        return None
-    path = Path(trainer.log_dir) / "checkpoints" / "last.ckpt"
-    trainer.save_checkpoint(path)
-    return path
+def _saver(trainer: Trainer) -> Checkpoints | None:
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoints)), None)

@@ -5,7 +5,7 @@ import torch
 
 from rl4llm.checks import UsageError
 from rl4llm.runs import Checkpoints, check_matches, checkpoint_header
-from tests.runs.tiny_run import Data, Module, trainer
+from tests.runs.toy import Data, Module, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

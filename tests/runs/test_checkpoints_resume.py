@@ -9,7 +9,7 @@ import torch
 
 from rl4llm.checks import UsageError
 from rl4llm.runs import CheckpointFiles, Checkpoints
-from tests.runs.tiny_run import BATCHES, Data, KillBefore, Killed, Log, Module, trainer
+from tests.runs.toy import BATCHES, Data, KillBefore, Killed, Log, Module, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS = {

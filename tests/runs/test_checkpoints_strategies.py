@@ -11,7 +11,7 @@ import torch
 import rl4llm.strategies  # noqa: F401  makes the name fsdp2 known
 from rl4llm.checks import UsageError
 from rl4llm.runs import CheckpointFiles, Checkpoints
-from tests.runs.tiny_run import Data, Module, trainer
+from tests.runs.toy import Data, Module, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS = {"one": ("auto", 1), "ddp": ("ddp_find_unused_parameters_true", 2), "fsdp2": ("fsdp2", 2)}

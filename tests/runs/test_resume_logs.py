@@ -5,13 +5,12 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rl4llm.checks import UsageError
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import MetricsFile
-from rl4llm.runs.resume import find_checkpoint, what_differs
-from tests.runs.toy import run
+from rl4llm.runs.resume import find_checkpoint
+from tests.runs.commands import run
 
 
 def rows(folder):
@@ -33,12 +32,7 @@ def events(folder):
 def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path, at, fault):
     whole = run(tmp_path / "whole")
     with pytest.raises(SystemExit):
-        run(
-            tmp_path / "cut",
-            f"--model.fault={fault}",
-            f"--model.at={at}",
-            "--trainer.callbacks=tests.runs.test_resume_logs.EveryThird",
-        )
+        run(tmp_path / "cut", f"--model.fault={fault}", f"--model.at={at}", "--checkpoints.every_n_batches=3")
     again = run(tmp_path / "cut", "--ckpt_path=last", "--model.fault=null")
     folders = tmp_path / "whole/toy/version_0", tmp_path / "cut/toy/version_0"
     assert not (tmp_path / "cut/toy/version_1").exists()
@@ -51,13 +45,6 @@ def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path,
     before, after = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert before["before"] == after["before"] == {"step": 0, "distance": 0.0}
     assert before["after"] == after["after"]
-
-
-class EveryThird(ModelCheckpoint):
-    """Checkpoints in the middle of everything."""
-
-    def __init__(self):
-        super().__init__(every_n_train_steps=3, save_top_k=-1)
 
 
 def test_a_run_that_goes_on_takes_the_saved_configuration_and_the_flags_given_now(tmp_path, capsys):
@@ -76,7 +63,7 @@ def test_a_run_that_goes_on_takes_the_saved_configuration_and_the_flags_given_no
 def test_a_checkpoint_named_by_its_path_goes_on_in_its_own_folder(tmp_path):
     run(tmp_path, "--trainer.max_steps=2")
     run(tmp_path, "--trainer.max_steps=2")
-    (checkpoint,) = (tmp_path / "toy/version_0/checkpoints").glob("*.ckpt")
+    checkpoint = tmp_path / "toy/version_0/checkpoints/last.ckpt"
     again = run(tmp_path, f"--ckpt_path={checkpoint}", "--trainer.max_steps=3")
     assert again.run_folder == tmp_path / "toy/version_0"
     assert not (tmp_path / "toy/version_2").exists()
@@ -84,7 +71,7 @@ def test_a_checkpoint_named_by_its_path_goes_on_in_its_own_folder(tmp_path):
 
 def test_a_checkpoint_elsewhere_starts_a_new_folder(tmp_path):
     run(tmp_path, "--trainer.max_steps=2")
-    (checkpoint,) = (tmp_path / "toy/version_0/checkpoints").glob("*.ckpt")
+    checkpoint = tmp_path / "toy/version_0/checkpoints/last.ckpt"
     (tmp_path / "copy.ckpt").write_bytes(checkpoint.read_bytes())
     again = run(tmp_path, f"--ckpt_path={tmp_path / 'copy.ckpt'}", "--trainer.max_steps=3")
     assert again.run_folder == tmp_path / "toy/version_1"
@@ -114,7 +101,7 @@ def test_a_checkpoint_that_cannot_be_meant_is_one_line(tmp_path, capsys, given, 
 
 def test_weights_that_do_not_fit_are_named(tmp_path, capsys):
     run(tmp_path, "--trainer.max_steps=1")
-    (checkpoint,) = (tmp_path / "toy/version_0/checkpoints").glob("*.ckpt")
+    checkpoint = tmp_path / "toy/version_0/checkpoints/last.ckpt"
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"] = {"critics.0.head": torch.ones(3), "weight": torch.ones(5)}
     torch.save(content, tmp_path / "other.ckpt")
@@ -123,12 +110,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path, capsys):
         run(tmp_path, f"--ckpt_path={tmp_path / 'other.ckpt'}")
     assert left.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "other.ckpt' has critics.0.head, has other sizes in weight;" in line
-
-
-def test_an_error_about_something_else_is_no_word_on_the_checkpoint():
-    assert what_differs(RuntimeError("Error(s) in loading state_dict for X"), None) == ""
-    assert what_differs(RuntimeError("shape mismatch"), "x.ckpt") == ""
+    assert line.startswith("error: checkpoint")
+    assert "other.ckpt' is of another model" in line
+    assert "critics.0.head" in line
 
 
 def test_a_checkpoint_outside_a_run_folder_belongs_to_none(tmp_path):

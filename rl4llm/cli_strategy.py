@@ -1,10 +1,9 @@
 """The short names behind `--trainer.strategy`."""
 
-from typing import Any
-
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 
 from rl4llm.checks import UsageError
+from rl4llm.strategies import ShardedStrategy
 
 NAMES = ("auto", "ddp", "fsdp2")
 _DDP = ("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
@@ -26,21 +25,9 @@ def resolve_strategy(given: str | Strategy) -> str | Strategy:
     if isinstance(given, FSDPStrategy | DeepSpeedStrategy):
         raise _unsupported(type(given).__name__, "fsdp" if isinstance(given, FSDPStrategy) else "deepspeed")
     if isinstance(given, Strategy) or given in (*NAMES, *_DDP):
-        return sharded_strategy() if given == "fsdp2" else given
+        return ShardedStrategy() if given == "fsdp2" else given
     family = next((name for name in _WHY if given.startswith(name)), "")
     raise _unsupported(given, family)
-
-
-def sharded_strategy() -> Strategy:
-    """FSDP2, with checkpoints that are one file and open on any number of devices."""
-    try:
-        from rl4llm.runs.checkpoints import ShardedStrategy
-    except ImportError:
-        from lightning.pytorch.strategies import ModelParallelStrategy
-
-        return ModelParallelStrategy(save_distributed_checkpoint=False)
-    made: Any = ShardedStrategy()
-    return made
 
 
 def _unsupported(name: str, family: str) -> UsageError:
