@@ -41,6 +41,7 @@ _QUIET = (
     ".*LeafSpec.*",
     ".*Consider setting `persistent_workers.*",
     ".*args parameter is intended to run from within Python.*",
+    ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
     ".*Checkpoint directory .* exists and is not empty.*",
 )
 _TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")

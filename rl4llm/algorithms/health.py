@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from rl4llm.algorithms.choices import Guards
 from rl4llm.algorithms.meter import Meter, scalar
@@ -65,16 +66,18 @@ class Health:
         self.in_a_row[part] = 0
 
     @torch.no_grad()
-    def check_weights(self, part: str, module: nn.Module) -> None:
-        """Raise before weights that have left every useful range are saved.
+    def check_weights(self, part: str, module: nn.Module, gather: Callable[[float], list[float]]) -> None:
+        """Raise on all ranks before weights that have left every useful range are saved.
 
         Raises:
             UsageError: If a weight is not finite or beyond a million.
         """
-        norms = torch._foreach_norm([p.detach() for p in module.parameters()], float("inf"))
-        largest = max((float(n.full_tensor() if hasattr(n, "full_tensor") else n) for n in norms), default=0.0)
-        if not largest <= _LARGEST_WEIGHT:
-            raise UsageError(f"{part}: a weight has reached {largest:.3g}, so the model is lost. {_remedy(part)}")
+        held = [p.to_local() if isinstance(p, DTensor) else p.detach() for p in module.parameters()]
+        norms = torch._foreach_norm([tensor for tensor in held if tensor.numel()], float("inf"))
+        own = float(torch.stack([norm.float() for norm in norms]).max()) if norms else 0.0
+        wrong = [largest for largest in gather(own) if not largest <= _LARGEST_WEIGHT]
+        if wrong:
+            raise UsageError(f"{part}: a weight has reached {wrong[0]:.3g}, so the model is lost. {_remedy(part)}")
 
     def scored(self, batch: RolloutBatch, problems: dict[str, int], reward: str) -> None:
         """Say why responses could not be scored, and stop when none can.

@@ -85,7 +85,7 @@ def improve(
             after_step()
             health.stepped(learner.name)
     learner.schedule.step()
-    health.check_weights(learner.name, learner.module)
+    health.check_weights(learner.name, learner.module, runtime.gather)
 
 
 def _accumulate(

@@ -118,7 +118,7 @@ def shard(model: nn.Module, heads: list[nn.Module], mesh: DeviceMesh, precision:
     warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")  # nothing is done in place
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if precision == "bf16-mixed" else None
     options: dict[str, Any] = {"mesh": mesh, **({} if policy is None else {"mp_policy": policy})}
-    for layer in decoder_layers(model):  # type: ignore[arg-type]
+    for layer in decoder_layers(model):
         fully_shard(layer, **options)
     fully_shard(model, **options)
     for head in heads:

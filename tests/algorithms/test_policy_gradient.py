@@ -6,13 +6,13 @@ from dataclasses import replace
 import lightning
 import pytest
 import torch
+from rl4llm.algorithms.valuing import with_log_probs
 from torch.optim import SGD
 
 from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut, MonteCarlo
 from rl4llm.algorithms import PolicyGradient, Updates
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter
-from rl4llm.algorithms.valuing import with_log_probs
 from rl4llm.checks import UsageError
 from rl4llm.critics import MiniCritics, SymmetricCritic, group_shards
 from rl4llm.data import AbsoluteDifference, PromptData

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from rl4llm.algorithms.acting import Actor
 
 from rl4llm.advantages import SingleStream
-from rl4llm.algorithms.acting import Actor
 from rl4llm.algorithms.survey import policy_fingerprint, prompts_fingerprint, survey
 from rl4llm.checks import UsageError
 from rl4llm.critics import BetaTracker, OptimalValue, optimal_value

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rl4llm.algorithms.learner import Learner
 
 from rl4llm.advantages import GroupRelative
 from rl4llm.algorithms import Updates, accumulate_gradients
 from rl4llm.algorithms.composition import Composition
-from rl4llm.algorithms.learner import Learner
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter
 from rl4llm.batch import RolloutBatch
