@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -48,6 +48,11 @@ class RecipeParser(LightningArgumentParser):
         """The configuration that a mapping gives."""
         with rules_of_slots():
             return super().parse_object(*args, **options)
+
+    def parse_path(self, *args: Any, **options: Any) -> Namespace:
+        """The configuration that a file gives."""
+        with rules_of_slots():
+            return super().parse_path(*args, **options)
 
     def describe(self, key: str, recipe: Callable[..., Any], slots: Callable[..., Any]) -> None:
         """Give what `recipe` leaves without a text the one that the docstring of `slots` has for it.
@@ -176,7 +181,8 @@ def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: A
     standing = _text_stands_for(self._typehint)
     if standing:
         if isinstance(value, str) and value.lstrip().startswith("{"):
-            value = yaml.safe_load(value)
+            with suppress(yaml.YAMLError):  # a text that is no mapping after all
+                value = yaml.safe_load(value)
         if isinstance(value, _typehints.NestedArg | dict | Namespace):
             value = _with_text(*standing, value, self, cfg)
     return _theirs[_CHECK](self, value, append=append, cfg=cfg, mode=mode)

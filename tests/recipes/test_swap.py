@@ -322,9 +322,10 @@ def printed(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     grpo = importlib.import_module("recipes.grpo").grpo
 
-    def run(*flags, command="fit"):
+    def run(*flags, before=()):
+        args = [*before, "fit", "--print_config", *flags]
         with pytest.raises(SystemExit) as left:
-            RecipeCLI(grpo, PromptData, args=[command, "--print_config", *flags], data_defaults={"prompts_per_step": 4})
+            RecipeCLI(grpo, PromptData, args=args, data_defaults={"prompts_per_step": 4})
         assert left.value.code == 0
         return capsys.readouterr().out
 
@@ -335,6 +336,8 @@ def printed(tmp_path, monkeypatch, capsys):
 def test_a_task_of_ones_own_is_scored_by_its_own_reward(printed, tmp_path):
     settings = {"train_size": 7, "reward": "mine.exact"}
     assert yaml.safe_load(printed("--data.task=mine.Mine"))["data"]["task"]["init_args"] == settings
+    (tmp_path / "whole.yaml").write_text("fit: {data: {task: {class_path: mine.Mine}}}")
+    assert yaml.safe_load(printed(before=["--config=whole.yaml"]))["data"]["task"]["init_args"] == settings
     (tmp_path / "given.yaml").write_text("data: {task: {class_path: mine.Mine}}")
     saved = printed("--config=given.yaml")
     assert yaml.safe_load(saved)["data"]["task"]["init_args"] == settings
