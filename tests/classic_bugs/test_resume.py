@@ -1,7 +1,6 @@
 """A run that is saved and loaded goes on as if it had never stopped."""
 
 import lightning
-import pytest
 import torch
 from torch.utils.data import DataLoader
 
