@@ -1,7 +1,7 @@
 """Reading prompts from a JSON-lines file: every fault is one line that says where it is."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +46,8 @@ def read_examples(file: Source, fields: Fields) -> tuple[Example, ...]:
     earlier line has that line's uid.
     """
     examples: list[Example] = []
-    first: dict[tuple[str, str], int] = {}
-    prompts: set[str] = set()
+    first: dict[tuple[Hashable, Hashable], int] = {}
+    prompts: set[Hashable] = set()
     repeated = unanswered = 0
     for number, line in _lines(file):
         where = f"JsonLines: {file.shown} line {number + 1}"
@@ -161,8 +161,9 @@ def _demonstration(record: dict[str, Any], where: str, fields: Fields) -> str | 
     return demonstration
 
 
-def _identity(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _identity(value: Any) -> Hashable:
+    """The value itself where it is a text (by far the most are), else its kind and its JSON."""
+    return value if isinstance(value, str) else (type(value), json.dumps(value, sort_keys=True))
 
 
 def _kind(value: Any) -> str:
