@@ -19,7 +19,7 @@ from rl4llm.rewards.verdicts import Problem
 from rl4llm.rewards.worker import Board, Rules, work
 
 _TICK_S = 0.25  # how often memory and the life of the run are looked at
-_CHUNK_S = 0.02  # the work that is dealt at once
+_LEAST_S, _CHUNK_S = 0.002, 0.02  # the work that is dealt at once: less is not worth a message, more may be unfair
 _STRIKES = 3  # workers that ended before they called the reward, until the sample counts as lost
 _START_S = 5.0  # how long a worker may take to begin, beyond the time limit
 _TAIL = 200  # bytes of output that are kept
@@ -97,7 +97,7 @@ class Supervisor:
             if worker is None or worker.chunk:
                 continue
             fair = sum(map(len, self.waiting)) // (2 * self.rules.workers)
-            size = max(1, min(int(_CHUNK_S / self.pace), fair))
+            size = max(1, min(max(fair, int(_LEAST_S / self.pace)), int(_CHUNK_S / self.pace)))
             first = self.waiting.popleft()
             worker.chunk = first[:size]
             if first[size:]:

@@ -400,6 +400,17 @@ def test_a_worker_is_its_own_world(scorer, tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_an_alarm_that_a_call_forgot_does_not_hit_the_next():
+    def reward(prompt, response, answer):
+        time.sleep(0.2)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return 1.0
+
+    scorer = Scoring(workers=1).build()
+    assert score(scorer, reward, ["x"] * 3).problems == {}
+    scorer.close()
+
+
 def test_what_a_worker_printed_last_explains_its_end(scorer):
     def reward(prompt, response, answer):
         os.write(2, b"terminate called\nno such rule\n")
