@@ -1,18 +1,18 @@
 """Collecting: each rank's prompts become scored responses, and the rows of all ranks one rollout batch."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from rl4llm.algorithms.choices import Rollout
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch, place_scores
 from rl4llm.data.task import PromptBatch
-from rl4llm.models import Policy
-from rl4llm.rewards import Scorer
-from rl4llm.rollouts import Engine, decode_responses, draw_rollouts
+from rl4llm.rollouts import decode_responses, draw_rollouts
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,7 @@ class Collected:
 
 @torch.no_grad()
 def collect(
-    runtime: Runtime,
-    policy: Policy,
-    engine: Engine,
-    scorer: Scorer | None,
-    rollout: Rollout,
-    prompts: PromptBatch,
-    meter: Meter,
+    runtime: Runtime, answering: Answering, prompts: PromptBatch, meter: Meter, *, responses_per_prompt: int
 ) -> Collected:
     """Draw and score this rank's responses.
 
@@ -46,25 +40,24 @@ def collect(
 
     Args:
         runtime: Ranks and random numbers.
-        policy: The policy that responds.
-        engine: Draws the responses, with the present weights.
-        scorer: Runs the reward; None runs it in this process.
-        rollout: Responses per prompt and sampling.
+        answering: The policy, and what draws and scores its responses.
         prompts: The global batch of prompts, the same on every rank.
         meter: Receives the diagnostics.
+        responses_per_prompt: n.
     """
     places = runtime.share(len(prompts))
     mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+    policy, engine = answering.policy, answering.engine
     batch = draw_rollouts(
         engine,
         policy,
         mine,
-        responses_per_prompt=rollout.responses_per_prompt,
-        sampling=rollout.sampling,
+        responses_per_prompt=responses_per_prompt,
+        sampling=answering.sampling,
         seeds=runtime.seeds("rollout", places),
     )
     texts = decode_responses(policy, batch)
-    scores, problems = mine.score(texts, batch.group_ids.tolist(), scorer)
+    scores, problems = mine.score(texts, batch.group_ids.tolist(), answering.scorer)
     scores = scores.to(batch.scores.device)
     observe_responses(batch, scores, meter, "train")
     observe_traits(mine, texts, meter, "train")
@@ -74,21 +67,28 @@ def collect(
     return Collected(batch.replace(response_mask=mask, rewards=rewards), dict(problems))
 
 
-def gather(runtime: Runtime, own: Collected) -> Collected:
-    """Give every rank the rows of all ranks, in the order of the global batch.
+def gather(runtime: Runtime, collecting: Callable[[], Collected]) -> Collected:
+    """Collect on every rank, and give each of them the rows of all, in the order of the global batch.
 
     A rollout batch holds a few numbers per token and never logits, so it is small; gathered, every statistic of it is
     that of the whole batch, computed by each rank alike.
+
+    Args:
+        runtime: Ranks.
+        collecting: Collects this rank's rows. If it fails on one rank, it fails on all.
     """
     if runtime.world_size == 1:
-        return own
-    pieces = runtime.gather(Collected(own.batch.to("cpu"), own.problems))
-    problems: dict[str, int] = {}
+        return collecting()
+
+    def moved() -> Collected:
+        own = collecting()
+        return Collected(own.batch.to("cpu"), own.problems)
+
+    pieces, problems = runtime.together(moved), Counter[str]()
     for piece in pieces:
-        for reason, count in piece.problems.items():
-            problems[reason] = problems.get(reason, 0) + count
-    filled = [piece.batch for piece in pieces if len(piece.batch)] or [own.batch.to("cpu")]
-    return Collected(RolloutBatch.cat(filled).to(own.batch.response_mask.device), problems)
+        problems.update(piece.problems)
+    filled = [piece.batch for piece in pieces if len(piece.batch)] or [pieces[0].batch]
+    return Collected(RolloutBatch.cat(filled).to(runtime.device), dict(problems))
 
 
 def observe_responses(batch: RolloutBatch, scores: Tensor, meter: Meter, stage: str) -> None:

@@ -5,22 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.data.task import PromptBatch
-from rl4llm.models import Policy
-from rl4llm.rewards import Scorer
-from rl4llm.rollouts import Engine, Sampling, decode
+from rl4llm.rollouts import Sampling, decode
 
 
 @torch.no_grad()
 def complete(
     runtime: Runtime,
-    policy: Policy,
-    engine: Engine,
-    scorer: Scorer | None,
-    sampling: Sampling,
+    answering: Answering,
     prompts: PromptBatch,
     batch: RolloutBatch,
     rows: Tensor,
@@ -35,10 +31,8 @@ def complete(
 
     Args:
         runtime: Ranks and random numbers.
-        policy: The policy that completes.
-        engine: Draws the completions, with the present weights.
-        scorer: Runs the reward.
-        sampling: How training draws responses; its length limit holds for beginning and completion together.
+        answering: The policy, and what draws and scores its completions; the length limit of its sampling holds for
+            beginning and completion together.
         prompts: The prompts that `batch.group_ids` count.
         batch: The rollout batch, the same on every rank.
         rows: Which response is cut, one entry per cut.
@@ -59,32 +53,28 @@ def complete(
         )
     places = runtime.share(len(rows))
     own = slice(places.start, places.stop)
-    limited = Sampling(temperature=0.0) if greedy else sampling
-    limits = sampling.max_response_tokens - cuts
-    scores = torch.zeros(0, samples)
-    if len(places):
-        texts = _completed(policy, engine, limited, limits[own], batch, rows[own], cuts[own], samples, runtime, places)
+
+    def completed() -> Tensor:
+        if not len(places):
+            return torch.zeros(0, samples)
+        seeds = runtime.seeds("completion", places)
+        texts = _completed(answering, batch, rows[own], cuts[own], seeds, samples=samples, greedy=greedy)
         draws = batch.group_ids[rows[own]].repeat_interleave(samples).tolist()
-        scores = prompts.score(texts, draws, scorer).scores.reshape(len(places), samples)
-    return torch.cat(runtime.gather(scores)).to(batch.response_ids.device)
+        return prompts.score(texts, draws, answering.scorer).scores.reshape(len(places), samples)
+
+    with runtime.whole_weights(answering.policy):
+        return torch.cat(runtime.together(completed)).to(batch.response_ids.device)
 
 
 def _completed(
-    policy: Policy,
-    engine: Engine,
-    sampling: Sampling,
-    limits: Tensor,
-    batch: RolloutBatch,
-    rows: Tensor,
-    cuts: Tensor,
-    samples: int,
-    runtime: Runtime,
-    places: range,
+    answering: Answering, batch: RolloutBatch, rows: Tensor, cuts: Tensor, seeds: Tensor, *, samples: int, greedy: bool
 ) -> list[str]:
-    device = batch.response_ids.device
+    """Texts of the cut responses with their completions."""
+    policy, device = answering.policy, batch.response_ids.device
     ids, mask = _prefixes(batch, rows, cuts, policy.pad_id)
-    seeds = runtime.seeds("completion", places)
-    drawn = engine.generate(ids, mask, limits.to(device), copies=samples, sampling=sampling, seeds=seeds)
+    limits = (answering.sampling.max_response_tokens - cuts).to(device)
+    sampling = Sampling(temperature=0.0) if greedy else answering.sampling
+    drawn = answering.engine.generate(ids, mask, limits, copies=samples, sampling=sampling, seeds=seeds).to(device)
     beginnings = [batch.response_ids[row, :cut] for row, cut in zip(rows.tolist(), cuts.tolist(), strict=True)]
     whole = [torch.cat([beginnings[i // samples], ids]) for i, ids in enumerate(drawn.ids)]
     widths = drawn.widths + cuts.to(device).repeat_interleave(samples)

@@ -1,4 +1,4 @@
-"""Dealing: from a rollout batch to the minibatches of the optimizer steps, and from those to what each rank computes."""
+"""Dealing: from a rollout batch to the minibatches of the optimizer steps, and from those to each rank's share."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -121,10 +121,10 @@ def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, ma
         return function(batch).detach()
     dealt = Dealt(batch, runtime.world_size)
     own = [(rows, function(piece).detach()) for rows, piece in dealt.pieces(runtime.rank, max_tokens)]
+    example = own[0][1]
     if runtime.world_size > 1:
         moved = [(rows.cpu(), piece.cpu()) for rows, piece in own if len(rows)]
         own = [pair for pairs in runtime.gather(moved) for pair in pairs]
-    example = own[0][1]
     device = batch.response_mask.device
     whole = torch.zeros(*example.shape[:-2], *batch.response_mask.shape, dtype=example.dtype, device=device)
     for rows, piece in own:

@@ -7,15 +7,14 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_interval
 from rl4llm.data.task import PromptBatch
 from rl4llm.masked import masked_mean
 from rl4llm.metrics import PassAtK
-from rl4llm.models import Policy
-from rl4llm.rewards import Scorer
-from rl4llm.rollouts import Engine, Sampling, decode_responses, draw_rollouts
+from rl4llm.rollouts import Sampling, decode_responses, draw_rollouts
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,13 @@ class Evaluation:
 
 
 @runtime_checkable
-class Answering(Protocol):
-    """What the callback needs of a module: a policy, what draws and scores responses, and the ranks."""
+class Evaluated(Protocol):
+    """What the callback needs of a module: who answers, with which weights, and the ranks."""
 
-    policy: Policy
-    engine: Engine
-    scorer: Scorer | None
+    policy_version: int
+
+    def answering(self) -> Answering:
+        """Return the policy, and what draws and scores its responses."""
 
     def runtime(self) -> Runtime:
         """Return ranks and random numbers."""
@@ -64,7 +64,7 @@ class Evaluator(Callback):
     """Evaluates the module's policy whenever the Trainer validates or tests.
 
     Each rank answers a share of the prompts of a held-out batch; every rank logs the numbers of all of them. The random
-    numbers of a response follow from the evaluation's seed and the prompt's place, so curves differ by the policy alone.
+    numbers of a response follow from the evaluation's seed and the prompt's place, so curves differ only by the policy.
 
     Args:
         evaluation: How responses are drawn.
@@ -107,9 +107,11 @@ class Evaluator(Callback):
         pl_module.log(f"test/pass_at_{self.evaluation.samples}", self.pass_at_k.compute())
 
     def _evaluate(self, module: Any, prompts: PromptBatch, stage: str) -> None:
-        with module.runtime().whole_weights(module.policy):
-            greedy, _ = self._answer(module, prompts, 1, self.greedy)
-            sampled, traits = self._answer(module, prompts, self.evaluation.samples, self.sampled)
+        answering, runtime = module.answering(), module.runtime()
+        with runtime.whole_weights(answering.policy):
+            answering.sync(module.policy_version)
+            greedy, _ = self._answer(runtime, answering, prompts, 1, self.greedy)
+            sampled, traits = self._answer(runtime, answering, prompts, self.evaluation.samples, self.sampled)
         self.answered += len(prompts)
         correct, scored = greedy.scores > 0, ~greedy.scores.isnan()
         _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
@@ -127,10 +129,9 @@ class Evaluator(Callback):
 
     @torch.no_grad()
     def _answer(
-        self, module: Any, prompts: PromptBatch, n: int, sampling: Sampling
+        self, runtime: Runtime, answering: Answering, prompts: PromptBatch, n: int, sampling: Sampling
     ) -> tuple[RolloutBatch, dict[str, Tensor]]:
         """Responses of all ranks with their scores and traits, in the order of the prompts."""
-        runtime: Runtime = module.runtime()
         places = runtime.share(len(prompts))
         mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
 
@@ -138,10 +139,10 @@ class Evaluator(Callback):
             counted = range(self.answered + places.start, self.answered + places.stop)
             seeds = Runtime(self.evaluation.seed).seeds("evaluation", counted)
             batch = draw_rollouts(
-                module.engine, module.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
+                answering.engine, answering.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
             )
-            texts = decode_responses(module.policy, batch)
-            scores = mine.score(texts, batch.group_ids.tolist(), module.scorer).scores
+            texts = decode_responses(answering.policy, batch)
+            scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores
             return batch.to("cpu").replace(scores=scores.cpu()), [dict(mine.task.traits(text)) for text in texts]
 
         pieces = runtime.together(answer)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -33,6 +34,15 @@ class Health:
         self.unscorable = 0
         self.budgets: dict[str, int] = {}
         self.said: set[str] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been counted so far."""
+        return {"in_a_row": dict(self.in_a_row), "skipped": dict(self.skipped), "unscorable": self.unscorable}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.in_a_row, self.skipped = dict(state["in_a_row"]), dict(state["skipped"])
+        self.unscorable = state["unscorable"]
 
     def observe(self, meter: Meter) -> None:
         """Log how many steps of each part have been skipped so far."""

@@ -1,11 +1,11 @@
 """Learning: the value source learns from the judged batch, each critic from its own shard over all ranks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.completions import complete
 from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.health import Health
@@ -15,9 +15,7 @@ from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.critics import ValueContext, ValueSource
 from rl4llm.data.task import PromptBatch
-from rl4llm.models import Policy
-from rl4llm.rewards import Scorer
-from rl4llm.rollouts import Engine, Sampling, decode_pieces
+from rl4llm.rollouts import decode_pieces
 
 
 def learn(critics: ValueSource, batch: RolloutBatch, context: ValueContext) -> None:
@@ -25,28 +23,10 @@ def learn(critics: ValueSource, batch: RolloutBatch, context: ValueContext) -> N
     critics.learn(batch, context)
 
 
-@dataclass(frozen=True)
-class Completing:
-    """What draws and scores completions of cut responses.
-
-    Args:
-        policy: The policy.
-        engine: Draws, with the policy's present weights.
-        scorer: Runs the reward.
-        sampling: How training draws responses.
-        prompts: The prompts that `group_ids` count.
-    """
-
-    policy: Policy
-    engine: Engine
-    scorer: Scorer | None
-    sampling: Sampling
-    prompts: PromptBatch
-
-
 def value_context(
     runtime: Runtime,
-    completing: Completing,
+    answering: Answering,
+    prompts: PromptBatch,
     learner: Callable[[str], Learner],
     policy_pass: Callable[[RolloutBatch, str], Tensor],
     meter: Meter,
@@ -59,7 +39,8 @@ def value_context(
 
     Args:
         runtime: Ranks, random numbers and steps.
-        completing: What completes cut responses.
+        answering: What completes cut responses.
+        prompts: The prompts that `group_ids` count.
         learner: From the name of a learner of the value source to how it steps.
         policy_pass: `policy_pass(rows, field)` gives a field of the policy's output for all rows, without gradient.
         meter: Receives the losses of the critics.
@@ -78,14 +59,11 @@ def value_context(
         dealt = deal(rows, one.updates, one.aggregator, generator=runtime.generator("deal", name), world_size=world)
         improve(runtime, one, dealt, losses, meter, health, counted=name == counted)
 
-    answer = completing
     return ValueContext(
         map=lambda f, rows: map_dealt(runtime, f, rows, max_tokens),
         minimize=minimize,
         log_probs=lambda rows: policy_pass(rows, "log_probs"),
         own_values=lambda rows: policy_pass(rows, "values"),
-        complete=partial(
-            complete, runtime, answer.policy, answer.engine, answer.scorer, answer.sampling, answer.prompts
-        ),
-        decode=partial(decode_pieces, answer.policy),
+        complete=partial(complete, runtime, answering, prompts),
+        decode=partial(decode_pieces, answering.policy),
     )

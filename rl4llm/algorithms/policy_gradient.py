@@ -1,6 +1,7 @@
 """`PolicyGradient`: the one loop. Every algorithm of the library is this module with other parts in its slots."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.building import build_models, check_models, shard_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import collect, gather
@@ -20,7 +22,7 @@ from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import Passes, judge
-from rl4llm.algorithms.learn import Completing, learn, value_context
+from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.algorithms.observe import observe_batch
@@ -76,7 +78,7 @@ class PolicyGradient(LightningModule):
         check_models(policy, self.composition, self.critic_learning)
         self.policy, self.critics, self.reference = build_models(policy, self.composition)
         check_learners(self.critics, self.critic_learning)
-        self.engine, self.scorer = rollout.engine.build(self.policy), rollout.scoring.build()
+        self.engine, self.scorer, self.ended = rollout.engine.build(self.policy), rollout.scoring.build(), False
         self.replay = None if rollout.replay is None else rollout.replay.build()
         self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
         self.duals = nn.ModuleDict({slot: part.build() for slot, part in self.composition.constrained().items()})
@@ -108,18 +110,17 @@ class PolicyGradient(LightningModule):
         observe_batch(batch, self.composition, meter)
         if not self.warming_up:
             self._improve(runtime, batch, meter)
-        if self.critics is not None and not self.critic_learning.first:
+        if self.critics is not None and context is not None and not self.critic_learning.first:
             learn(self.critics, batch, context)
         self._remember(batch)
         self._log(meter, tokens=int(batch.widths.sum()), seconds=time.perf_counter() - started)
 
     def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> RolloutBatch:
         """Draw and score this rank's responses, and gather those of all ranks."""
-        self.engine.sync(self.policy.model.named_parameters(), self.policy_version)
-        rollout = self.composition.rollout
+        answering, n = self.answering(), self.composition.rollout.responses_per_prompt
         with runtime.whole_weights(self.policy):
-            own = partial(collect, runtime, self.policy, self.engine, self.scorer, rollout, prompts, meter)
-            collected = gather(runtime, runtime.together(own)[runtime.rank if runtime.world_size > 1 else 0])
+            answering.sync(self.policy_version)
+            collected = gather(runtime, partial(collect, runtime, answering, prompts, meter, responses_per_prompt=n))
         reward = prompts.task.reward
         self.health.scored(collected.batch, collected.problems, getattr(reward, "__name__", type(reward).__name__))
         return collected.batch
@@ -145,7 +146,13 @@ class PolicyGradient(LightningModule):
             version=self.policy_version,
             before_update=self._reads_old_log_probs(),
         )
-        learning = partial(learn, self.critics, context=context) if first else None  # type: ignore[arg-type]
+
+        def learn_first(judged: RolloutBatch) -> None:
+            assert self.critics is not None
+            assert context is not None
+            learn(self.critics, judged, context)
+
+        learning = learn_first if first else None
         return judge(batch, self.composition, passes, self.critics, context, learn=learning)
 
     def _improve(self, runtime: Runtime, batch: RolloutBatch, meter: Meter) -> None:
@@ -200,6 +207,10 @@ class PolicyGradient(LightningModule):
         """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
         return runtime_of(self, seed=self.seed or 0, step=self.drawn)
 
+    def answering(self) -> Answering:
+        """Return the policy, and what draws and scores its responses."""
+        return Answering(self.policy, self.engine, self.scorer, self.composition.rollout.sampling)
+
     def learner(self, name: str) -> Learner:
         """Return how the model of this name steps: "policy", or a learner of the value source."""
         index = self._learner_names().index(name)
@@ -235,10 +246,11 @@ class PolicyGradient(LightningModule):
     def _context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
         if self.critics is None:
             return None
-        names, sampling = self._learner_names(), self.composition.rollout.sampling
+        names = self._learner_names()
         return value_context(
             runtime,
-            Completing(self.policy, self.engine, self.scorer, sampling, prompts),
+            self.answering(),
+            prompts,
             self.learner,
             lambda rows, field: self._pass(runtime, self.policy, rows, field),
             meter,
@@ -278,12 +290,10 @@ class PolicyGradient(LightningModule):
     def on_train_start(self) -> None:
         """Give the value source a chance to survey the training prompts before the first step."""
         if self.critics is not None:
-            self.critics.prepare(partial(survey_once, self.trainer, self.runtime(), self._surveying()))
-
-    def _surveying(self) -> Completing:
-        policy = self.reference or self.policy
-        engine = self.engine if policy is self.policy else self.composition.rollout.engine.build(policy)
-        return Completing(policy, engine, self.scorer, self.composition.rollout.sampling, PromptBatch([], None))  # type: ignore[arg-type]
+            first = self.reference or self.policy
+            engine = self.engine if first is self.policy else self.composition.rollout.engine.build(first)
+            answering = replace(self.answering(), policy=first, engine=engine)
+            self.critics.prepare(partial(survey_once, self.trainer, self.runtime(), answering))
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer validate; the callback does it."""
@@ -291,10 +301,16 @@ class PolicyGradient(LightningModule):
     def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer test; the callback does it."""
 
+    def setup(self, stage: str) -> None:
+        """Start the engine again if an earlier stage has ended it."""
+        if self.ended:
+            self.engine, self.ended = self.composition.rollout.engine.build(self.policy), False
+
     def teardown(self, stage: str) -> None:
         """End what the engine and the scorer have started."""
-        if self.scorer is not None:
-            self.scorer.close()
+        self.engine.close()
+        self.scorer.close()
+        self.ended = True
 
     def prompt_priorities(self, uids: Tensor) -> Tensor | None:
         """Return how much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
@@ -311,12 +327,14 @@ class PolicyGradient(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""
-        checkpoint["loop"] = {"seed": self.seed, "drawn": self.drawn, "policy_version": self.policy_version}
+        counters = {"seed": self.seed, "drawn": self.drawn, "policy_version": self.policy_version}
+        checkpoint["loop"] = {"counters": counters, "health": self.health.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the seed and the counters of the checkpoint."""
-        for name, value in checkpoint.get("loop", {}).items():
+        for name, value in checkpoint["loop"]["counters"].items():
             setattr(self, name, value)
+        self.health.load_state_dict(checkpoint["loop"]["health"])
 
     def _run_folder(self) -> Path:
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.building import shard_models
 from rl4llm.algorithms.deal import Dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
@@ -71,6 +72,7 @@ class Supervised(LightningModule):
     """
 
     critics = reference = None
+    policy_version = 0
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class Supervised(LightningModule):
         super().__init__()
         self.policy = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
         self.engine, self.scorer = HuggingFaceRollout().build(self.policy), scoring.build()
-        self.optimizer, self.updates = optimizer, updates
+        self.optimizer, self.updates, self.sampling = optimizer, updates, sampling
         self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
 
     def configure_callbacks(self) -> list[Callback]:
@@ -97,6 +99,10 @@ class Supervised(LightningModule):
         """Shard the model where the strategy asks for it."""
         check_strategy(self.trainer.strategy)
         shard_models(self)
+
+    def answering(self) -> Answering:
+        """Return the policy, and what draws and scores its responses."""
+        return Answering(self.policy, self.engine, self.scorer, self.sampling)
 
     def runtime(self) -> Runtime:
         """Return ranks and random numbers."""

@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from rl4llm.algorithms.learn import Completing
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
 from rl4llm.data.task import Example, PromptBatch
@@ -24,7 +24,7 @@ _CHUNK = 256
 @torch.no_grad()
 def survey(
     runtime: Runtime,
-    answering: Completing,
+    answering: Answering,
     loader: DataLoader[Example],
     *,
     samples: int,
@@ -55,6 +55,7 @@ def survey(
     dataset: Any = loader.dataset
     examples = _distinct([dataset[index] for index in range(len(dataset))])
     with runtime.whole_weights(answering.policy):
+        answering.sync(version=0)
         header = {
             "policy": policy_fingerprint(answering.policy),
             "prompts": prompts_fingerprint(examples),
@@ -73,7 +74,7 @@ def survey(
     return {example.uid: known[example.uid] for example in examples}
 
 
-def _draw(runtime: Runtime, answering: Completing, prompts: PromptBatch, samples: int) -> dict[int, list[float]]:
+def _draw(runtime: Runtime, answering: Answering, prompts: PromptBatch, samples: int) -> dict[int, list[float]]:
     """Scores of responses to these prompts, each rank's share gathered."""
     places = runtime.share(len(prompts))
     mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
@@ -96,7 +97,7 @@ def _draw(runtime: Runtime, answering: Completing, prompts: PromptBatch, samples
 
 
 def survey_once(
-    trainer: Trainer, runtime: Runtime, answering: Completing, *, samples: int, cache: str | None
+    trainer: Trainer, runtime: Runtime, answering: Answering, *, samples: int, cache: str | None
 ) -> Mapping[int, Sequence[float]]:
     """Survey the Trainer's training prompts; files without a name go beside the runs."""
     folder = Path(trainer.loggers[0].save_dir or "." if trainer.loggers else trainer.default_root_dir) / "surveys"

@@ -80,18 +80,10 @@ def rollout(module, prompts=4, seed=0, meter=None):
 
 def collected(module, prompts, meter=None):
     """What the module collects for some prompts."""
-    module.engine.sync((), module.policy_version)
-    runtime = module.runtime()
-    own = collect(
-        runtime,
-        module.policy,
-        module.engine,
-        module.scorer,
-        module.composition.rollout,
-        prompts,
-        Meter() if meter is None else meter,
-    )
-    return gather(runtime, own)
+    runtime, answering, meter = module.runtime(), module.answering(), Meter() if meter is None else meter
+    answering.sync(module.policy_version)
+    n = module.composition.rollout.responses_per_prompt
+    return gather(runtime, lambda: collect(runtime, answering, prompts, meter, responses_per_prompt=n))
 
 
 __all__ = ["SGD", "TASK", "collected", "critic_slots", "even_length", "loop", "rollout", "run", "slots"]

@@ -15,7 +15,12 @@ SMALL = [
     "--trainer.accelerator=cpu", "--data.task.held_out_size=5", "--data.prompts_per_step=5",
     "--model.responses_per_prompt=4", "--model.evaluation.samples=2", "--model.scoring.workers=0",
 ]  # fmt: skip
-SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.critic_optimizer=SGD", "--model.critic_optimizer.lr=0.1"]
+SGD = [
+    "--model.optimizer=SGD",
+    "--model.optimizer.lr=0.1",
+    "--model.critic_optimizer=SGD",
+    "--model.critic_optimizer.lr=0.1",
+]
 
 
 def free_port() -> int:

@@ -1,0 +1,28 @@
+"""`Answering`: a policy, what draws its responses and what scores them; all that collecting and completing need."""
+
+from dataclasses import dataclass
+
+from rl4llm.models import Policy
+from rl4llm.rewards import Scorer
+from rl4llm.rollouts import Engine, Sampling
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Who answers prompts, and how.
+
+    Args:
+        policy: The policy.
+        engine: Draws its responses, with its present weights.
+        scorer: Runs the reward; None runs it in this process.
+        sampling: How tokens are drawn.
+    """
+
+    policy: Policy
+    engine: Engine
+    scorer: Scorer | None
+    sampling: Sampling
+
+    def sync(self, version: int) -> None:
+        """Give the engine the policy's weights, which must be whole on this rank."""
+        self.engine.sync(self.policy.model.named_parameters(remove_duplicate=False), version)
