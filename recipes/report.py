@@ -1,7 +1,6 @@
 """Runs recipes over seeds and prints one table: accuracy before and after with its interval, and minutes."""
 
-import csv
-import re
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,8 @@ from statistics import mean, stdev
 
 from jsonargparse import auto_cli
 
+from rl4llm.runs.folder import claim_folder
+
 COLUMNS = "| method | sampled accuracy | each seed | greedy accuracy | minutes | command |\n|---|---|---|---|---|---|"
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5 %, by seeds
 
@@ -17,7 +18,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 def report(
     recipes: list[str], seeds: tuple[int, ...] = (0, 1, 2), options: tuple[str, ...] = (), jobs: int = 1
 ) -> None:
-    """Run every recipe with every seed and print the table as Markdown.
+    """Run every recipe with every seed and print the table as Markdown. The runs are kept in `runs/report`.
 
     Args:
         recipes: Names of recipes beside this file.
@@ -26,23 +27,24 @@ def report(
         jobs: Runs side by side.
     """
     print(COLUMNS)
+    place = claim_folder(Path("runs"), "report")
     with ThreadPoolExecutor(jobs) as pool:
-        runs = {name: [pool.submit(run, name, seed, options) for seed in seeds] for name in recipes}
+        runs = {name: [pool.submit(run, name, seed, options, place / str(seed)) for seed in seeds] for name in recipes}
         for name in recipes:
             print(line(name, [one.result() for one in runs[name]]), flush=True)
 
 
-def run(recipe: str, seed: int, options: tuple[str, ...]) -> tuple[float, ...]:
+def run(recipe: str, seed: int, options: tuple[str, ...], root: Path) -> tuple[float, ...]:
     """One run in a process of its own: sampled and greedy accuracy before and after, and minutes."""
-    script, root = Path(__file__).parent / f"{recipe}.py", f"runs/report/{seed}"
+    script = Path(__file__).parent / f"{recipe}.py"
     command = [sys.executable, str(script), "fit", f"--seed_everything={seed}", f"--trainer.default_root_dir={root}"]
     done = subprocess.run([*command, "--trainer.enable_progress_bar=false", *options], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {recipe} with seed {seed} failed: {done.stderr.strip().splitlines()[-1]}")
-    minutes = float(re.search(r"in ([\d.]+) minutes of training", done.stdout)[1])
-    numbers = Path(re.search(r"^numbers +(.+)$", done.stdout, re.MULTILINE)[1])
-    rows = [row for row in csv.DictReader(numbers.open()) if row.get("val/sampled_accuracy")]
-    return (*(float(rows[i][f"val/{kind}_accuracy"]) for kind in ("sampled", "greedy") for i in (0, -1)), minutes)
+    summary = json.loads((root / recipe / "version_0" / "summary.json").read_text())
+    before, after = summary["before"], summary["after"]
+    accuracies = [at[f"{kind}_accuracy"] for kind in ("sampled", "greedy") for at in (before, after)]
+    return (*accuracies, summary["minutes"])
 
 
 def line(recipe: str, runs: list[tuple[float, ...]]) -> str:

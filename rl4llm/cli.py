@@ -224,8 +224,8 @@ class RecipeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the final policy unless that was done, then sum up."""
-        progress = self.trainer.fit_loop.epoch_progress.current
-        progress.processed = progress.ready  # as after training, also where a resumed run found nothing left to train
+        if not self.summary.started:  # a resumed run with nothing left to train: count the epoch as training does
+            self.trainer.fit_loop.epoch_progress.current.processed += 1
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
         if evaluated != self.trainer.global_step and self.datamodule.val_dataloader():
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -239,12 +239,14 @@ class RecipeCLI(LightningCLI):
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
         message, status = known or (f"{type(error).__name__}: {error}", 1)
+        speaks = self.voice.claim(message, status)
+        if not speaks:
+            message, status = self.voice.spoken() or (message, status)
         self._note(trainer, message.removeprefix("error: "), stopped=isinstance(error, RunStopped))
-        if not self.voice.claim(status):
-            leave(self.voice.status() or status)
-        if known is None:
+        if speaks and known is None:
             raise error
-        print(message, file=sys.stderr, flush=True)
+        if speaks:
+            print(message, file=sys.stderr, flush=True)
         leave(status)
 
     def _note(self, trainer: Trainer | None, reason: str, *, stopped: bool) -> None:

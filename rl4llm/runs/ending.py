@@ -44,29 +44,31 @@ class Voice(Callback):
             logger = logging.getLogger(_WITH_CHILDREN)
             logger.addFilter(self._rephrase)
 
-    def claim(self, status: int) -> bool:
-        """Whether this process is the one that speaks. The first to ask leaves its exit status for the others."""
+    def claim(self, message: str, status: int) -> bool:
+        """Whether this process is the one that speaks. The first to ask leaves message and status to the others."""
         if self.place is None:
             return True
         try:
-            with open(self.place, "x") as file:
-                file.write(str(status))
+            with open(self.place, "x", encoding="utf-8") as file:
+                file.write(f"{status} {message}")
         except FileExistsError:
             return False
         except OSError:
             return True
         return True
 
-    def status(self) -> int | None:
-        """Exit status of the process that spoke; None while none has."""
+    def spoken(self) -> tuple[str, int] | None:
+        """Message and exit status of the process that spoke; None while none has."""
         try:
-            return None if self.place is None else int(self.place.read_text() or 1)
+            text = "" if self.place is None else self.place.read_text(encoding="utf-8")
+            status, _, message = text.partition(" ")
+            return message, int(status)
         except (OSError, ValueError):
             return None
 
     def say(self, message: str, status: int) -> None:
         """Print a message unless another process has spoken."""
-        if self.claim(status):
+        if self.claim(message, status):
             print(message, file=sys.stderr, flush=True)
 
     def hint(self) -> str:

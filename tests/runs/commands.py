@@ -42,6 +42,7 @@ class Toy(LightningModule):
         self.log("val/distance", self.weight.norm(), sync_dist=True)
 
     def _misbehave(self):
+        (Path(self.loggers[0].log_dir) / "fault").touch()
         if self.fault == "usage":
             raise UsageError("Toy: the flask is empty; fill it.")
         if self.fault == "bug":

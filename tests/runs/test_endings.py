@@ -27,7 +27,7 @@ def start(root, *more):
     )
 
 
-def wait_for(path, seconds=60):
+def wait_for(path, seconds=100):
     """Until a file is there."""
     until = time.monotonic() + seconds
     while not path.exists():
@@ -152,10 +152,10 @@ def test_only_errors_that_a_person_can_act_on_are_one_line():
 def test_one_process_speaks(tmp_path):
     first, second = Voice(), Voice()
     first.place = second.place = tmp_path / "spoken"
-    assert second.status() is None
-    assert first.claim(7)
-    assert not second.claim(1)
-    assert second.status() == 7
+    assert second.spoken() is None
+    assert first.claim("error: this", 7)
+    assert not second.claim("error: that", 1)
+    assert second.spoken() == ("error: this", 7)
 
 
 # --- in several processes -------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_two_processes_stop_together_on_a_signal_to_the_first(tmp_path):
     process = start(tmp_path, *TWO, "--model.pause=0.2", "--checkpoints.every_n_batches=1")
     wait_for(tmp_path / "toy/version_0/checkpoints/last.ckpt")
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=100)
     assert process.returncode == 143
     (line,) = said(err)
     assert line.startswith("stopped by SIGTERM after")
@@ -194,9 +194,8 @@ def test_two_processes_stop_together_on_a_signal_to_the_first(tmp_path):
 )
 def test_a_rank_that_fails_ends_all_with_one_message(tmp_path, fault, rank, message):
     process = start(tmp_path, *TWO, f"--model.fault={fault}", "--model.at=2", f"--model.rank={rank}")
-    began = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 45
+    _, err = process.communicate(timeout=150)
+    assert time.time() - (tmp_path / "toy/version_0/fault").stat().st_mtime < 15
     assert process.returncode not in (0, None)
     (line,) = said(err)
     assert line.startswith(message)
