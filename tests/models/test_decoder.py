@@ -35,6 +35,14 @@ def test_a_model_that_names_no_blocks_is_searched_for_its_largest_list_of_one_cl
     assert decoder_layers(model) == list(model.layers)
 
 
+def test_layers_of_several_classes_are_found_by_their_names_beside_a_larger_list():
+    model = nn.Module()
+    model._no_split_modules = ["Linear", "Bilinear"]
+    model.experts = nn.ModuleList(nn.Sequential(nn.Linear(64, 64)) for _ in range(4))
+    model.layers = nn.ModuleList([nn.Linear(2, 2), nn.Bilinear(2, 2, 2)])
+    assert decoder_layers(model) == list(model.layers)
+
+
 def test_a_model_without_layers_is_one_line():
     with pytest.raises(UsageError, match=r"Linear holds no stack of decoder layers"):
         decoder_layers(nn.Linear(2, 2))
