@@ -343,6 +343,15 @@ def test_no_process_that_a_reward_starts_outlives_its_call(scorer, leave, end, t
     assert not is_running(processes[0])
 
 
+def test_a_reward_can_terminate_a_process_that_it_started(scorer):
+    def reward(prompt, response, answer):
+        child = subprocess.Popen(["sleep", "1000"])
+        child.terminate()
+        return child.wait()
+
+    assert score(scorer, reward, ["x"] * 2).scores.tolist() == [-signal.SIGTERM] * 2
+
+
 def test_processes_may_be_kept_until_the_scorer_is_closed(tmp_path):
     started = []
 
