@@ -231,8 +231,9 @@ class RecipeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the final policy unless that was done, then sum up."""
-        if not self.summary.started:  # a resumed run with nothing left to train: count the epoch as training does
-            self.trainer.fit_loop.epoch_progress.current.processed += 1
+        if not self.summary.started:  # a resumed run with nothing left to train: end it as training does
+            self.trainer.fit_loop.epoch_progress.increment_completed()
+            self.summary.on_train_end(self.trainer, self.model)
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
         if evaluated != self.trainer.global_step and self.datamodule.val_dataloader():
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)

@@ -97,6 +97,8 @@ def explain(error: BaseException, hint: str = "") -> tuple[str, int] | None:
     text = " ".join(str(error).split())
     if isinstance(error, RunStopped):
         return text, error.status
+    if "--ckpt_path=last" in text or "are intact" in text:
+        hint = ""  # the message says it itself
     if isinstance(error, UsageError | MisconfigurationException):
         return f"error: {text}{hint}", 2
     if (isinstance(error, OSError) and error.errno in _DISK) or any(part in text for part in _DISK_TEXT):
