@@ -42,8 +42,7 @@ def run(recipe: str, seed: int, options: tuple[str, ...], root: Path) -> tuple[f
     if done.returncode:
         sys.exit(f"error: {recipe} with seed {seed} failed: {done.stderr.strip().splitlines()[-1]}")
     summary = json.loads((root / recipe / "version_0" / "summary.json").read_text())
-    before, after = summary["before"], summary["after"]
-    accuracies = [at[f"{kind}_accuracy"] for kind in ("sampled", "greedy") for at in (before, after)]
+    accuracies = [summary[at][f"{kind}_accuracy"] for kind in ("sampled", "greedy") for at in ("before", "after")]
     return (*accuracies, summary["minutes"])
 
 

@@ -76,6 +76,7 @@ class RecipeCLI(LightningCLI):
     ) -> None:
         self.recipe_name, self.data_defaults = recipe.__name__, data_defaults or {}
         self.history, self.voice, self.signals = History(), Voice(), Signals()
+        self.signals.at_once = self._end_at_once
         self.summary = Summary(self.history, self.recipe_name)
         self.resumed: Resumed | None = None
         self.run_folder: Path | None = None
@@ -224,8 +225,9 @@ class RecipeCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Evaluate the final policy unless that was done, then sum up."""
-        if not self.summary.started:  # a resumed run with nothing left to train: count the epoch as training does
-            self.trainer.fit_loop.epoch_progress.current.processed += 1
+        if not self.summary.started:  # a resumed run with nothing left to train: end it as training does
+            self.trainer.fit_loop.epoch_progress.increment_completed()
+            self.summary.on_train_end(self.trainer, self.model)
         evaluated = self.history.validation[-1][0] if self.history.validation else -1
         if evaluated != self.trainer.global_step and self.datamodule.val_dataloader():
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -235,7 +237,7 @@ class RecipeCLI(LightningCLI):
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
         trainer: Trainer | None = getattr(self, "trainer", None)
         end_children(trainer, at_once=not getattr(error, "together", False))
-        known = explain(error, self.voice.hint())
+        known = explain(error, self.voice.hint(), alone=self.voice.place is None)
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
         message, status = known or (f"{type(error).__name__}: {error}", 1)
@@ -248,6 +250,11 @@ class RecipeCLI(LightningCLI):
         if speaks:
             print(message, file=sys.stderr, flush=True)
         leave(status)
+
+    def _end_at_once(self) -> None:
+        """A second signal: nothing is saved any more, and no process is left behind."""
+        end_children(getattr(self, "trainer", None), at_once=True)
+        self.voice.say(f"ended at once by a second signal.{self.voice.hint()}", 128 + self.signals.received)
 
     def _note(self, trainer: Trainer | None, reason: str, *, stopped: bool) -> None:
         """Leave the ending in the run's `summary.json` where that is possible."""

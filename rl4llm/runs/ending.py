@@ -87,21 +87,24 @@ class Voice(Callback):
 _PEER_ENDED = "another process of this run has ended (killed, or out of memory), so this one ends as well."
 
 
-def explain(error: BaseException, hint: str = "") -> tuple[str, int] | None:
+def explain(error: BaseException, hint: str = "", *, alone: bool = True) -> tuple[str, int] | None:
     """The line and the exit status for an exception that a person can act on; None if it deserves its traceback.
 
     Args:
         error: What ended the run.
         hint: What is left of the run, added to failures.
+        alone: Whether the run has one process, so that broken connections are not those to its other processes.
     """
     text = " ".join(str(error).split())
     if isinstance(error, RunStopped):
         return text, error.status
+    if "--ckpt_path=last" in text or "are intact" in text:
+        hint = ""  # the message says it itself
     if isinstance(error, UsageError | MisconfigurationException):
         return f"error: {text}{hint}", 2
     if (isinstance(error, OSError) and error.errno in _DISK) or any(part in text for part in _DISK_TEXT):
         return f"error: {_disk(error, text)}{hint}", 1
-    if isinstance(error, RuntimeError) and any(part in text for part in _PEER_TEXT):
+    if not alone and isinstance(error, RuntimeError) and any(part in text for part in _PEER_TEXT):
         return f"error: {_PEER_ENDED}{hint}", 1
     return None
 

@@ -78,8 +78,10 @@ class Signals:
         if os.getpid() != self._pid:
             _as_worker(signum)
         elif self.received:
-            self.at_once()
-            os._exit(128 + signum)
+            try:
+                self.at_once()
+            finally:
+                os._exit(128 + signum)
         else:
             self.received = signum
             if not self.patient:

@@ -48,7 +48,8 @@ def test_a_recipe_fits_and_leaves_everything_in_its_run_folder(name, tmp_path, c
     monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "fit", *small])
     run_main(name)
     folder = tmp_path / name / "version_0"
-    for file in ("config.yaml", "metrics.csv", "curves.png", "policy/config.json", "policy/model.safetensors"):
+    written = ("config.yaml", "metrics.csv", "summary.json", "curves.png")
+    for file in (*written, "policy/config.json", "policy/model.safetensors"):
         assert (folder / file).is_file(), file
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("checkpoints/*.ckpt"))
@@ -66,7 +67,7 @@ def test_held_out_prompts_are_judged_before_and_after(tmp_path):
 def test_validate_and_test_work_from_the_saved_configuration_and_checkpoint(tmp_path, capsys):
     cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
     folder = tmp_path / "grpo" / "version_0"
-    (checkpoint,) = folder.glob("checkpoints/*.ckpt")
+    checkpoint = folder / "checkpoints/last.ckpt"
     for command, stage in (("validate", "val"), ("test", "test")):
         run = cli(grpo, command, f"--config={folder / 'config.yaml'}", f"--ckpt_path={checkpoint}")
         assert {f"{stage}/greedy_accuracy", f"{stage}/sampled_accuracy", f"{stage}/pass_at_2"} <= set(
@@ -76,7 +77,7 @@ def test_validate_and_test_work_from_the_saved_configuration_and_checkpoint(tmp_
 
 def test_a_run_resumes_from_its_checkpoint(tmp_path):
     cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", *SHORT)
-    (checkpoint,) = (tmp_path / "grpo" / "version_0").glob("checkpoints/*.ckpt")
+    checkpoint = tmp_path / "grpo/version_0/checkpoints/last.ckpt"
     longer = [flag for flag in SHORT if "max_steps" not in flag] + ["--trainer.max_steps=3"]
     run = cli(grpo, "fit", f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={checkpoint}", *longer)
     assert run.trainer.global_step == 3

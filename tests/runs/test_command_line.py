@@ -47,7 +47,7 @@ def test_other_strategies_are_refused_with_the_one_to_use(tmp_path, capsys, give
 
 
 def test_an_object_of_a_refused_strategy_is_refused_too():
-    with pytest.raises(UsageError, match="FSDPStrategy .* use --trainer.strategy=fsdp2"):
+    with pytest.raises(UsageError, match=r"FSDPStrategy .* use --trainer.strategy=fsdp2"):
         resolve_strategy(FSDPStrategy(accelerator=None))
 
 

@@ -81,6 +81,18 @@ def test_a_signal_before_training_ends_the_run_there(tmp_path, capsys, monkeypat
     assert not (tmp_path / "toy/version_0/checkpoints/last.ckpt").exists()
 
 
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    process = start(tmp_path, "--model.pause=3", "--checkpoints.every_n_batches=1")
+    wait_for(tmp_path / "toy/version_0/checkpoints/last.ckpt")
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    _, err = process.communicate(timeout=2)
+    assert process.returncode == 143
+    (line,) = said(err)
+    assert line.startswith("ended at once by a second signal. The checkpoints saved before are intact;")
+
+
 def test_handlers_are_put_back(tmp_path):
     before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
     run(tmp_path, "--trainer.max_steps=1")
@@ -146,7 +158,9 @@ def test_only_errors_that_a_person_can_act_on_are_one_line():
     assert explain(FileNotFoundError(2, "No such file", "x")) is None
     assert explain(RuntimeError("shapes do not match")) is None
     assert explain(RunStopped(signal.SIGINT))[1] == 130
-    assert "another process" in explain(RuntimeError("[gloo/...] Connection closed by peer [127.0.0.1]:1"))[0]
+    lost = RuntimeError("[gloo/...] Connection closed by peer [127.0.0.1]:1")
+    assert "another process" in explain(lost, alone=False)[0]
+    assert explain(lost) is None
 
 
 def test_one_process_speaks(tmp_path):
