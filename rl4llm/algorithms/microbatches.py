@@ -28,7 +28,7 @@ def cut_by_tokens(batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = 
         return
     unit = units(batch, whole_groups)
     sizes = torch.bincount(unit)
-    widest = torch.zeros_like(sizes).scatter_reduce(0, unit, batch.widths, "amax")
+    widest = torch.zeros_like(sizes).scatter_reduce(0, unit, batch.widths.clamp(min=1), "amax")
     order = widest.argsort(stable=True)
     lengths = (batch.prompt_mask.sum(-1).amax() + widest[order]).tolist()
     rows_before = [0, *sizes[order].cumsum(0).tolist()]

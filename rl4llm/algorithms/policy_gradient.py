@@ -229,8 +229,7 @@ class PolicyGradient(LightningModule):
     def _reads_old_log_probs(self) -> bool:
         """Whether the trainer's `old_log_probs` are needed before the update's own passes give them."""
         several = self.learning.updates.steps > 1 and not self.warming_up
-        read = self.composition.reads("old_log_probs") or self.composition.credit.kl_reward is not None
-        return (several or read) and not self.composition.rollout.trust_log_probs
+        return (several or self.composition.reads("old_log_probs")) and not self.composition.rollout.trust_log_probs
 
     def _pass(self, runtime: Runtime, policy: Policy | None, rows: RolloutBatch, field: str) -> Tensor:
         """A field of `PolicyOutput` for all rows, without gradient, shared out over the ranks."""

@@ -125,8 +125,8 @@ def policy_fingerprint(policy: Policy) -> str:
     tensors = {**dict(policy.model.named_parameters()), **dict(policy.model.named_buffers())}
     for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 4096)].float().cpu().numpy().tobytes()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + some)
+        some = flat[:: max(1, len(flat) // 4096)].float().cpu().clone()  # NumPy would lock the model's own storage
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ the evaluations, and all parameters.
 
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,7 +35,9 @@ def run(job: dict) -> None:
 
 
 def main() -> None:
-    for job in json.loads(Path(sys.argv[1]).read_text()):
+    port = int(os.environ.get("MASTER_PORT", 0))
+    for index, job in enumerate(json.loads(Path(sys.argv[1]).read_text())):
+        os.environ["MASTER_PORT"] = str(port + index)  # a store of its own: a rank may be late in leaving the last one
         run(job)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
