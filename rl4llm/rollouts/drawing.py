@@ -86,7 +86,7 @@ def inverse_cdf(log_probs: Float[Tensor, "batch vocab"], uniforms: Float[Tensor,
     """
     cumulative = log_probs.exp().mul_(_UNIT).long().cumsum_(-1)
     total = cumulative[:, -1]
-    reached = torch.minimum((uniforms * total.to(uniforms.dtype)).long(), total - 1)  # u · Σ p may round up to Σ p
+    reached = torch.minimum((uniforms * total.to(uniforms.dtype)).long(), total - 1)  # in single precision u may be 1
     tokens = torch.searchsorted(cumulative, reached[:, None], right=True)[:, 0]
     return tokens.clamp(max=log_probs.shape[-1] - 1)
 

@@ -72,10 +72,11 @@ def test_a_large_vocabulary_without_mass_at_its_ends_is_searched_exactly():
     assert inverse_cdf(log_probs, ends).tolist() == [1000, 149_000, 149_000]
 
 
-@pytest.mark.parametrize("largest", [torch.tensor(BELOW_ONE, dtype=torch.float64), torch.tensor(1 - 2.0**-24)])
-def test_rounding_up_to_the_whole_mass_never_reaches_the_tokens_without_mass_behind(largest):
-    log_probs = torch.randn(1000, 51, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    log_probs[:, 50] = -torch.inf
+@pytest.mark.parametrize("largest", [torch.tensor(BELOW_ONE, dtype=torch.float64), torch.tensor(BELOW_ONE).float()])
+def test_a_uniform_that_single_precision_rounds_up_to_one_never_reaches_the_tokens_without_mass(largest):
+    logits = torch.randn(1000, 51, generator=torch.Generator().manual_seed(0))
+    logits[:, 50] = -torch.inf
+    log_probs = logits.log_softmax(-1)
     assert (inverse_cdf(log_probs, largest.expand(1000)) == 49).all()
 
 
