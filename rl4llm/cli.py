@@ -26,6 +26,7 @@ from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.rollouts import DynamicSampling
 from rl4llm.runs.checkpoints import Checkpoints
+from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.ending import Voice, end_children, explain, leave
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
@@ -88,7 +89,14 @@ class RecipeCLI(LightningCLI):
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [self.history, Logbook(), self.summary, self.voice, Stopping(self.signals)],
+            "callbacks": [
+                self.history,
+                Logbook(),
+                self.summary,
+                CollapseWatch(),
+                self.voice,
+                Stopping(self.signals),
+            ],
         }
         complete_help(recipe)
         _prepare()

@@ -63,8 +63,13 @@ class Dealt:
             yield rows, self.rows.select(rows).trim()
         for _ in range(most - len(own)):
             first = torch.zeros(1, dtype=torch.long, device=self.rows.group_ids.device)
-            idle = self.rows.select(first)
-            yield first[:0], idle.replace(response_mask=torch.zeros_like(idle.response_mask)).trim()
+            yield first[:0], _idle(self.rows.select(first))
+
+
+def _idle(row: RolloutBatch) -> RolloutBatch:
+    """The row with no token that is trained or counted by a gate."""
+    gates = None if row.gates is None else torch.zeros_like(row.gates)
+    return row.replace(response_mask=torch.zeros_like(row.response_mask), gates=gates).trim()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_every_row_goes_to_one_rank_and_groups_stay_together_when_asked(batch, r
 
 @given(batch=rollouts(max_batch=7), ranks=RANKS, budget=st.integers(1, 60))
 def test_every_rank_runs_the_same_number_of_passes_and_idle_ones_train_nothing(batch, ranks, budget):
-    dealt = Dealt(batch, ranks)
+    dealt = Dealt(batch.replace(gates=batch.response_mask[None]), ranks)
     passes = [list(dealt.pieces(rank, budget)) for rank in range(ranks)]
     assert len({len(one) for one in passes}) == 1
     rows = torch.cat([indices for one in passes for indices, _ in one]) if len(batch) else torch.zeros(0)
@@ -50,7 +50,7 @@ def test_every_rank_runs_the_same_number_of_passes_and_idle_ones_train_nothing(b
     for one in passes:
         for indices, piece in one:
             assert len(piece) == max(1, len(indices))
-            assert len(indices) or not piece.response_mask.any()
+            assert len(indices) or not (piece.response_mask.any() or piece.gates.any())
 
 
 @given(batch=rollouts(max_batch=7), ranks=RANKS, minibatches=st.integers(1, 4), whole=st.booleans())
