@@ -87,6 +87,7 @@ class PolicyGradient(LightningModule):
         self.seed: int | None = None
         self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
         self.policy_version = 0  # optimizer steps of the policy so far
+        self.warming_up = False  # whether only the critics learn from the present rollout batch
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ class PolicyGradient(LightningModule):
         started, meter, runtime = time.perf_counter(), Meter(), self.runtime()
         seed_global("step", runtime.seed, runtime.step)
         self.drawn += 1
+        self.warming_up = self.trainer.global_step < self.critic_learning.warmup
         batch = self._collect(runtime, prompts, meter)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
@@ -107,6 +109,7 @@ class PolicyGradient(LightningModule):
         except NotFiniteError as error:
             self.health.skip(error.part, f"{error.count} {error.what} are not finite", batch)
             return
+        self.health.judged(self._learner_names())
         observe_batch(batch, self.composition, meter)
         if not self.warming_up:
             self._improve(runtime, batch, meter)
@@ -164,6 +167,10 @@ class PolicyGradient(LightningModule):
             version = None if trust else self.policy_version
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
+        def before_step() -> None:
+            for dual in duals.values():
+                dual.forget()
+
         def after_step() -> None:
             self.policy_version += 1
             for slot, dual in duals.items():
@@ -178,7 +185,8 @@ class PolicyGradient(LightningModule):
             world_size=runtime.world_size,
             whole_groups=whole_groups,
         )
-        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, after_step=after_step)
+        hooks = {"before_step": before_step, "after_step": after_step}
+        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, **hooks)
 
     def _remember(self, batch: RolloutBatch) -> None:
         """Keep fresh rows for later, and renew the reference at its interval."""
@@ -197,11 +205,6 @@ class PolicyGradient(LightningModule):
             self.log(name, value, prog_bar=name in _SHOWN)
 
     # --- what the steps are given -----------------------------------------------------------------------------------
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether only the critics learn from this rollout batch."""
-        return self.trainer.global_step < self.critic_learning.warmup
 
     def runtime(self) -> Runtime:
         """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
