@@ -139,7 +139,7 @@ class Health:
     def _dump(self, batch: RolloutBatch) -> Path:
         """Where the first rank has written the batch, or why not."""
         path = self.folder() / "skipped_batch.pt"
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save({name: tensor.cpu() for name, tensor in batch.tensors().items()}, path)
