@@ -1,6 +1,7 @@
 """`PolicyGradient`: the one loop. Every algorithm of the library is this module with other parts in its slots."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.algorithms.observe import observe_batch
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.algorithms.strategy import check_strategy, runtime_of
+from rl4llm.algorithms.strategy import check_strategy, float32_by_default, runtime_of
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
@@ -91,6 +92,7 @@ class PolicyGradient(LightningModule):
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
 
+    @float32_by_default()
     def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Collect, gather, judge, deal, improve, learn, log."""
         started, meter, runtime = time.perf_counter(), Meter(), self.runtime()
@@ -293,10 +295,15 @@ class PolicyGradient(LightningModule):
     def on_train_start(self) -> None:
         """Give the value source a chance to survey the training prompts before the first step."""
         if self.critics is not None:
-            first = self.reference or self.policy
-            engine = self.engine if first is self.policy else self.composition.rollout.engine.build(first)
-            answering = replace(self.answering(), policy=first, engine=engine)
-            self.critics.prepare(partial(survey_once, self.trainer, self.runtime(), answering))
+            self.critics.prepare(self._survey)
+
+    def _survey(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
+        """Survey the policy as it was before training: the reference, where there is one."""
+        if self.reference is None:
+            return survey_once(self.trainer, self.runtime(), self.answering(), samples=samples, cache=cache)
+        with self.composition.rollout.engine.build(self.reference) as engine:
+            answering = replace(self.answering(), policy=self.reference, engine=engine)
+            return survey_once(self.trainer, self.runtime(), answering, samples=samples, cache=cache)
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer validate; the callback does it."""
