@@ -1,11 +1,11 @@
 """`Health`: what goes wrong in a run is said once, counted, and ends the run when nothing else happens any more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -75,6 +75,10 @@ class Health:
         """Note that a part made a step."""
         self.in_a_row[part] = 0
 
+    def judged(self, learners: Collection[str]) -> None:
+        """Note that all parts gave finite numbers; a learner's skipped steps count on until it makes one."""
+        self.in_a_row = {part: count for part, count in self.in_a_row.items() if part in learners}
+
     @torch.no_grad()
     def check_weights(self, part: str, module: nn.Module, gather: Callable[[float], list[float]]) -> None:
         """Raise on all ranks before weights that have left every useful range are saved.
@@ -133,11 +137,14 @@ class Health:
         )
 
     def _dump(self, batch: RolloutBatch) -> Path:
+        """Where the first rank has written the batch, or why not."""
         path = self.folder() / "skipped_batch.pt"
-        try:
-            torch.save({name: tensor.cpu() for name, tensor in batch.tensors().items()}, path)
-        except OSError as error:
-            return Path(f"(not written: {error})")
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save({name: tensor.cpu() for name, tensor in batch.tensors().items()}, path)
+            except (OSError, RuntimeError) as error:
+                return Path(f"(not written: {error})")
         return path
 
 

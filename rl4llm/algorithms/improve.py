@@ -50,6 +50,7 @@ def improve(
     health: Health,
     *,
     counted: bool,
+    before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Step a model once per minibatch.
@@ -67,11 +68,12 @@ def improve(
         meter: Receives the gradient's norm.
         health: Counts skipped steps and ends a run that only skips.
         counted: Whether the Trainer counts this learner's last step.
-        after_step: Called after each step.
+        before_step: Called before each step, and once more if it is done again with smaller microbatches.
+        after_step: Called after each step that was not skipped.
     """
     minibatches = list(minibatches)
     for index, minibatch in enumerate(minibatches):
-        loss = _accumulate(runtime, learner, minibatch, losses, health)
+        loss = _accumulate(runtime, learner, minibatch, losses, meter, health, before_step)
         norm = _clip(learner)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if not finite:
@@ -89,10 +91,18 @@ def improve(
 
 
 def _accumulate(
-    runtime: Runtime, learner: Learner, minibatch: Minibatch, losses: LossFunction, health: Health
+    runtime: Runtime,
+    learner: Learner,
+    minibatch: Minibatch,
+    losses: LossFunction,
+    meter: Meter,
+    health: Health,
+    before_step: Callable[[], None],
 ) -> float:
     """Gradients of a minibatch, summed over microbatches and ranks; its loss."""
+    before = meter.copy()
     while True:
+        before_step()
         budget = health.budget(learner.name, learner.updates.microbatch_tokens)
         learner.optimizer.zero_grad()
         try:
@@ -102,6 +112,7 @@ def _accumulate(
             if runtime.lockstep or not any(word in str(error).lower() for word in _MEMORY):
                 raise
             health.halve_budget(learner.name, budget, error)
+            meter.restore(before)
     runtime.add_gradients(learner.module)
     return float(runtime.sum(loss.reshape(1).cpu())[0])
 

@@ -26,6 +26,16 @@ class Meter:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._weights[name] = self._weights[name] + weight if name in self._weights else weight
 
+    def copy(self) -> "Meter":
+        """Return a meter that holds what this one holds now."""
+        other = Meter()
+        other.restore(self)
+        return other
+
+    def restore(self, other: "Meter") -> None:
+        """Hold what the other meter holds, and forget everything else."""
+        self._sums, self._weights = dict(other._sums), dict(other._weights)
+
     def means(self, gather: Callable[[Any], list[Any]] = lambda own: [own]) -> dict[str, Tensor]:
         """Return Σ values / Σ weights over all ranks for every name that has a weight; float32 on the CPU.
 

@@ -1,6 +1,7 @@
 """`PolicyGradient`: the one loop. Every algorithm of the library is this module with other parts in its slots."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.algorithms.observe import observe_batch
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.algorithms.strategy import check_strategy, runtime_of
+from rl4llm.algorithms.strategy import check_strategy, float32_by_default, runtime_of
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
@@ -87,14 +88,17 @@ class PolicyGradient(LightningModule):
         self.seed: int | None = None
         self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
         self.policy_version = 0  # optimizer steps of the policy so far
+        self.warming_up = False  # whether only the critics learn from the present rollout batch
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
 
+    @float32_by_default()
     def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Collect, gather, judge, deal, improve, learn, log."""
         started, meter, runtime = time.perf_counter(), Meter(), self.runtime()
         seed_global("step", runtime.seed, runtime.step)
         self.drawn += 1
+        self.warming_up = self.trainer.global_step < self.critic_learning.warmup
         batch = self._collect(runtime, prompts, meter)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
@@ -107,6 +111,7 @@ class PolicyGradient(LightningModule):
         except NotFiniteError as error:
             self.health.skip(error.part, f"{error.count} {error.what} are not finite", batch)
             return
+        self.health.judged(self._learner_names())
         observe_batch(batch, self.composition, meter)
         if not self.warming_up:
             self._improve(runtime, batch, meter)
@@ -164,6 +169,10 @@ class PolicyGradient(LightningModule):
             version = None if trust else self.policy_version
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
+        def before_step() -> None:
+            for dual in duals.values():
+                dual.forget()
+
         def after_step() -> None:
             self.policy_version += 1
             for slot, dual in duals.items():
@@ -178,7 +187,8 @@ class PolicyGradient(LightningModule):
             world_size=runtime.world_size,
             whole_groups=whole_groups,
         )
-        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, after_step=after_step)
+        hooks = {"before_step": before_step, "after_step": after_step}
+        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, **hooks)
 
     def _remember(self, batch: RolloutBatch) -> None:
         """Keep fresh rows for later, and renew the reference at its interval."""
@@ -197,11 +207,6 @@ class PolicyGradient(LightningModule):
             self.log(name, value, prog_bar=name in _SHOWN)
 
     # --- what the steps are given -----------------------------------------------------------------------------------
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether only the critics learn from this rollout batch."""
-        return self.trainer.global_step < self.critic_learning.warmup
 
     def runtime(self) -> Runtime:
         """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
@@ -289,10 +294,15 @@ class PolicyGradient(LightningModule):
     def on_train_start(self) -> None:
         """Give the value source a chance to survey the training prompts before the first step."""
         if self.critics is not None:
-            first = self.reference or self.policy
-            engine = self.engine if first is self.policy else self.composition.rollout.engine.build(first)
-            answering = replace(self.answering(), policy=first, engine=engine)
-            self.critics.prepare(partial(survey_once, self.trainer, self.runtime(), answering))
+            self.critics.prepare(self._survey)
+
+    def _survey(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
+        """Survey the policy as it was before training: the reference, where there is one."""
+        if self.reference is None:
+            return survey_once(self.trainer, self.runtime(), self.answering(), samples=samples, cache=cache)
+        with self.composition.rollout.engine.build(self.reference) as engine:
+            answering = replace(self.answering(), policy=self.reference, engine=engine)
+            return survey_once(self.trainer, self.runtime(), answering, samples=samples, cache=cache)
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer validate; the callback does it."""

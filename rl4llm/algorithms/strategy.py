@@ -126,6 +126,21 @@ def shard(model: nn.Module, heads: list[nn.Module], mesh: DeviceMesh, precision:
 
 
 @contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Make new tensors float32 where nothing else is said, as they are outside of a Trainer.
+
+    Lightning's `bf16-true` makes bfloat16 the default while a step runs. The weights say what a model computes in; the
+    log-probs, scores and sums that are made beside it would lose most of their digits.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
     """Hold a sharded module's weights whole, for forward passes without gradient that each rank runs by itself."""
     sharded = [m for m in module.modules() if isinstance(m, FSDPModule)]

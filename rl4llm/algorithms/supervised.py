@@ -14,7 +14,7 @@ from rl4llm.algorithms.building import shard_models
 from rl4llm.algorithms.deal import Dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.algorithms.strategy import check_strategy, runtime_of
+from rl4llm.algorithms.strategy import check_strategy, float32_by_default, runtime_of
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
@@ -108,6 +108,7 @@ class Supervised(LightningModule):
         """Return ranks and random numbers."""
         return runtime_of(self, seed=0, step=0)
 
+    @float32_by_default()
     def training_step(self, prompts: PromptBatch, batch_index: int) -> Tensor:
         """Return the cross-entropy of the demonstrations."""
         runtime, whole = self.runtime(), demonstrations(self.policy, prompts)

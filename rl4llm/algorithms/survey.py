@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader
 
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
@@ -25,13 +24,13 @@ _CHUNK = 256
 def survey(
     runtime: Runtime,
     answering: Answering,
-    loader: DataLoader[Example],
+    prompts: PromptBatch,
     *,
     samples: int,
     cache: str | None,
     folder: Path,
 ) -> Mapping[int, Sequence[float]]:
-    """Return the scores of `samples` responses of the policy to each prompt of the loader's data set, by uid.
+    """Return the scores of `samples` responses of the policy to each prompt, by uid.
 
     What the cache holds is read; what it lacks is drawn, written at once by the first rank, and so survives an
     interruption. Each rank draws a share. The random numbers of a prompt's responses follow from its uid, so the result
@@ -40,7 +39,7 @@ def survey(
     Args:
         runtime: Ranks.
         answering: The policy, its engine, the sampling and what scores.
-        loader: The training prompts.
+        prompts: All training prompts.
         samples: Responses per prompt.
         cache: File of JSON lines: a header that says what was surveyed, then one prompt per line; None for one in
             `folder` that is named after the header.
@@ -52,8 +51,7 @@ def survey(
     Raises:
         UsageError: If the cache is of another policy, data set or sampling, or prompts lack distinct uids.
     """
-    dataset: Any = loader.dataset
-    examples = _distinct([dataset[index] for index in range(len(dataset))])
+    examples = _distinct(prompts.examples)
     with runtime.whole_weights(answering.policy):
         answering.sync(version=0)
         header = {
@@ -66,8 +64,8 @@ def survey(
         known = runtime.together(lambda: _read(path, header) if runtime.rank == 0 else {})[0]
         missing = [example for example in examples if example.uid not in known]
         for start in range(0, len(missing), _CHUNK):
-            prompts = PromptBatch(missing[start : start + _CHUNK], loader.collate_fn(missing[:1]).task)
-            found = _draw(runtime, answering, prompts, samples)
+            asked = PromptBatch(missing[start : start + _CHUNK], prompts.task)
+            found = _draw(runtime, answering, asked, samples)
             if runtime.rank == 0:
                 _append(path, found)
             known |= found
@@ -102,7 +100,8 @@ def survey_once(
     """Survey the Trainer's training prompts; files without a name go beside the runs."""
     folder = Path(trainer.loggers[0].save_dir or "." if trainer.loggers else trainer.default_root_dir) / "surveys"
     loader: Any = trainer.train_dataloader
-    return survey(runtime, answering, loader, samples=samples, cache=cache, folder=folder)
+    prompts = loader.collate_fn([loader.dataset[index] for index in range(len(loader.dataset))])
+    return survey(runtime, answering, prompts, samples=samples, cache=cache, folder=folder)
 
 
 def _distinct(examples: Sequence[Example]) -> list[Example]:

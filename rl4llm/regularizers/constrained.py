@@ -53,6 +53,10 @@ class DualVariable(torch.nn.Module):
         sums = torch.stack([masked_sum(penalty.detach().double(), where), where.sum().double()])
         self._sums = self._sums.to(sums.device) + sums
 
+    def forget(self) -> None:
+        """Drop what was observed since the last step, which belongs to a step that is not made."""
+        self._sums = torch.zeros_like(self._sums)
+
     @torch.no_grad()
     def step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Move λ by what was observed since the last step, and forget it; without observations λ stays.
@@ -63,7 +67,7 @@ class DualVariable(torch.nn.Module):
         total, count = sum_over_ranks(self._sums.to(self.multiplier.device))
         moved = self.multiplier + self.lr * (total / count.clamp(min=1) - self.limit)
         self.multiplier.copy_(torch.where(count > 0, moved.clamp(0.0, self.maximum), self.multiplier))
-        self._sums = torch.zeros_like(self._sums)
+        self.forget()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DualVariable":
         exact = self.multiplier

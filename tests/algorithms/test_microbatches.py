@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl4llm.algorithms import accumulate_gradients, cut_by_tokens, map_microbatches
+from rl4llm.algorithms import accumulate_gradients, cut_by_tokens
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.microbatches import loss_counts
 from rl4llm.batch import PolicyOutput
@@ -73,21 +73,6 @@ def test_simulated_ranks_with_summed_counts_give_the_update_of_one_rank(batch, r
     for shard in shards:
         accumulate_gradients(shard, losses, aggregator, max_tokens=1000, counts=counts)
     torch.testing.assert_close(weight.grad, whole, rtol=1e-10, atol=1e-10)
-
-
-@given(rollouts(max_batch=6, critics=2), st.integers(1, 40))
-def test_mapping_over_microbatches_equals_the_whole_batch(batch, budget):
-    def function(rows):
-        return torch.where(rows.response_mask, rows.critic_values, 0.0)
-
-    torch.testing.assert_close(map_microbatches(function, batch, budget), function(batch))
-
-
-@given(rollouts(critics=2))
-def test_mapping_an_all_masked_batch_keeps_its_shape(batch):
-    batch = batch.replace(response_mask=torch.zeros_like(batch.response_mask))
-    values = map_microbatches(lambda rows: rows.critic_values.double(), batch, 100)
-    assert values.shape == batch.critic_values.shape
 
 
 def test_meter_weighs_by_tokens_not_by_microbatch():

@@ -4,19 +4,33 @@ import json
 
 import pytest
 import torch
-from rl4llm.algorithms.acting import Actor
 
 from rl4llm.advantages import SingleStream
+from rl4llm.algorithms import Runtime
+from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.survey import policy_fingerprint, prompts_fingerprint, survey
 from rl4llm.checks import UsageError
 from rl4llm.critics import BetaTracker, OptimalValue, optimal_value
-from rl4llm.data import AbsoluteDifference, Example, Filtered, PromptData
+from rl4llm.data import AbsoluteDifference, Example, Filtered, PromptBatch, PromptData
 from rl4llm.models import Policy
 from rl4llm.objectives import OptimalAdvantageRegression
-from rl4llm.rollouts import HuggingFaceRollout, Sampling
-from tests.algorithms.helpers import TASK, even_length, loop, run
+from rl4llm.rewards import Scoring
+from rl4llm.rollouts import Sampling
+from rl4llm.rollouts.hugging_face import HuggingFaceEngine
+from tests.algorithms.helpers import TASK, even_length, loop, on_ranks, run
 
-ACTOR = Actor(HuggingFaceRollout(), Sampling(max_response_tokens=6), 4)
+SAMPLING = Sampling(max_response_tokens=6)
+
+
+class Broken(HuggingFaceEngine):
+    """An engine that must not be used."""
+
+    def generate(self, *args, **options):
+        raise AssertionError("drew again")
+
+
+def answering(policy, sampling=SAMPLING, engine=HuggingFaceEngine):
+    return Answering(policy, engine(policy), Scoring(workers=0).build(), sampling)
 
 
 @pytest.fixture
@@ -24,12 +38,13 @@ def policy(tiny_policy):
     return Policy.load(tiny_policy)
 
 
-def loader(task=TASK):
-    return PromptData(task, prompts_per_step=3).train_dataloader()
+def every(task=TASK):
+    return PromptBatch(task.examples("train"), task)
 
 
-def ask(policy, folder, task=TASK, samples=4, cache=None, actor=ACTOR):
-    return survey(policy, actor, loader(task), samples=samples, cache=cache, folder=folder)
+def ask(policy, folder, task=TASK, samples=4, cache=None, runtime=None, **changes):
+    one = answering(policy, **changes)
+    return survey(runtime or Runtime(), one, every(task), samples=samples, cache=cache, folder=folder)
 
 
 def test_every_prompt_gets_its_scores_by_uid(policy, tmp_path):
@@ -40,14 +55,44 @@ def test_every_prompt_gets_its_scores_by_uid(policy, tmp_path):
 
 
 def test_a_second_call_reads_the_file_and_draws_nothing(policy, tmp_path):
-    class Broken(HuggingFaceRollout):
-        def generate(self, *args, **options):
-            raise AssertionError("drew again")
-
     first = ask(policy, tmp_path)
-    assert ask(policy, tmp_path, actor=Actor(Broken(), ACTOR.sampling, 4)) == first
+    assert ask(policy, tmp_path, engine=Broken) == first
     (file,) = tmp_path.iterdir()
-    assert ask(policy, tmp_path / "elsewhere", cache=str(file), actor=Actor(Broken(), ACTOR.sampling, 4)) == first
+    assert ask(policy, tmp_path / "elsewhere", cache=str(file), engine=Broken) == first
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_survey_and_only_the_first_writes_it(policy, tmp_path, ranks):
+    whole = ask(policy, tmp_path / "one")
+    policies, calls = [Policy.copy_of(policy) for _ in range(ranks)], []
+
+    def work(runtime):
+        class Counting(HuggingFaceEngine):
+            def generate(self, ids, mask, limits, **options):
+                calls.append((runtime.rank, len(ids)))
+                return super().generate(ids, mask, limits, **options)
+
+        return ask(policies[runtime.rank], tmp_path / "many", runtime=runtime, engine=Counting)
+
+    for found in on_ranks(ranks, work):
+        assert found == whole
+    assert sum(count for _, count in calls) == len(whole)
+    assert {rank for rank, _ in calls} == set(range(ranks))
+    (one,), (many,) = ((tmp_path / name).iterdir() for name in ("one", "many"))
+    assert many.read_text() == one.read_text()
+
+
+def test_a_failure_to_read_the_file_on_the_first_rank_ends_all(policy, tmp_path):
+    cache = str(tmp_path / "survey.jsonl")
+    ask(policy, tmp_path, cache=cache)
+    policies = [Policy.copy_of(policy) for _ in range(2)]
+
+    def work(runtime):
+        with pytest.raises(UsageError, match="belongs to another samples"):
+            ask(policies[runtime.rank], tmp_path, cache=cache, samples=2, runtime=runtime)
+        return True
+
+    assert on_ranks(2, work) == [True, True]
 
 
 @pytest.mark.parametrize("kept", [1, 2, 30.5])
@@ -62,7 +107,6 @@ def test_an_interrupted_survey_goes_on_and_ends_the_same(policy, tmp_path, monke
     assert ask(policy, tmp_path / "whole") == whole
 
 
-@pytest.mark.filterwarnings("ignore:reward 'sometimes' could not score")
 def test_unscorable_responses_stay_unscorable_in_the_file(policy, tmp_path):
     def sometimes(prompt, response, answer):
         return None if response.startswith("1") else 1.0
@@ -77,7 +121,7 @@ def test_unscorable_responses_stay_unscorable_in_the_file(policy, tmp_path):
 CHANGES = [
     ({"samples": 3}, "samples"),
     ({"task": AbsoluteDifference(digits=3, train_size=63, reward=even_length)}, "prompts"),
-    ({"actor": Actor(HuggingFaceRollout(), Sampling(temperature=0.5, max_response_tokens=6), 4)}, "sampling"),
+    ({"sampling": Sampling(temperature=0.5, max_response_tokens=6)}, "sampling"),
 ]
 
 
@@ -106,10 +150,8 @@ def test_surveys_of_different_things_without_a_name_lie_side_by_side(policy, tmp
 def test_prompts_need_an_identity(policy, tmp_path):
     for uids, message in (((1, -1), "uid -1 is no identity"), ((1, 1), "uid 1 is that of two prompts")):
         examples = [Example(f"{index}2=", "1", uid) for index, uid in enumerate(uids)]
-        source = loader()
-        source = type(source)(examples, collate_fn=source.collate_fn)
         with pytest.raises(UsageError, match=message):
-            survey(policy, ACTOR, source, samples=1, cache=None, folder=tmp_path)
+            survey(Runtime(), answering(policy), PromptBatch(examples, TASK), samples=1, cache=None, folder=tmp_path)
 
 
 def test_fingerprints_follow_content_and_not_order(policy):

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 
 from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut, LengthAdaptiveGAE, MonteCarlo, Whiten
-from rl4llm.algorithms import Updates
+from rl4llm.algorithms import Credit, Loss, Rollout, Updates
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.judge import with_advantages, with_gates, with_rewards
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.supervised import demonstrations
@@ -17,20 +18,11 @@ from rl4llm.gates import AgreementGate, DivergenceFilter
 from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus, KLPenalty, KLReward
-from rl4llm.rollouts import HuggingFaceRollout, Sampling
+from rl4llm.rollouts import HuggingFaceRollout, Sampling, draw_rollouts
 from rl4llm.testing.strategies import rollouts
-from tests.algorithms.helpers import TASK, even_length, loop, run
+from tests.algorithms.helpers import TASK, Recording, even_length, loop, run
 
 TEMPERATURE = 0.6
-
-
-class Engine(HuggingFaceRollout):
-    drawn = None
-
-    def __call__(self, *args, **options):
-        batch = super().__call__(*args, **options)
-        object.__setattr__(self, "drawn", batch)
-        return batch
 
 
 class Witness(MonteCarlo):
@@ -48,7 +40,7 @@ class Witness(MonteCarlo):
 
 
 def witnessed(policy, **changes):
-    witness, engine = Witness(), Engine()
+    witness, engine = Witness(), Recording()
     changes = {"updates": Updates(minibatches=2, warmup_steps=0), "engine": engine, **changes}
     module = loop(policy, advantage=witness, sampling=Sampling(TEMPERATURE, max_response_tokens=6), **changes)
     object.__setattr__(witness, "module", module)
@@ -57,16 +49,17 @@ def witnessed(policy, **changes):
             for parameter in module.reference.parameters():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     run(module, steps=1)
-    return module, engine.drawn, *witness.seen
+    (drawn,) = engine.calls
+    return module, drawn, *witness.seen
 
 
 @pytest.mark.parametrize("changes", [{"kl_reward": KLReward(0.5)}, {"regularizers": {"kl": KLPenalty(0.1)}}])
 def test_old_and_reference_log_probs_are_those_at_the_temperature_of_sampling(tiny_policy, changes):
-    _, drawn, batch, new, ref = witnessed(tiny_policy, **changes)
+    _, (_, _, drawn), batch, new, ref = witnessed(tiny_policy, **changes)
     mask = batch.response_mask
     torch.testing.assert_close(batch.old_log_probs[mask], new[mask])
     torch.testing.assert_close(batch.ref_log_probs[mask], ref[mask])
-    torch.testing.assert_close(batch.old_log_probs[mask], drawn.rollout_log_probs[mask], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.old_log_probs[mask], drawn.log_probs[mask], rtol=1e-4, atol=1e-5)
 
 
 def test_the_rewards_are_the_placed_scores_less_the_divergence(tiny_policy):
@@ -79,9 +72,13 @@ def test_the_rewards_are_the_placed_scores_less_the_divergence(tiny_policy):
 
 
 def test_the_ids_that_were_drawn_are_the_ids_that_are_learned_from(tiny_policy):
-    module, drawn, batch, _, _ = witnessed(tiny_policy)
-    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "group_ids", "truncated"):
-        assert torch.equal(getattr(batch, name), getattr(drawn, name)), name
+    module, (ids, mask, drawn), batch, _, _ = witnessed(tiny_policy)
+    prompt = torch.arange(len(ids)).repeat_interleave(4)
+    for name, expected in {"prompt_ids": ids[prompt], "prompt_mask": mask[prompt], "group_ids": prompt}.items():
+        assert torch.equal(getattr(batch, name), expected), name
+    of_engine = {"response_ids": drawn.ids, "response_mask": drawn.mask, "truncated": ~drawn.ended}
+    for name, expected in of_engine.items():
+        assert torch.equal(getattr(batch, name), expected), name
     ends = torch.isin(batch.response_ids, torch.tensor(module.policy.end_ids)) & batch.response_mask
     assert ends.any(), "some response must end, or decoding would have nothing to lose"
 
@@ -126,10 +123,15 @@ def test_a_step_reaches_the_policy_through_entropies_as_through_log_probs(tiny_p
 
 def _fixed(policy):
     prompts = PromptBatch([Example("12=", None, 0), Example("34=", None, 1)], TASK)
-    generator = torch.Generator().manual_seed(3)
-    return HuggingFaceRollout()(
-        policy, prompts, responses_per_prompt=2, sampling=Sampling(max_response_tokens=5), generator=generator
-    )
+    with HuggingFaceRollout().build(policy) as engine:
+        return draw_rollouts(
+            engine,
+            policy,
+            prompts,
+            responses_per_prompt=2,
+            sampling=Sampling(max_response_tokens=5),
+            seeds=torch.tensor([3, 4]),
+        )
 
 
 @pytest.mark.parametrize("end_is_pad", [False, True])
@@ -198,19 +200,15 @@ def test_critics_share_out_the_responses_of_a_draw_whatever_its_prompt(tiny_crit
 def test_no_part_changes_the_batch_it_reads(batch):
     policy = _small_policy()
     where = DivergenceFilter()
+    regularizers = {"entropy": EntropyBonus(where=where), "kl": KLPenalty()}
     composition = Composition(
-        advantage=GAE(),
-        objective=PPOClip(),
-        aggregator=TokenMean(),
-        whitening=Whiten(),
-        gate=AgreementGate(),
-        regularizers={"entropy": EntropyBonus(where=where), "kl": KLPenalty()},
-        kl_reward=KLReward(),
+        Rollout(),
+        Credit(advantage=GAE(), whitening=Whiten(), kl_reward=KLReward()),
+        Loss(PPOClip(), gate=AgreementGate(), regularizers=regularizers, aggregator=TokenMean()),
     )
     before = {name: tensor.clone() for name, tensor in batch.tensors().items()}
-    rewarded = batch.replace(rewards=composition.kl_reward(batch))
-    judged = composition.with_gates(composition.with_advantages(rewarded))
-    policy_losses(policy, composition, judged, Meter(), temperature=1.0, on_policy=True)
+    judged = with_gates(with_advantages(with_rewards(batch, composition), composition), composition)
+    policy_losses(policy, composition, judged, Meter(), version=1)
     for name, tensor in batch.tensors().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
 
@@ -229,10 +227,11 @@ def test_prompts_are_scored_against_their_own_answers(tiny_policy):
         return even_length(prompt, response, answer)
 
     task = AbsoluteDifference(digits=3, train_size=64, reward=record)
-    engine = Engine()
+    engine = Recording()
     module = loop(tiny_policy, engine=engine)
     run(module, steps=1, data=PromptData(task, prompts_per_step=3))
-    shown = [ids[mask] for ids, mask in zip(engine.drawn.prompt_ids, engine.drawn.prompt_mask, strict=True)]
+    ((ids, mask, _),) = engine.calls
+    shown = [row[kept] for row, kept in zip(ids, mask, strict=True) for _ in range(4)]
     assert [prompt for prompt, _ in asked] == module.policy.tokenizer.batch_decode(shown)
     answers = {example.prompt: example.answer for example in task.examples("train")}
     assert all(answer == answers[prompt] for prompt, answer in asked)
