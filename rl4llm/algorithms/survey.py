@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
+from rl4llm.data.stream import PromptStream
 from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
 from rl4llm.randomness import seed_of
@@ -25,7 +26,7 @@ _CHUNK = 256
 def survey(
     runtime: Runtime,
     answering: Answering,
-    loader: DataLoader[Example],
+    loader: PromptStream | DataLoader[Example],
     *,
     samples: int,
     cache: str | None,
