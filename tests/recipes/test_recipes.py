@@ -200,7 +200,7 @@ BAD_ELSEWHERE = [
 
 @pytest.mark.parametrize(("name", "args", "message"), BAD_ELSEWHERE, ids=lambda x: str(x)[:60])
 def test_bad_options_of_the_catalogue_are_one_clear_line(name, args, message, capsys, tmp_path, monkeypatch):
-    (tmp_path / "two.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n' * 2)
+    (tmp_path / "two.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n{"prompt": "2=", "answer": "2"}\n')
     (tmp_path / "cache.jsonl").write_text('{"policy": "other"}\n')
     places = {"two": tmp_path / "two.jsonl", "cache": tmp_path / "cache.jsonl"}
     given = [arg.format(**places) for arg in args]
