@@ -6,12 +6,12 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
 from rl4llm.objectives import DPPO, Aggregator, PolicyObjective, SequenceSum
-from rl4llm.rollouts import HuggingFaceRollout, RolloutEngine
+from rl4llm.rollouts import EngineSpec, HuggingFaceRollout
 
 
 def dppo(
     policy: str | Pretrained = "rl4llm/digits",
-    engine: RolloutEngine = HuggingFaceRollout(top_log_probs=8),  # read by the top-K divergences only
+    engine: EngineSpec = HuggingFaceRollout(top_log_probs=8),  # read by the top-K divergences only
     advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
     objective: PolicyObjective = DPPO(divergence="tv", delta_low=0.15, delta_high=0.15),
     aggregator: Aggregator = SequenceSum(),

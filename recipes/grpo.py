@@ -16,7 +16,11 @@ def grpo(
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
     **options: object,
 ) -> PolicyGradient:
-    """Train a policy against the mean and spread of each prompt's scores."""
+    """Train a policy against the mean and spread of each prompt's scores.
+
+    Args:
+        kl: Penalty on the divergence from the reference policy; null: none, and no reference is loaded.
+    """
     return compose(
         policy,
         advantage=advantage,

@@ -23,7 +23,11 @@ def ppo(
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
-    """Train a policy against its critic's value."""
+    """Train a policy against its critic's value.
+
+    Args:
+        entropy: Entropy bonus on every token; null: none.
+    """
     return compose(
         policy,
         critics=critics,

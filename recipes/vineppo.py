@@ -25,6 +25,7 @@ def vineppo(
     Args:
         critics: Where responses are cut into steps, and how many completions value each boundary.
         advantage: Value after a step less value before it, the same for all tokens of the step.
+        kl: Penalty on the divergence from the reference policy; null: none, and no reference is loaded.
     """
     return compose(
         policy,

@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rl4llm.advantages import Whiten
+from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
-from rl4llm.cli_help import complete_help
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.data import PromptData
@@ -75,7 +75,7 @@ class RecipeCLI(LightningCLI):
         data_defaults: dict[str, Any] | None = None,
         **trainer_defaults: Any,
     ) -> None:
-        self.recipe_name, self.data_defaults = recipe.__name__, data_defaults or {}
+        self.recipe, self.recipe_name, self.data_defaults = recipe, recipe.__name__, data_defaults or {}
         self.history, self.voice, self.signals = History(), Voice(), Signals()
         self.signals.at_once = self._end_at_once
         self.summary = Summary(self.history, self.recipe_name)
@@ -98,7 +98,6 @@ class RecipeCLI(LightningCLI):
                 Stopping(self.signals),
             ],
         }
-        complete_help(recipe)
         _prepare()
         with self.signals:
             try:
@@ -115,10 +114,18 @@ class RecipeCLI(LightningCLI):
             except (Exception, RunStopped) as error:
                 self._end(error)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands: fit, validate and test."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in ("fit", "validate", "test")}
+
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The flags that are neither the recipe's, the data's nor the Trainer's."""
+        """Checkpoints and loggers as flags, defaults of the data, and words for the recipe's standard slots."""
+        if isinstance(parser, RecipeParser):
+            parser.describe("model", self.recipe, compose)
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"checkpoints.recipe": self.recipe_name})
         parser.set_defaults({f"data.{name}": value for name, value in self.data_defaults.items()})

@@ -40,6 +40,11 @@ def fitting_examples(examples: Sequence[Example], split: Split, module: Any, ove
     if not count:
         return examples
     found = f"the policy's context leaves {limit:,} tokens beside max_response_tokens (the longest has {longest:,})"
+    if limit < 1:
+        raise UsageError(
+            "PromptData: max_response_tokens leaves no room for a prompt in the policy's context; lower "
+            f"--model.sampling.max_response_tokens by {longest - limit:,}."
+        )
     if not whole:
         raise UsageError(f"PromptData: the first {split} prompt is too long: {found}; shorten the prompts.")
     if not fitting:

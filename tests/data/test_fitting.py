@@ -144,3 +144,9 @@ def test_what_a_task_of_one_s_own_returns_is_checked(returned, message):
 
     with pytest.raises(UsageError, match=message):
         PromptData(Own(()), 1).train_dataloader()
+
+
+def test_responses_that_leave_no_room_for_prompts_are_refused_with_what_to_lower():
+    message = r"leaves no room for a prompt .*; lower --model\.sampling\.max_response_tokens by 15\.$"
+    with pytest.raises(UsageError, match=message):
+        attached([2, 11], limit=-4)[0].train_dataloader()

@@ -1,7 +1,5 @@
 """Recipes run as they stand, every documented override parses, and bad input is one line."""
 
-import ast
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -9,43 +7,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.asyppo import asyppo
-from recipes.grpo import grpo
-from recipes.sft import sft
-from rl4llm.cli import RecipeCLI
-from rl4llm.data import PromptData
+from tests.recipes.helpers import NAMES, RECIPES, SHORT, at, cli, config, run_main
 
-TOOLS = {"report"}
-NAMES = sorted(path.stem for path in Path("recipes").glob("*.py") if path.stem not in TOOLS)
-RECIPES = [getattr(importlib.import_module(f"recipes.{name}"), name) for name in NAMES]
-SHORT = [
-    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false",
-    "--data.task.held_out_size=4", "--data.prompts_per_step=2", "--model.evaluation.samples=2",
-]  # fmt: skip
 SNAPSHOT = Path(__file__).parent / "defaults"
-
-
-def cli(recipe, *args):
-    return RecipeCLI(recipe, PromptData, args=list(args), max_steps=200, val_check_interval=25)
-
-
-def config(capsys, recipe, *args):
-    with pytest.raises(SystemExit) as left:
-        cli(recipe, "fit", "--print_config", *args)
-    assert left.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
-
-
-def run_main(name):
-    """What `python recipes/<name>.py` runs."""
-    *_, main = ast.parse(Path(f"recipes/{name}.py").read_text()).body
-    exec(compile(ast.Module(main.body, []), name, "exec"), vars(importlib.import_module(f"recipes.{name}")))
+DRAWN = ("asyppo", "sft")  # their curves have all panels; drawing is a fifth of a short run
+asyppo, grpo, sft = RECIPES["asyppo"], RECIPES["grpo"], RECIPES["sft"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_fits_and_leaves_everything_in_its_run_folder(name, tmp_path, capsys, monkeypatch):
     small = [f"--trainer.default_root_dir={tmp_path}", "--data.task.train_size=16", *SHORT]
     monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", "fit", *small])
+    if name not in DRAWN:
+        monkeypatch.setattr("rl4llm.runs.summary.draw_curves", lambda history, path, title: path.touch())
     run_main(name)
     folder = tmp_path / name / "version_0"
     written = ("config.yaml", "metrics.csv", "summary.json", "curves.png")
@@ -85,7 +59,7 @@ def test_a_run_resumes_from_its_checkpoint(tmp_path):
 
 def test_a_run_without_held_out_prompts_still_leaves_its_last_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("train.jsonl").write_text('{"prompt": "12=", "answer": "1"}\n' * 4)
+    Path("train.jsonl").write_text("".join(f'{{"prompt": "{n}=", "answer": "1"}}\n' for n in range(4)))
     Path("my_verifier.py").write_text("def odd(prompt, response, answer):\n    return len(response) % 2\n")
     task = ["--data.task=JsonLines", "--data.task.train=train.jsonl", "--data.task.reward=my_verifier.odd"]
     cli(grpo, "fit", *task, "--data.prompts_per_step=2", "--trainer.max_steps=1", "--trainer.enable_progress_bar=false")
@@ -130,22 +104,19 @@ OVERRIDES = [
 
 
 @pytest.mark.parametrize(("flag", "place", "value"), OVERRIDES, ids=lambda x: str(x))
-def test_every_ablation_of_the_paper_is_one_flag(capsys, flag, place, value):
-    found = config(capsys, asyppo, flag)["model"]
-    for key in place.split("."):
-        found = found[key]
-    assert found == value
+def test_every_ablation_of_the_paper_is_one_flag(flag, place, value):
+    assert at(config("asyppo", flag)["model"], place) == value
 
 
-def test_difficulty_is_one_flag(capsys):
-    assert config(capsys, asyppo, "--data.task.digits=9")["data"]["task"]["init_args"]["digits"] == 9
+def test_difficulty_is_one_flag():
+    assert config("asyppo", "--data.task.digits=9")["data"]["task"]["init_args"]["digits"] == 9
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
-def test_defaults_are_as_recorded(capsys, recipe):
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_are_as_recorded(name):
     """A changed default is a visible change: write the new file on purpose, and label the change in the CHANGELOG."""
-    model = config(capsys, recipe)["model"]
-    recorded = SNAPSHOT / f"{recipe.__name__}.yaml"
+    model = config(name)["model"]
+    recorded = SNAPSHOT / f"{name}.yaml"
     if not recorded.exists():
         recorded.parent.mkdir(exist_ok=True)
         recorded.write_text(yaml.safe_dump(model, sort_keys=False))
@@ -169,7 +140,7 @@ BAD = [
     (["--model.sampling.top_p=0.9"], r"top_p=0\.9 draws from a filtered distribution"),
     (
         ["--model.sampling.max_response_tokens=500"],
-        r"exceeds the policy's context of 128; shorten or drop it, or lower",
+        r"leaves no room for a prompt in the policy's context; lower --model\.sampling\.max_response_tokens by 379",
     ),
     (
         ["--data.task=JsonLines", "--data.task.train=/no.jsonl", "--data.task.reward=builtins.len"],
@@ -229,7 +200,7 @@ BAD_ELSEWHERE = [
 
 @pytest.mark.parametrize(("name", "args", "message"), BAD_ELSEWHERE, ids=lambda x: str(x)[:60])
 def test_bad_options_of_the_catalogue_are_one_clear_line(name, args, message, capsys, tmp_path, monkeypatch):
-    (tmp_path / "two.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n' * 2)
+    (tmp_path / "two.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n{"prompt": "2=", "answer": "2"}\n')
     (tmp_path / "cache.jsonl").write_text('{"policy": "other"}\n')
     places = {"two": tmp_path / "two.jsonl", "cache": tmp_path / "cache.jsonl"}
     given = [arg.format(**places) for arg in args]
@@ -305,6 +276,6 @@ def quoted_flags():
             yield from ((named[1], flags) for flags in re.findall(r"`(--model[^`]*)`", row))
 
 
-@pytest.mark.parametrize(("name", "flags"), quoted_flags())
-def test_flags_that_a_page_quotes_are_flags(name, flags, capsys):
-    assert config(capsys, RECIPES[NAMES.index(name)], *flags.split())
+@pytest.mark.parametrize(("name", "flags"), list(quoted_flags()))
+def test_flags_that_a_page_quotes_are_flags(name, flags):
+    assert config(name, *flags.split())

@@ -70,7 +70,6 @@ def test_a_signal_in_the_last_batch_leaves_nothing_undone(tmp_path, capsys):
 
 
 def test_a_signal_before_training_ends_the_run_there(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rl4llm.cli.complete_help", lambda recipe: None)
     monkeypatch.setattr(
         "tests.runs.commands.Toy.configure_optimizers", lambda self: os.kill(os.getpid(), signal.SIGTERM)
     )
