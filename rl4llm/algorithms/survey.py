@@ -12,7 +12,6 @@ from lightning import Trainer
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
-from rl4llm.data.stream import PromptStream
 from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
 from rl4llm.randomness import seed_of
@@ -25,11 +24,7 @@ _CHUNK = 256
 def survey(
     runtime: Runtime,
     answering: Answering,
-<<<<<<< HEAD
     prompts: PromptBatch,
-=======
-    loader: PromptStream | DataLoader[Example],
->>>>>>> recipetests
     *,
     samples: int,
     cache: str | None,
