@@ -1,6 +1,6 @@
 """The models of a composition: checked before anything is loaded, built, and sharded where the strategy asks."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import FSDPModule
@@ -28,13 +28,36 @@ def check_models(source: ModelSource, composition: Composition, critic_learning:
         )
 
 
-def build_models(source: ModelSource, composition: Composition) -> tuple[Policy, ValueSource | None, Policy | None]:
+def check_learners(critics: ValueSource | None, learning: CriticLearning) -> None:
+    """Raise if critics are to warm up and none learns by gradient."""
+    if learning.warmup and not (critics is not None and critics.learners):
+        raise UsageError(
+            f"critic_warmup={learning.warmup}, but there are no critics that learn by gradient; "
+            "set --model.critic_warmup=0."
+        )
+
+
+class Models(NamedTuple):
+    """The models of a composition.
+
+    Attributes:
+        policy: The policy that is trained.
+        critics: The value source; None for critic-free methods.
+        reference: The frozen reference; None where no part reads it.
+    """
+
+    policy: Policy
+    critics: ValueSource | None
+    reference: Policy | None
+
+
+def build_models(source: ModelSource, composition: Composition) -> Models:
     """Load the policy, the value source and, only if a part reads it, the frozen reference."""
     policy = Policy.load(source)
     spec = composition.credit.critics
     critics = None if spec is None else spec.build(source, policy)
     reference = Policy.copy_of(source).requires_grad_(False) if composition.refers else None
-    return policy, critics, reference
+    return Models(policy, critics, reference)
 
 
 def shard_models(module: Any) -> None:

@@ -1,25 +1,23 @@
 """`PolicyGradient`: the one loop. Every algorithm of the library is this module with other parts in its slots."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.building import build_models, check_models, shard_models
+from rl4llm.algorithms.building import build_models, check_learners, check_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
-from rl4llm.algorithms.collect import collect, gather
+from rl4llm.algorithms.collect import Collected, collect, gather
 from rl4llm.algorithms.composition import Composition
-from rl4llm.algorithms.deal import deal, map_dealt
-from rl4llm.algorithms.evaluation import Evaluation, Evaluator
+from rl4llm.algorithms.deal import Minibatch, deal, map_dealt
+from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import Passes, judge
@@ -27,8 +25,9 @@ from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.algorithms.observe import observe_batch
+from rl4llm.algorithms.policy_module import PolicyModule
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.algorithms.strategy import check_strategy, float32_by_default, runtime_of
+from rl4llm.algorithms.strategy import float32_by_default
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
@@ -38,12 +37,11 @@ from rl4llm.data.task import PromptBatch
 from rl4llm.models import ModelSource, Policy
 from rl4llm.objectives import TokenMean
 from rl4llm.randomness import seed_global
-from rl4llm.rollouts import prompt_limit, prompt_tokens
 
 _SHOWN = {"train/reward", "train/accuracy", "train/tokens_per_second"}
 
 
-class PolicyGradient(LightningModule):
+class PolicyGradient(PolicyModule):
     """Collect, gather, judge, deal, improve, learn: one rollout batch per training step.
 
     `trainer.global_step`, `max_steps` and the logged step all count rollout batches. On several devices every step is
@@ -71,23 +69,19 @@ class PolicyGradient(LightningModule):
         evaluation: Evaluation = Evaluation(),
         guards: Guards = Guards(),
     ) -> None:
-        super().__init__()
+        composition = Composition(rollout, credit, loss)
+        critic_learning = critic_learning or CriticLearning(learning.optimizer)
+        check_models(policy, composition, critic_learning)
+        models = build_models(policy, composition)
+        check_learners(models.critics, critic_learning)
+        super().__init__(models.policy, rollout.engine, rollout.scoring, rollout.sampling, evaluation)
         self.automatic_optimization = False
-        self.composition = Composition(rollout, credit, loss)
-        self.learning = learning
-        self.critic_learning = critic_learning or CriticLearning(learning.optimizer)
-        check_models(policy, self.composition, self.critic_learning)
-        self.policy, self.critics, self.reference = build_models(policy, self.composition)
-        check_learners(self.critics, self.critic_learning)
-        self.engine, self.scorer, self.ended = rollout.engine.build(self.policy), rollout.scoring.build(), False
+        self.composition, self.learning, self.critic_learning = composition, learning, critic_learning
+        self.critics, self.reference = models.critics, models.reference
         self.replay = None if rollout.replay is None else rollout.replay.build()
         self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
-        self.duals = nn.ModuleDict({slot: part.build() for slot, part in self.composition.constrained().items()})
-        self.evaluator = Evaluator(evaluation, rollout.sampling)
+        self.duals = nn.ModuleDict({slot: part.build() for slot, part in composition.constrained().items()})
         self.health = Health(guards, self._run_folder)
-        self.seed: int | None = None
-        self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
-        self.policy_version = 0  # optimizer steps of the policy so far
         self.warming_up = False  # whether only the critics learn from the present rollout batch
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
@@ -99,7 +93,7 @@ class PolicyGradient(LightningModule):
         seed_global("step", runtime.seed, runtime.step)
         self.drawn += 1
         self.warming_up = self.trainer.global_step < self.critic_learning.warmup
-        batch = self._collect(runtime, prompts, meter)
+        batch = self._checked(gather(runtime, partial(self._collect, runtime, prompts, meter)), prompts)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
         if chosen is None:
@@ -114,18 +108,20 @@ class PolicyGradient(LightningModule):
         self.health.judged(self._learner_names())
         observe_batch(batch, self.composition, meter)
         if not self.warming_up:
-            self._improve(runtime, batch, meter)
+            self._improve(runtime, self._deal(runtime, batch), meter)
         if self.critics is not None and context is not None and not self.critic_learning.first:
             learn(self.critics, batch, context)
         self._remember(batch)
         self._log(meter, tokens=int(batch.widths.sum()), seconds=time.perf_counter() - started)
 
-    def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> RolloutBatch:
-        """Draw and score this rank's responses, and gather those of all ranks."""
+    def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> Collected:
+        """Draw and score this rank's responses."""
         answering, n = self.answering(), self.composition.rollout.responses_per_prompt
         with runtime.whole_weights(self.policy):
             answering.sync(self.policy_version)
-            collected = gather(runtime, partial(collect, runtime, answering, prompts, meter, responses_per_prompt=n))
+            return collect(runtime, answering, prompts, meter, responses_per_prompt=n)
+
+    def _checked(self, collected: Collected, prompts: PromptBatch) -> RolloutBatch:
         reward = prompts.task.reward
         self.health.scored(collected.batch, collected.problems, getattr(reward, "__name__", type(reward).__name__))
         return collected.batch
@@ -160,8 +156,12 @@ class PolicyGradient(LightningModule):
         learning = learn_first if first else None
         return judge(batch, self.composition, passes, self.critics, context, learn=learning)
 
-    def _improve(self, runtime: Runtime, batch: RolloutBatch, meter: Meter) -> None:
-        learner, whole_groups = self.learner("policy"), self.composition.loss.objective.whole_groups
+    def _deal(self, runtime: Runtime, batch: RolloutBatch) -> Iterator[Minibatch]:
+        updates, loss = self.learning.updates, self.composition.loss
+        random, whole, world = runtime.generator("deal", "policy"), loss.objective.whole_groups, runtime.world_size
+        return deal(batch, updates, loss.aggregator, generator=random, world_size=world, whole_groups=whole)
+
+    def _improve(self, runtime: Runtime, minibatches: Iterator[Minibatch], meter: Meter) -> None:
         duals: dict[str, Any] = dict(self.duals.items())
         trust = self.composition.rollout.trust_log_probs
 
@@ -179,16 +179,8 @@ class PolicyGradient(LightningModule):
                 dual.step(runtime.sum)
                 meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
 
-        dealt = deal(
-            batch,
-            learner.updates,
-            learner.aggregator,
-            generator=runtime.generator("deal", "policy"),
-            world_size=runtime.world_size,
-            whole_groups=whole_groups,
-        )
         hooks = {"before_step": before_step, "after_step": after_step}
-        improve(runtime, learner, dealt, losses, meter, self.health, counted=True, **hooks)
+        improve(runtime, self.learner("policy"), minibatches, losses, meter, self.health, counted=True, **hooks)
 
     def _remember(self, batch: RolloutBatch) -> None:
         """Keep fresh rows for later, and renew the reference at its interval."""
@@ -207,14 +199,6 @@ class PolicyGradient(LightningModule):
             self.log(name, value, prog_bar=name in _SHOWN)
 
     # --- what the steps are given -----------------------------------------------------------------------------------
-
-    def runtime(self) -> Runtime:
-        """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
-        return runtime_of(self, seed=self.seed or 0, step=self.drawn)
-
-    def answering(self) -> Answering:
-        """Return the policy, and what draws and scores its responses."""
-        return Answering(self.policy, self.engine, self.scorer, self.composition.rollout.sampling)
 
     def learner(self, name: str) -> Learner:
         """Return how the model of this name steps: "policy", or a learner of the value source."""
@@ -240,7 +224,7 @@ class PolicyGradient(LightningModule):
         """A field of `PolicyOutput` for all rows, without gradient, shared out over the ranks."""
         assert policy is not None
         asks = () if field == "log_probs" else (field,)
-        temperature = self.composition.rollout.sampling.temperature
+        temperature = self.sampling.temperature
 
         def read(piece: RolloutBatch) -> Tensor:
             return getattr(policy(piece, temperature=temperature, asks=asks), field)
@@ -265,15 +249,6 @@ class PolicyGradient(LightningModule):
 
     # --- set-up and state -------------------------------------------------------------------------------------------
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Evaluation is a callback."""
-        return [self.evaluator]
-
-    def configure_model(self) -> None:
-        """Shard the models where the strategy asks for it."""
-        check_strategy(self.trainer.strategy)
-        shard_models(self)
-
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer and schedule for the policy, then one for each learner of the value source."""
         if self.trainer.precision == "16-mixed":
@@ -286,11 +261,6 @@ class PolicyGradient(LightningModule):
         schedules = [u.scheduler(o, total) for u, o in zip(updates, optimizers, strict=True)]
         return optimizers, schedules
 
-    def on_fit_start(self) -> None:
-        """Take the run's seed, that of the first rank, unless a checkpoint brought one."""
-        if self.seed is None:
-            self.seed = self.runtime().gather(torch.initial_seed())[0]
-
     def on_train_start(self) -> None:
         """Give the value source a chance to survey the training prompts before the first step."""
         if self.critics is not None:
@@ -300,39 +270,13 @@ class PolicyGradient(LightningModule):
         """Survey the policy as it was before training: the reference, where there is one."""
         if self.reference is None:
             return survey_once(self.trainer, self.runtime(), self.answering(), samples=samples, cache=cache)
-        with self.composition.rollout.engine.build(self.reference) as engine:
+        with self.engine_spec.build(self.reference) as engine:
             answering = replace(self.answering(), policy=self.reference, engine=engine)
             return survey_once(self.trainer, self.runtime(), answering, samples=samples, cache=cache)
-
-    def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Let the Trainer validate; the callback does it."""
-
-    def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Let the Trainer test; the callback does it."""
-
-    def setup(self, stage: str) -> None:
-        """Start the engine again if an earlier stage has ended it."""
-        if self.ended:
-            self.engine, self.ended = self.composition.rollout.engine.build(self.policy), False
-
-    def teardown(self, stage: str) -> None:
-        """End what the engine and the scorer have started."""
-        self.engine.close()
-        self.scorer.close()
-        self.ended = True
 
     def prompt_priorities(self, uids: Tensor) -> Tensor | None:
         """Return how much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
         return None if self.critics is None else self.critics.priorities(uids)
-
-    def prompt_length(self, prompt: Any) -> int:
-        """Return the number of tokens of a prompt."""
-        return prompt_tokens(self.policy, prompt)
-
-    @property
-    def prompt_limit(self) -> int | None:
-        """Most tokens of a prompt that leave room for a whole response; None where the model names no context."""
-        return prompt_limit(self.policy, self.composition.rollout.sampling.max_response_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""
@@ -347,15 +291,6 @@ class PolicyGradient(LightningModule):
 
     def _run_folder(self) -> Path:
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
-
-
-def check_learners(critics: Any, learning: CriticLearning) -> None:
-    """Raise if critics are to warm up and none learns by gradient."""
-    if learning.warmup and not (critics is not None and critics.learners):
-        raise UsageError(
-            f"critic_warmup={learning.warmup}, but there are no critics that learn by gradient; "
-            "set --model.critic_warmup=0."
-        )
 
 
 def _nth(things: Any, index: int) -> Any:

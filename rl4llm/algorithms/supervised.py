@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.building import shard_models
 from rl4llm.algorithms.deal import Dealt
-from rl4llm.algorithms.evaluation import Evaluation, Evaluator
-from rl4llm.algorithms.runtime import Runtime
-from rl4llm.algorithms.strategy import check_strategy, float32_by_default, runtime_of
+from rl4llm.algorithms.evaluation import Evaluation
+from rl4llm.algorithms.policy_module import PolicyModule
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
@@ -54,7 +51,7 @@ def demonstrations(policy: Policy, prompts: PromptBatch) -> RolloutBatch:
     ).to(device)
 
 
-class Supervised(LightningModule):
+class Supervised(PolicyModule):
     """Maximum likelihood of demonstrations: REINFORCE with advantage 1 on every token.
 
         L = − (1 / tokens) Σ log π(token)
@@ -71,9 +68,6 @@ class Supervised(LightningModule):
         callbacks: Added to the Trainer's, for example to stop early.
     """
 
-    critics = reference = None
-    policy_version = 0
-
     def __init__(
         self,
         policy: ModelSource | TinyQwen3,
@@ -85,30 +79,10 @@ class Supervised(LightningModule):
         scoring: Scoring = Scoring(),
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        super().__init__()
-        self.policy = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
-        self.engine, self.scorer = HuggingFaceRollout().build(self.policy), scoring.build()
-        self.optimizer, self.updates, self.sampling = optimizer, updates, sampling
-        self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
+        held = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
+        super().__init__(held, HuggingFaceRollout(), scoring, sampling, evaluation, callbacks)
+        self.optimizer, self.updates = optimizer, updates
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that evaluates, and those configured on the module."""
-        return self.callbacks
-
-    def configure_model(self) -> None:
-        """Shard the model where the strategy asks for it."""
-        check_strategy(self.trainer.strategy)
-        shard_models(self)
-
-    def answering(self) -> Answering:
-        """Return the policy, and what draws and scores its responses."""
-        return Answering(self.policy, self.engine, self.scorer, self.sampling)
-
-    def runtime(self) -> Runtime:
-        """Return ranks and random numbers."""
-        return runtime_of(self, seed=0, step=0)
-
-    @float32_by_default()
     def training_step(self, prompts: PromptBatch, batch_index: int) -> Tensor:
         """Return the cross-entropy of the demonstrations."""
         runtime, whole = self.runtime(), demonstrations(self.policy, prompts)
@@ -139,14 +113,3 @@ class Supervised(LightningModule):
         """Clip by the schedule's norm unless the Trainer names one."""
         value = self.updates.max_grad_norm if gradient_clip_val is None else gradient_clip_val
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), float("inf") if value is None else value)
-
-    def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Let the Trainer validate; the callback does it."""
-
-    def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
-        """Let the Trainer test; the callback does it."""
-
-    def teardown(self, stage: str) -> None:
-        """End what the scorer has started."""
-        if self.scorer is not None:
-            self.scorer.close()

@@ -37,8 +37,9 @@ def start(command: list[str], ranks: int, folder: Path, timeout: float = 500) ->
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
         place |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
         env = {**os.environ, **(place if ranks > 1 else {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())})}
-        out, err = (open(folder / f"rank_{rank}.{kind}", "w") for kind in ("out", "err"))
-        running.append(subprocess.Popen(command, env=env, stdout=out, stderr=err, stdin=subprocess.DEVNULL))
+        out, err = (folder / f"rank_{rank}.{kind}" for kind in ("out", "err"))
+        with out.open("w") as shown, err.open("w") as said:
+            running.append(subprocess.Popen(command, env=env, stdout=shown, stderr=said, stdin=subprocess.DEVNULL))
     done = []
     try:
         for rank, process in enumerate(running):

@@ -1,0 +1,99 @@
+"""`PolicyModule`: what every LightningModule that trains a policy shares: it answers prompts and is evaluated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule
+
+from rl4llm.algorithms.answering import Answering
+from rl4llm.algorithms.building import shard_models
+from rl4llm.algorithms.evaluation import Evaluation, Evaluator
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.strategy import check_strategy, runtime_of
+from rl4llm.critics import ValueSource
+from rl4llm.data.task import PromptBatch
+from rl4llm.models import Policy
+from rl4llm.rewards import Scoring
+from rl4llm.rollouts import EngineSpec, Sampling, prompt_limit, prompt_tokens
+
+
+class PolicyModule(LightningModule):
+    """A policy with an engine that draws its responses, workers that score them, and a callback that evaluates it.
+
+    Args:
+        policy: The policy.
+        engine: What draws its responses.
+        scoring: How the reward is run.
+        sampling: How training draws responses.
+        evaluation: How the policy is evaluated on held-out prompts.
+        callbacks: Added to the Trainer's.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: EngineSpec,
+        scoring: Scoring,
+        sampling: Sampling,
+        evaluation: Evaluation,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critics: ValueSource | None = None
+        self.reference: Policy | None = None
+        self.engine_spec, self.sampling = engine, sampling
+        self.engine, self.scorer, self.ended = engine.build(policy), scoring.build(), False
+        self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
+        self.seed: int | None = None
+        self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
+        self.policy_version = 0  # optimizer steps of the policy so far
+
+    def answering(self) -> Answering:
+        """Return the policy, and what draws and scores its responses."""
+        return Answering(self.policy, self.engine, self.scorer, self.sampling)
+
+    def runtime(self) -> Runtime:
+        """Return ranks, random numbers, backward passes and steps for the present rollout batch."""
+        return runtime_of(self, seed=self.seed or 0, step=self.drawn)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callback that evaluates, and those that the module was given."""
+        return self.callbacks
+
+    def configure_model(self) -> None:
+        """Shard the models where the strategy asks for it."""
+        check_strategy(self.trainer.strategy)
+        shard_models(self)
+
+    def setup(self, stage: str) -> None:
+        """Start the engine again if an earlier stage has ended it."""
+        if self.ended:
+            self.engine, self.ended = self.engine_spec.build(self.policy), False
+
+    def on_fit_start(self) -> None:
+        """Take the run's seed, that of the first rank, unless a checkpoint brought one."""
+        if self.seed is None:
+            self.seed = self.runtime().gather(torch.initial_seed())[0]
+
+    def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
+        """Let the Trainer validate; the callback does it."""
+
+    def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
+        """Let the Trainer test; the callback does it."""
+
+    def teardown(self, stage: str) -> None:
+        """End what the engine and the scorer have started."""
+        self.engine.close()
+        self.scorer.close()
+        self.ended = True
+
+    def prompt_length(self, prompt: Any) -> int:
+        """Return the number of tokens of a prompt."""
+        return prompt_tokens(self.policy, prompt)
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """Most tokens of a prompt that leave room for a whole response; None where the model names no context."""
+        return prompt_limit(self.policy, self.sampling.max_response_tokens)
