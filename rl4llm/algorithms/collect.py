@@ -46,7 +46,7 @@ def collect(
         responses_per_prompt: n.
     """
     places = runtime.share(len(prompts))
-    mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+    mine = prompts.part(places)
     policy, engine = answering.policy, answering.engine
     batch = draw_rollouts(
         engine,

@@ -133,7 +133,7 @@ class Evaluator(Callback):
     ) -> tuple[RolloutBatch, dict[str, Tensor]]:
         """Responses of all ranks with their scores and traits, in the order of the prompts."""
         places = runtime.share(len(prompts))
-        mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+        mine = prompts.part(places)
 
         def answer() -> tuple[RolloutBatch, list[dict[str, float]]]:
             counted = range(self.answered + places.start, self.answered + places.stop)

@@ -75,7 +75,7 @@ def survey(
 def _draw(runtime: Runtime, answering: Answering, prompts: PromptBatch, samples: int) -> dict[int, list[float]]:
     """Scores of responses to these prompts, each rank's share gathered."""
     places = runtime.share(len(prompts))
-    mine = PromptBatch(prompts.examples[places.start : places.stop], prompts.task)
+    mine = prompts.part(places)
 
     def draw() -> dict[int, list[float]]:
         seeds = torch.tensor([seed_of("survey", example.uid) for example in mine.examples], dtype=torch.long)

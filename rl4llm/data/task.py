@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError
 from rl4llm.rewards import Reward, Scores, score_responses
 
 Split = Literal["train", "validation", "test"]
@@ -85,22 +84,9 @@ class PromptBatch:
         """The prompts' stable identities."""
         return torch.tensor([example.uid for example in self.examples], dtype=torch.long)
 
-    def share(self, rank: int, world: int) -> "PromptBatch":
-        """Return the prompts that process `rank` of `world` works on.
-
-        Shares are contiguous, their sizes differ by at most one, and over all ranks they are the batch in its order. A
-        share is empty where there are fewer prompts than processes.
-
-        Example:
-            >>> from rl4llm.data import AbsoluteDifference
-            >>> batch = PromptBatch(AbsoluteDifference().examples("test")[:5], AbsoluteDifference())
-            >>> [len(batch.share(rank, 3)) for rank in range(3)]
-            [1, 2, 2]
-        """
-        if not 0 <= rank < world:
-            raise UsageError(f"PromptBatch.share: rank is {rank} of {world}; pass a rank from 0 to {world - 1}.")
-        start, end = (len(self) * bound // world for bound in (rank, rank + 1))
-        return PromptBatch(self.examples[start:end], self.task)
+    def part(self, places: range) -> "PromptBatch":
+        """Return the prompts at these contiguous places, for example a rank's share of the batch; it may be empty."""
+        return PromptBatch(self.examples[places.start : places.stop], self.task)
 
     def score(self, responses: Sequence[str], draws: Sequence[int], scorer: CallsRewards | None = None) -> Scores:
         """Score responses with the task's reward.

@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning import LightningModule
 
-from rl4llm.checks import UsageError
 from rl4llm.data import AbsoluteDifference, Filtered, Prioritized, PromptBatch, PromptData
 
 TASK = AbsoluteDifference(digits=3, train_size=14, held_out_size=4)
@@ -205,20 +204,16 @@ def test_a_batch_is_left_as_it_is_by_every_precision_and_device():
         assert trainer.strategy.batch_to_device(converted, torch.device("cpu"), 0) is batch, precision
 
 
-@pytest.mark.parametrize("world", range(1, 8))
-def test_shares_are_contiguous_as_equal_as_can_be_and_together_the_batch(world):
-    batch = next(iter(PromptData(AbsoluteDifference(), 5).train_dataloader()))
-    shares = [batch.share(rank, world) for rank in range(world)]
-    assert [example for share in shares for example in share.examples] == batch.examples
-    sizes = [len(share) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
-    assert all(share.task is batch.task and len(share.uids) == len(share.prompts) == len(share) for share in shares)
-    with pytest.raises(UsageError, match=f"rank is {world} of {world}; pass a rank from 0 to {world - 1}"):
-        batch.share(world, world)
+def test_parts_together_are_the_batch():
+    batch = next(iter(PromptData(TASK, SIZE).train_dataloader()))
+    parts = [batch.part(places) for places in (range(0, 1), range(1, SIZE), range(SIZE, SIZE))]
+    assert [example for part in parts for example in part.examples] == batch.examples
+    assert [len(part) for part in parts] == [1, SIZE - 1, 0]
+    assert all(part.task is batch.task and len(part.uids) == len(part.prompts) == len(part) for part in parts)
 
 
 def test_an_empty_share_scores_nothing():
-    batch = next(iter(PromptData(TASK, SIZE).train_dataloader())).share(0, SIZE + 1)
+    batch = next(iter(PromptData(TASK, SIZE).train_dataloader())).part(range(0))
     assert len(batch) == 0
     assert batch.uids.dtype == torch.long
     assert len(batch.score([], []).scores) == 0
