@@ -6,13 +6,13 @@ from typing import Any
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.diagnostics import explained_variance, spread_error_correlation
-from rl4llm.critics.greedy import GreedyScores, GreedyValue
+from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
 from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
-from rl4llm.critics.monte_carlo import ContinuationValues, MonteCarloValues
-from rl4llm.critics.optimal_value import OptimalValue, OptimalValueTable, optimal_value
+from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
+from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
-from rl4llm.critics.tracker import BetaTracker, PromptTracker, beta_tracker_update
+from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
 from rl4llm.value_losses import clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
@@ -42,15 +42,15 @@ __all__ = [
     "ValueHead",
     # other sources
     "BetaTracker",
-    "PromptTracker",
+    "BetaTrackerSource",
     "beta_tracker_update",
     "OptimalValue",
-    "OptimalValueTable",
+    "OptimalValueSource",
     "optimal_value",
     "MonteCarloValues",
-    "ContinuationValues",
+    "MonteCarloValuesSource",
     "GreedyValue",
-    "GreedyScores",
+    "GreedyValueSource",
     # aggregation
     "critic_mean",
     "critic_min",

@@ -12,7 +12,7 @@ from rl4llm.critics.prompts import distinct_prefixes
 from rl4llm.masked import spread
 
 
-class GreedyScores(ValueSource):
+class GreedyValueSource(ValueSource):
     """V̂ of a prompt = score of one greedy response of the present policy to it. It never learns."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
@@ -38,6 +38,6 @@ class GreedyValue(ValueSpec):
     def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, source: object, policy: nn.Module | None = None) -> GreedyScores:
+    def build(self, source: object, policy: nn.Module | None = None) -> GreedyValueSource:
         """The value source."""
-        return GreedyScores()
+        return GreedyValueSource()

@@ -16,7 +16,7 @@ from rl4llm.segments.base import Segmenter
 from rl4llm.segments.newline import Newline
 
 
-class ContinuationValues(ValueSource):
+class MonteCarloValuesSource(ValueSource):
     """V̂(s) = mean score of fresh responses of the present policy that begin with s. It never learns.
 
     Args:
@@ -78,6 +78,6 @@ class MonteCarloValues(ValueSpec):
     def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, source: object, policy: nn.Module | None = None) -> ContinuationValues:
+    def build(self, source: object, policy: nn.Module | None = None) -> MonteCarloValuesSource:
         """The value source."""
-        return ContinuationValues(samples=self.samples, segmenter=self.segmenter, max_segments=self.max_segments)
+        return MonteCarloValuesSource(samples=self.samples, segmenter=self.segmenter, max_segments=self.max_segments)

@@ -60,7 +60,7 @@ def optimal_value(
     return keep(largest + excess, ~largest.isneginf()).to(result_dtype(scores))
 
 
-class OptimalValueTable(ValueSource):
+class OptimalValueSource(ValueSource):
     """V* of every training prompt, by its uid. It is filled once and never learns.
 
     Args:
@@ -163,6 +163,6 @@ class OptimalValue(ValueSpec):
     def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: the survey has its own samples."""
 
-    def build(self, source: object, policy: nn.Module | None = None) -> OptimalValueTable:
+    def build(self, source: object, policy: nn.Module | None = None) -> OptimalValueSource:
         """An empty table."""
-        return OptimalValueTable(samples=self.samples, beta=self.beta, keep=self.keep, cache=self.cache)
+        return OptimalValueSource(samples=self.samples, beta=self.beta, keep=self.keep, cache=self.cache)

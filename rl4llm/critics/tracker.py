@@ -97,7 +97,7 @@ def _worst(scores: Tensor) -> float:
     return flat[(flat - 0.5).abs().nan_to_num(nan=-1.0).argmax()].item()
 
 
-class PromptTracker(ValueSource):
+class BetaTrackerSource(ValueSource):
     """α and β of every prompt, by its uid, and the last response to it.
 
     How far the policy has moved since it last answered a prompt is measured on that answer: the mean over its tokens
@@ -259,6 +259,6 @@ class BetaTracker(ValueSpec):
     def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
-    def build(self, source: object, policy: nn.Module | None = None) -> PromptTracker:
+    def build(self, source: object, policy: nn.Module | None = None) -> BetaTrackerSource:
         """A tracker that knows no prompt."""
-        return PromptTracker(self)
+        return BetaTrackerSource(self)
