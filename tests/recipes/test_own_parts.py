@@ -10,6 +10,7 @@ from rl4llm.data import PromptData
 
 MINE = """
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.regularizers import KLReward, Regularizer
 from rl4llm.replay import Replay, ReplaySpec
 from rl4llm.rewards import Reward, RewardShaping
-from rl4llm.rollouts import DynamicSampling, HuggingFaceRollout
+from rl4llm.rollouts import DynamicSampling, EngineSpec, HuggingFaceRollout
 
 USED = set()
 
@@ -77,10 +78,10 @@ class Halves(ValueSource):
 
 @dataclass(frozen=True)
 class MyCritics(ValueSpec):
-    def build(self, name, policy):
+    def build(self, source, policy):
         return Halves()
 
-    def check(self, name, responses_per_prompt):
+    def check(self, source, responses_per_prompt):
         pass
 
 
@@ -156,14 +157,16 @@ class MyDynamicSampling(DynamicSampling):
 
 
 @dataclass(frozen=True)
-class MyEngine(HuggingFaceRollout):
-    def generate(self, *args, **options):
+class MyEngine(EngineSpec):
+    rows: int = 2
+
+    def build(self, policy):
         USED.add("MyEngine")
-        return super().generate(*args, **options)
+        return HuggingFaceRollout(self.rows).build(policy)
 
 
 def my_reward(prompt, response, answer):
-    USED.add("my_reward")
+    Path("scored").touch()  # rewards run in processes of their own
     return len(response) % 2
 
 
@@ -182,9 +185,14 @@ class MyTask(Task):
 
 @dataclass(frozen=True)
 class MySampler(PromptSampler):
-    def draw(self, weights, size, generator):
+    last: bool = False
+
+    def keep(self, weights, size):
+        return None
+
+    def draw(self, weights, place, count, size):
         USED.add("MySampler")
-        yield from (step.tolist() for step in torch.arange(len(weights())).split(size))
+        return torch.arange(count)[-size:] if self.last else torch.arange(size)
 """
 
 FLAGS = {
@@ -208,6 +216,8 @@ OPTIONS = [
     "--model.advantage.scale=2.0",
     "--model.gate.phase=1",
     "--model.objective.power=1",
+    "--model.engine.rows=4",
+    "--data.sampler.last=true",
     "--data.task.size=6",
     "--data.task.reward=mine.my_reward",
 ]
@@ -227,10 +237,11 @@ def test_every_slot_takes_a_class_of_the_users_own(mine, tmp_path):
     flags = [f"--{slot}=mine.{name}" for slot, name in FLAGS.items()]
     small = ["--trainer.max_steps=2", "--data.prompts_per_step=2", "--trainer.enable_progress_bar=false"]
     run = RecipeCLI(grpo, PromptData, args=["fit", *flags, *OPTIONS, *small])
-    assert {*FLAGS.values(), "my_reward"} <= mine().USED
-    assert run.model.composition.gate.phase == 1
-    assert run.model.composition.advantage.scale == 2.0
-    assert run.datamodule.task.size == 6
+    assert set(FLAGS.values()) <= mine().USED
+    assert (tmp_path / "scored").exists()
+    composition = run.model.composition
+    assert (composition.loss.gate.phase, composition.credit.advantage.scale) == (1, 2.0)
+    assert (composition.rollout.engine.rows, run.datamodule.sampler.last, run.datamodule.task.size) == (4, True, 6)
 
 
 def test_a_reward_is_named_by_its_import_path(mine, tmp_path):
@@ -238,4 +249,4 @@ def test_a_reward_is_named_by_its_import_path(mine, tmp_path):
     small = ["--trainer.max_steps=1", "--data.prompts_per_step=2", "--trainer.enable_progress_bar=false"]
     held_out = ["--data.task.held_out_size=2", "--model.evaluation.samples=2"]
     RecipeCLI(grpo, PromptData, args=["fit", "--data.task.reward=mine.my_reward", *small, *held_out])
-    assert "my_reward" in mine().USED
+    assert (tmp_path / "scored").exists()
