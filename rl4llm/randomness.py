@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import sys
 
 import torch
 
@@ -13,7 +14,7 @@ def seed_of(*key: Key) -> int:
 
         seed = first 63 bits of BLAKE2b(key)
 
-    Two different keys give unrelated seeds, so a run can hand out generators by purpose, step and prompt without any of
+    Different keys give unrelated seeds, so a run can hand out generators by purpose, step and prompt without any of
     them depending on how many numbers another one has drawn.
 
     Args:
@@ -26,14 +27,16 @@ def seed_of(*key: Key) -> int:
         >>> seed_of("rollout", 0, 3) == seed_of("rollout", 0, 3), seed_of("rollout", 0, 3) == seed_of("rollout", 0, 4)
         (True, False)
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*key: Key) -> torch.Generator:
     """Return a CPU generator seeded by a key; see [seed_of][rl4llm.randomness.seed_of].
 
-    Random numbers are drawn on the CPU and moved, so that they do not depend on the device.
+    Random numbers are drawn on the CPU and moved, so that they do not depend on the device. PyTorch's CPU generator
+    reads 32 bits of a seed, so two keys share a stream with probability 2⁻³².
 
     Example:
         >>> torch.equal(torch.rand(2, generator=generator("order", 7)), torch.rand(2, generator=generator("order", 7)))
@@ -48,8 +51,6 @@ def seed_global(*key: Key) -> None:
     The loop calls this at the beginning of every step, so that a part that draws from a global state repeats its draws
     when a run is resumed, and draws the same on every rank.
     """
-    import sys
-
     seed = seed_of(*key)
     random.seed(seed)
     torch.manual_seed(seed)

@@ -1,11 +1,12 @@
 """The loop, and what it is made of."""
 
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
-from rl4llm.algorithms.collect import collect, gather
+from rl4llm.algorithms.collect import collect
 from rl4llm.algorithms.compose import compose
 from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
+from rl4llm.algorithms.gather import gather
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import judge
 from rl4llm.algorithms.learn import learn

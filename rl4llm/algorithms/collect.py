@@ -1,7 +1,5 @@
-"""Collecting: each rank's prompts become scored responses, and the rows of all ranks one rollout batch."""
+"""Collecting: each rank's prompts become scored responses."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -65,30 +63,6 @@ def collect(
     mask = batch.scored_mask
     rewards = place_scores(scores, mask).to(batch.rewards.dtype)
     return Collected(batch.replace(response_mask=mask, rewards=rewards), dict(problems))
-
-
-def gather(runtime: Runtime, collecting: Callable[[], Collected]) -> Collected:
-    """Collect on every rank, and give each of them the rows of all, in the order of the global batch.
-
-    A rollout batch holds a few numbers per token and never logits, so it is small; gathered, every statistic of it is
-    that of the whole batch, computed by each rank alike.
-
-    Args:
-        runtime: Ranks.
-        collecting: Collects this rank's rows. If it fails on one rank, it fails on all.
-    """
-    if runtime.world_size == 1:
-        return collecting()
-
-    def moved() -> Collected:
-        own = collecting()
-        return Collected(own.batch.to("cpu"), own.problems)
-
-    pieces, problems = runtime.together(moved), Counter[str]()
-    for piece in pieces:
-        problems.update(piece.problems)
-    filled = [piece.batch for piece in pieces if len(piece.batch)] or [pieces[0].batch]
-    return Collected(RolloutBatch.cat(filled).to(runtime.device), dict(problems))
 
 
 def observe_responses(batch: RolloutBatch, scores: Tensor, meter: Meter, stage: str) -> None:

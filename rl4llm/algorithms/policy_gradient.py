@@ -14,10 +14,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rl4llm.algorithms.building import build_models, check_learners, check_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
-from rl4llm.algorithms.collect import Collected, collect, gather
+from rl4llm.algorithms.collect import Collected, collect
 from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.deal import Minibatch, deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation
+from rl4llm.algorithms.gather import gather
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import Passes, judge
