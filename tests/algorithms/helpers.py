@@ -16,7 +16,7 @@ from rl4llm.algorithms.meter import Meter
 from rl4llm.critics import MiniCritics
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter
-from rl4llm.objectives import PPOClip
+from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import HuggingFaceRollout, Sampling
@@ -113,6 +113,24 @@ def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
+class Seen(PolicyObjective):
+    """Keeps every batch that an objective is given."""
+
+    paper = ""
+
+    def __init__(self, inner=None, **declared):
+        self.inner, self.batches = inner or PPOClip(), []
+        self.reads, self.asks, self.level = self.inner.reads, self.inner.asks, self.inner.level
+        self.outputs = []
+        for name, value in declared.items():
+            setattr(self, name, value)
+
+    def __call__(self, policy, batch):
+        self.batches.append(batch)
+        self.outputs.append(policy)
+        return self.inner(policy, batch)
+
+
 class Watch(lightning.Callback):
     """Keeps what was logged at every step."""
 
@@ -191,6 +209,7 @@ __all__ = [
     "SGD",
     "TASK",
     "Recording",
+    "Seen",
     "Watch",
     "collected",
     "critic_slots",

@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl4llm.algorithms import Guards, Learner, Runtime, Updates, compose, deal, improve
+from rl4llm.algorithms import Guards, Updates, compose
 from rl4llm.algorithms.health import Health
-from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.data import AbsoluteDifference, PromptData
-from rl4llm.objectives import PolicyObjective, PPOClip, TokenMean
-from rl4llm.randomness import generator
+from rl4llm.objectives import PolicyObjective, PPOClip
 from rl4llm.regularizers import Constrained, RatioPenalty
 from tests.algorithms.helpers import SGD, Watch, critic_slots, loop, rollout, run, weights
 
@@ -161,7 +159,7 @@ def test_a_critic_whose_loss_is_no_number_does_not_hold_up_the_policy(tiny_polic
     assert "skipped/policy" not in watch.steps[0]
 
 
-def test_a_part_that_never_steps_is_only_counted_in_a_row(tiny_policy):
+def test_a_part_that_never_steps_is_only_counted_in_a_row(tiny_policy, tmp_path):
     from rl4llm.advantages import GroupRelative
 
     class Sometimes(GroupRelative):
@@ -182,7 +180,7 @@ def test_a_part_that_never_steps_is_only_counted_in_a_row(tiny_policy):
         pytest.warns(UserWarning, match="Sometimes"),
         pytest.raises(UsageError, match=r"Sometimes: .*1 steps in a row"),
     ):
-        run(module, steps=3)
+        run(module, steps=3, default_root_dir=tmp_path)
 
 
 def test_the_skips_of_a_learner_go_on_in_a_row_although_its_values_are_finite(tmp_path, tiny_policy):
@@ -254,125 +252,3 @@ def test_only_batches_in_a_row_without_any_score_end_the_run(tiny_policy):
         health.scored(found, {} if found is batch else reasons, "mine")
     with pytest.raises(UsageError, match=r"'mine' could not score any response of 2 .*--model\.guards\.unscorable"):
         health.scored(nothing, reasons, "mine")
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def small(model, most):
-    """A forward pass that needs more memory than there is for more than so many tokens."""
-    forward = model.forward
-
-    def limited(rows, **options):
-        if torch.is_grad_enabled() and rows.prompt_ids.numel() + rows.response_ids.numel() > most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(rows, **options)
-
-    model.forward = limited
-
-
-def test_running_out_of_memory_halves_the_microbatches_and_changes_no_result(tiny_policy):
-    part = {"ratio": Constrained(RatioPenalty(), limit=-1.0, initial=0.5, lr=0.01)}
-    updates = Updates(minibatches=2, epochs=2, warmup_steps=0, microbatch_tokens=64)
-    found = {}
-    for most in (10**6, 25):
-        watch = Watch()
-        module = loop(tiny_policy, regularizers=part, updates=updates, optimizer=lambda p: SGD(p, lr=0.5))
-        small(module.policy, most)
-        if most == 25:
-            with pytest.warns(UserWarning, match="policy: memory ran out with microbatches of 64 tokens") as seen:
-                run(module, steps=2, callbacks=[watch])
-            assert len([w for w in seen if "memory ran out" in str(w.message)]) == 1
-            assert module.health.budget("policy", 64) == 16
-        else:
-            run(module, steps=2, callbacks=[watch])
-        found[most] = module, watch.steps
-    (plenty, shown), (scarce, shown_again) = found.values()
-    torch.testing.assert_close(weights(plenty.policy), weights(scarce.policy), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(plenty.duals["ratio"].multiplier, scarce.duals["ratio"].multiplier, rtol=1e-5, atol=1e-7)
-    assert not torch.equal(weights(plenty.policy), weights(loop(tiny_policy).policy))
-    for one, other in zip(shown, shown_again, strict=True):
-        for name in one:
-            if not name.startswith(("time/", "train/tokens_per_second")):
-                assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
-
-
-def step_of(losses, health, rows=4, tokens=64, lockstep=False):
-    """One step of a model with one weight on the rows of a small batch."""
-    module = torch.nn.Linear(1, 1, bias=False)
-    zeros, flags = torch.zeros(rows, 3), torch.ones(rows, 3, dtype=torch.bool)
-    batch = RolloutBatch(
-        prompt_ids=torch.ones(rows, 2, dtype=torch.long),
-        prompt_mask=flags[:, :2],
-        response_ids=torch.ones(rows, 3, dtype=torch.long),
-        response_mask=flags,
-        group_ids=torch.arange(rows),
-        prompt_uids=torch.arange(rows),
-        scores=zeros[:, 0],
-        truncated=~flags[:, 0],
-        rewards=zeros,
-        rollout_log_probs=zeros,
-        old_log_probs=zeros,
-    )
-    updates = Updates(minibatches=1, microbatch_tokens=tokens)
-    optimizer = SGD(module.parameters(), lr=0.1)
-    schedule = updates.scheduler(optimizer, 10)
-    learner = Learner("critic_0", module, optimizer, schedule, updates, TokenMean())
-    dealt, meter = deal(batch, updates, TokenMean(), generator=generator("x")), Meter()
-    improve(
-        Runtime(lockstep=lockstep), learner, dealt, lambda piece: losses(module, piece), meter, health, counted=True
-    )
-    return module, meter
-
-
-def test_a_row_that_does_not_fit_is_one_clear_line():
-    def losses(module, piece):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
-
-    health = Health(Guards(), Path)
-    with (
-        pytest.warns(UserWarning, match=r"critic_0: memory ran out.*--model\.critic_updates\.microbatch_tokens"),
-        pytest.raises(UsageError, match=r"critic_0: not even one row fits into memory \(CUDA out of memory\.\)"),
-    ):
-        step_of(losses, health)
-
-
-@pytest.mark.parametrize(("message", "lockstep"), [("shapes do not match", False), ("CUDA out of memory", True)])
-def test_other_errors_and_ranks_in_lockstep_are_not_tried_again(message, lockstep):
-    calls = []
-
-    def losses(module, piece):
-        calls.append(1)
-        raise RuntimeError(message)
-
-    with pytest.raises(RuntimeError, match=message):
-        step_of(losses, Health(Guards(), Path), lockstep=lockstep)
-    assert len(calls) == 1
-
-
-def test_an_attempt_that_failed_is_not_counted_in_the_means():
-    meters, sizes = [], []
-
-    def losses(module, piece):
-        if len(sizes) == 1:  # the second microbatch of the first attempt
-            sizes.append(None)
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        sizes.append(len(piece))
-        meters.append(piece)
-        return [module.weight.sum() * piece.response_mask.float()]
-
-    with pytest.warns(UserWarning, match="memory ran out with microbatches of 10 tokens"):
-        _, meter = step_of(losses, Health(Guards(), Path), tokens=10)
-    assert sizes == [2, None, 1, 1, 1, 1]
-    torch.testing.assert_close(meter.means()["grad_norm/critic_0"], torch.tensor(1.0))
-
-
-def test_a_meter_goes_back_to_what_it_held():
-    meter = Meter()
-    meter.add("x", scalar(1.0))
-    before = meter.copy()
-    meter.add("x", scalar(5.0))
-    meter.add("y", scalar(5.0))
-    meter.restore(before)
-    meter.add("x", scalar(2.0))
-    assert {name: float(mean) for name, mean in meter.means().items()} == {"x": 1.5}
