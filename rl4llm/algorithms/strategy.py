@@ -122,7 +122,7 @@ def shard(model: nn.Module, heads: list[nn.Module], mesh: DeviceMesh, precision:
         fully_shard(layer, **options)
     fully_shard(model, **options)
     for head in heads:
-        fully_shard(head, **options)
+        fully_shard(head, mesh=mesh)  # heads compute in float32 whatever the precision
 
 
 @contextmanager
