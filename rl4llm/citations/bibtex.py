@@ -24,7 +24,7 @@ def citations(recipe: Any) -> str:
 
     What counts as used is the `paper` of each part and, through fields, slots and attributes, of the parts inside it.
     Of a recipe function it is the default value of every slot; the slots that it does not name but hands on are
-    those of the module that it returns.
+    those of `compose`, or of the module that it returns.
 
     Args:
         recipe: A module such as `PolicyGradient`, a recipe function, a component, or any iterable of these.
@@ -62,12 +62,20 @@ def paper_ids(recipe: Any) -> list[str]:
 
 
 def _defaults(recipe: Callable[..., Any]) -> dict[str, Any]:
-    """The value of every slot that has a default, with those of the returned class where options are handed on."""
+    """The value of every slot that has a default, with those of what takes the options where they are handed on."""
     parameters = signature(recipe).parameters
-    returned = recipe.__annotations__.get("return")
     hands_on = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
-    known = {**signature(returned).parameters, **parameters} if hands_on and isclass(returned) else parameters
+    taker = _taker(recipe) if hands_on else None
+    known = parameters if taker is None else {**signature(taker).parameters, **parameters}
     return {name: p.default for name, p in known.items() if p.default is not Parameter.empty}
+
+
+def _taker(recipe: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What a recipe hands its options to: the function in its body that returns the same module, or its class."""
+    returned = recipe.__annotations__.get("return")
+    used = [recipe.__globals__.get(name) for name in recipe.__code__.co_names]
+    composing = [one for one in used if isfunction(one) and one.__annotations__.get("return") is returned]
+    return composing[0] if composing else returned if isclass(returned) else None
 
 
 def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[Any]:

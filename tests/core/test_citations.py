@@ -156,6 +156,18 @@ def test_of_a_recipe_function_the_defaults_are_cited():
     assert paper_ids([alone, handing_on]) == sorted({*paper_ids(alone), *paper_ids(handing_on)})
 
 
+def composed(advantage=None, aggregator=MEAN) -> Loop: ...
+
+
+def test_slots_that_a_recipe_hands_on_are_those_of_the_function_that_composes():
+    gae = GAE()
+
+    def recipe(advantage=gae, **options) -> Loop:
+        return composed(advantage=advantage, **options)
+
+    assert paper_ids(recipe) == sorted({GAE.paper, SequenceMean.paper})
+
+
 def recipe_of(path):
     """The recipe function of a file."""
     return runpy.run_path(str(path))[path.stem]
