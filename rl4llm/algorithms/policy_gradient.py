@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.building import build_models, check_models, shard_models
+from rl4llm.algorithms.building import build_models, build_optimizer, check_models, shard_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import collect, gather
 from rl4llm.algorithms.composition import Composition
@@ -280,8 +280,8 @@ class PolicyGradient(LightningModule):
             raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         total = self.trainer.estimated_stepping_batches
         learners = {} if self.critics is None else self.critics.learners
-        optimizers = [self.learning.optimizer(self.policy.parameters())]
-        optimizers += [self.critic_learning.optimizer(module.parameters()) for module in learners.values()]
+        optimizers = [build_optimizer("policy", self.learning.optimizer, self.policy)]
+        optimizers += [build_optimizer(name, self.critic_learning.optimizer, one) for name, one in learners.items()]
         updates = [self.learning.updates] + [self.critic_learning.updates] * len(learners)
         schedules = [u.scheduler(o, total) for u, o in zip(updates, optimizers, strict=True)]
         return optimizers, schedules
@@ -333,6 +333,12 @@ class PolicyGradient(LightningModule):
     def prompt_limit(self) -> int | None:
         """Most tokens of a prompt that leave room for a whole response; None where the model names no context."""
         return prompt_limit(self.policy, self.composition.rollout.sampling.max_response_tokens)
+
+    def check_context(self, prompt_tokens: int) -> None:
+        """Raise if the critics cannot read a prompt of so many tokens with a whole response."""
+        critics, sampling = self.composition.credit.critics, self.composition.rollout.sampling
+        if critics is not None:
+            critics.check_context(prompt_tokens + sampling.max_response_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.building import shard_models
+from rl4llm.algorithms.building import build_optimizer, shard_models
 from rl4llm.algorithms.deal import Dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.runtime import Runtime
@@ -129,7 +129,7 @@ class Supervised(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer, its learning rate scheduled by step."""
-        optimizer = self.optimizer(self.policy.parameters())
+        optimizer = build_optimizer("policy", self.optimizer, self.policy)
         scheduler = self.updates.scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
