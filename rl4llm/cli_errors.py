@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import traceback
 
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
 _OURS = re.compile(r"^[A-Z]\w+: \S.*\.$")
@@ -53,3 +54,18 @@ def _bad_value(flag: str, text: str) -> str:
     if typed:
         return f"{flag}: expected {_TYPES.get(typed[1], typed[1])}, got {typed[2]}."
     return text if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."
+
+
+def import_fault(error: BaseException) -> str | None:
+    """The one line for what a user's module did while a flag's import path was followed; None if that was not it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    followed = [frame.name for frame in frames if "jsonargparse" in frame.filename]
+    if "import_object" not in followed and "import_module_leaf" not in followed:
+        return None
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, SystemExit):
+        what = f"it calls sys.exit({error.code!r})"
+    modules = [frame for frame in frames if frame.name == "<module>" and "jsonargparse" not in frame.filename]
+    name = modules[-1].filename if len(modules) > 1 else getattr(error, "filename", None) or "a module named by a flag"
+    line = f", line {modules[-1].lineno}" if len(modules) > 1 else ""
+    return f"{name}{line} fails while it is imported ({' '.join(what.split())}); mend it, or name another class or function."

@@ -2,24 +2,30 @@
 
 from typing import Any, NamedTuple
 
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
 from rl4llm.algorithms.choices import CriticLearning
 from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.strategy import shard
 from rl4llm.checks import UsageError
 from rl4llm.critics import ValueModel, ValueSource
-from rl4llm.models import ModelSource, Policy, check_model
+from rl4llm.models import ModelSource, Policy, check_context, check_model
 
 
 def check_models(source: ModelSource, composition: Composition, critic_learning: CriticLearning) -> None:
     """Raise one line if parts or models do not fit together, before any weight is read."""
     composition.check()
     check_model(source)
+    shortest = 1 + composition.rollout.sampling.max_response_tokens  # what prompts there are is seen with the data
+    check_context(source, shortest)
     critics = composition.credit.critics
     if critics is None:
         return
+    critics.check_context(shortest)
     critics.check(source, composition.rollout.responses_per_prompt)
     if critic_learning.first and critics.sees_scores:
         raise UsageError(
@@ -58,6 +64,19 @@ def build_models(source: ModelSource, composition: Composition) -> Models:
     critics = None if spec is None else spec.build(source, policy)
     reference = Policy.copy_of(source).requires_grad_(False) if composition.refers else None
     return Models(policy, critics, reference)
+
+
+def build_optimizer(name: str, make: OptimizerCallable, module: nn.Module) -> Optimizer:
+    """Return the optimizer of a model.
+
+    Raises:
+        UsageError: If its settings are out of range.
+    """
+    try:
+        return make(module.parameters())
+    except (ValueError, TypeError) as error:
+        flag = "--model.optimizer" if name == "policy" else "--model.critic_optimizer"
+        raise UsageError(f"the optimizer of {name} refuses its settings ({error}); change {flag}.") from error
 
 
 def shard_models(module: Any) -> None:

@@ -1,6 +1,8 @@
 """Collecting: each rank's prompts become scored responses."""
 
+import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch, place_scores
+from rl4llm.checks import UsageError
+from rl4llm.data.checking import checked_traits
 from rl4llm.data.task import PromptBatch
 from rl4llm.rollouts import decode_responses, draw_rollouts
 
@@ -79,6 +83,28 @@ def observe_responses(batch: RolloutBatch, scores: Tensor, meter: Meter, stage: 
 
 def observe_traits(prompts: PromptBatch, texts: list[str], meter: Meter, stage: str) -> None:
     """Add the mean of every trait that the task sees in the responses."""
-    seen = [prompts.task.traits(text) for text in texts]
-    for name in seen[0] if seen else ():
-        meter.add(f"{stage}/{name}", torch.tensor([traits[name] for traits in seen]))
+    for name, values in by_name(seen_traits(prompts, texts)).items():
+        meter.add(f"{stage}/{name}", values, ~values.isnan())
+
+
+def seen_traits(prompts: PromptBatch, texts: list[str]) -> list[dict[str, float]]:
+    """Return the traits of each response; none, with one warning, where the task fails to see them."""
+    seen: list[dict[str, float]] = []
+    for text in texts:
+        try:
+            seen.append(checked_traits(prompts.task, text))
+        except UsageError as error:
+            seen.append({})
+            _warn_of_traits(str(error))
+    return seen
+
+
+@lru_cache(maxsize=8)
+def _warn_of_traits(fault: str) -> None:
+    warnings.warn(f"{fault}; responses without traits are left out of their means.", stacklevel=3)
+
+
+def by_name(seen: list[dict[str, float]]) -> dict[str, Tensor]:
+    """Return one entry per response for every trait; NaN where a response has none of this name."""
+    names = dict.fromkeys(name for traits in seen for name in traits)
+    return {name: torch.tensor([traits.get(name, float("nan")) for traits in seen]) for name in names}

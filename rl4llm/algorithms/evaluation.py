@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rl4llm.algorithms.answering import Answering
+from rl4llm.algorithms.collect import by_name, seen_traits
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_interval
@@ -123,7 +124,7 @@ class Evaluator(Callback):
         _log(module, f"{stage}/response_length", sampled.lengths.float(), everything)
         _log(module, f"{stage}/truncated_share", sampled.truncated.float(), everything)
         for name, values in traits.items():
-            _log(module, f"{stage}/{name}", values, everything)
+            _log(module, f"{stage}/{name}", values, ~values.isnan())
         shape = (len(prompts), self.evaluation.samples)
         self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
 
@@ -143,13 +144,12 @@ class Evaluator(Callback):
             )
             texts = decode_responses(answering.policy, batch)
             scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores
-            return batch.to("cpu").replace(scores=scores.cpu()), [dict(mine.task.traits(text)) for text in texts]
+            return batch.to("cpu").replace(scores=scores.cpu()), seen_traits(mine, texts)
 
         pieces = runtime.together(answer)
         filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]
         seen = [traits for _, own in pieces for traits in own]
-        names = seen[0] if seen else {}
-        return RolloutBatch.cat(filled), {name: torch.tensor([one[name] for one in seen]) for name in names}
+        return RolloutBatch.cat(filled), by_name(seen)
 
 
 def _log(module: LightningModule, name: str, values: Tensor, counted: Tensor, *, shown: bool = False) -> None:

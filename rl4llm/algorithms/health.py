@@ -15,6 +15,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 
 _LARGEST_WEIGHT = 1e6
+_MOST_REASONS = 5  # why responses could not be scored, told in one run
 
 
 class Health:
@@ -101,8 +102,13 @@ class Health:
         """
         lost, total = int(batch.scores.isnan().sum()), len(batch)
         for reason, count in problems.items():
+            key = f"score/{reason.partition(',')[0]}"
+            said = sum(other.startswith("score/") for other in self.said)
+            if said >= _MOST_REASONS and key not in self.said:
+                self.warn("more reasons", f"reward '{reward}' fails for ever new reasons, of which no more are listed.")
+                break
             self.warn(
-                f"score/{reason.partition(':')[0]}",
+                key,
                 f"reward '{reward}' could not score {count} of {total} responses ({reason}); they are left out of "
                 "every statistic and counted in train/unscorable_share. Mend the reward if that is not meant.",
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rl4llm.algorithms.building import build_models, check_learners, check_models
+from rl4llm.algorithms.building import build_models, build_optimizer, check_learners, check_models
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import Collected, collect
 from rl4llm.algorithms.composition import Composition
@@ -256,8 +256,8 @@ class PolicyGradient(PolicyModule):
             raise UsageError("precision=16-mixed scales the loss, which clip-norms would see; use bf16-mixed instead.")
         total = self.trainer.estimated_stepping_batches
         learners = {} if self.critics is None else self.critics.learners
-        optimizers = [self.learning.optimizer(self.policy.parameters())]
-        optimizers += [self.critic_learning.optimizer(module.parameters()) for module in learners.values()]
+        optimizers = [build_optimizer("policy", self.learning.optimizer, self.policy)]
+        optimizers += [build_optimizer(name, self.critic_learning.optimizer, one) for name, one in learners.items()]
         updates = [self.learning.updates] + [self.critic_learning.updates] * len(learners)
         schedules = [u.scheduler(o, total) for u, o in zip(updates, optimizers, strict=True)]
         return optimizers, schedules
@@ -278,6 +278,12 @@ class PolicyGradient(PolicyModule):
     def prompt_priorities(self, uids: Tensor) -> Tensor | None:
         """Return how much each prompt is worth drawing, for prioritized samplers; None where nothing here can say."""
         return None if self.critics is None else self.critics.priorities(uids)
+
+    def check_context(self, prompt_tokens: int) -> None:
+        """Raise if the critics cannot read a prompt of so many tokens with a whole response."""
+        critics, sampling = self.composition.credit.critics, self.sampling
+        if critics is not None:
+            critics.check_context(prompt_tokens + sampling.max_response_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""

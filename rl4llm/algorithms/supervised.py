@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rl4llm.algorithms.building import build_optimizer
 from rl4llm.algorithms.deal import Dealt
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.policy_module import PolicyModule
@@ -103,7 +104,7 @@ class Supervised(PolicyModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer, its learning rate scheduled by step."""
-        optimizer = self.optimizer(self.policy.parameters())
+        optimizer = build_optimizer("policy", self.optimizer, self.policy)
         scheduler = self.updates.scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

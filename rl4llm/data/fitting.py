@@ -19,27 +19,35 @@ def fitting_examples(examples: Sequence[Example], split: Split, module: Any, ove
             first example is measured.
         split: Which split the examples are; for messages.
         module: Offers `prompt_length(prompt) -> int` and `prompt_limit: int | None`, the number of tokens that the
-            context leaves beside a whole response. Where it does not, or the limit is None, everything fits.
+            context leaves beside a whole response. Where it does not, or the limit is None, everything fits. What it
+            may offer as `check_context(tokens)` is told the longest prompt that fits.
         overlong: What becomes of longer prompts of a list or tuple.
 
     Raises:
         UsageError: If a prompt has no tokens, if over-long prompts are to be refused, or if none fits.
     """
     limit, measure = getattr(module, "prompt_limit", None), getattr(module, "prompt_length", None)
-    if limit is None or measure is None or not len(examples):
+    told = hasattr(module, "check_context")
+    if measure is None or not len(examples) or (limit is None and not told):
         return examples
     whole = isinstance(examples, list | tuple)
-    lengths = [measure(example.prompt) for example in (examples if whole else [examples[0]])]
+    lengths = [_length(example.prompt, measure, limit) for example in (examples if whole else [examples[0]])]
     if 0 in lengths:
         uid = examples[lengths.index(0)].uid
         raise UsageError(
             f"PromptData: the {split} prompt with uid {uid} has no tokens; every prompt needs at least one."
         )
-    fitting = [example for example, length in zip(examples, lengths, strict=False) if length <= limit]
-    count, longest = len(lengths) - len(fitting), max(lengths)
-    if not count:
+    fits = [limit is None or length <= limit for length in lengths]
+    if told and any(fits):
+        module.check_context(max(length for length, fit in zip(lengths, fits, strict=True) if fit))
+    fitting = [example for example, fit in zip(examples, fits, strict=False) if fit]
+    count, longest = len(lengths) - sum(fits), max(lengths)
+    if limit is None or not count:
         return examples
-    found = f"the policy's context leaves {limit:,} tokens beside max_response_tokens (the longest has {longest:,})"
+    more = " or more" if longest >= 100_000 else ""  # of the longest ones, only the beginning is measured
+    found = (
+        f"the policy's context leaves {limit:,} tokens beside max_response_tokens (the longest has {longest:,}{more})"
+    )
     if limit < 1:
         raise UsageError(
             "PromptData: max_response_tokens leaves no room for a prompt in the policy's context; lower "
@@ -59,3 +67,16 @@ def fitting_examples(examples: Sequence[Example], split: Split, module: Any, ove
         )
     rank_zero_warn(f"PromptData: {count:,} of {len(examples):,} {split} prompts are dropped as too long: {found}.")
     return fitting
+
+
+def _length(prompt: Any, measure: Any, limit: int | None) -> int:
+    """Tokens of a prompt, or of its beginning if that alone is too long: a text of megabytes takes minutes."""
+    if limit is not None and isinstance(prompt, str) and len(prompt) > _most_characters(limit):
+        beginning = measure(prompt[: _most_characters(limit)])
+        if beginning > limit:
+            return beginning
+    return measure(prompt)
+
+
+def _most_characters(limit: int) -> int:
+    return max(100_000, 100 * limit)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_choice
 from rl4llm.data.absolute_difference import AbsoluteDifference
+from rl4llm.data.checking import check_reward, checked_examples
 from rl4llm.data.fitting import OverLong, fitting_examples
 from rl4llm.data.samplers import Place, PromptSampler, Shuffled
 from rl4llm.data.stream import HeldOutPrompts, Progress, PromptStream
@@ -48,11 +49,15 @@ class PromptData(LightningDataModule):
     # --- the place in the prompts -----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Begin the stream of training prompts, unless the trainer is in the middle of a run.
+        """Check the task, and begin the stream of training prompts unless the trainer is in the middle of a run.
 
         The run's seed is read here, once and before anything has been trained: the loop reseeds the global generators
         at every step. A checkpoint that is loaded afterwards says where the stream goes on.
         """
+        check_reward(self.task)
+        if stage == "fit":
+            self._training_examples()
+            self._examples("validation")
         if stage == "fit" and (self.progress is None or not self.trainer or not self.trainer.global_step):
             self.progress = self._begin()
 
@@ -77,12 +82,7 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptStream:
         """Return the training prompts, in the order that the sampler says."""
-        examples, size = self._examples("train"), self.prompts_per_step
-        if len(examples) < size:
-            raise UsageError(
-                f"PromptData: prompts_per_step is {size}, the training split has {len(examples)} prompts; "
-                "lower --data.prompts_per_step or bring more prompts."
-            )
+        examples, size = self._training_examples(), self.prompts_per_step
         overfit = getattr(self.trainer, "overfit_batches", 0)  # steps, or a share of all steps
         if overfit:
             steps = overfit if isinstance(overfit, int) else max(1, int(overfit * (len(examples) // size)))
@@ -103,24 +103,21 @@ class PromptData(LightningDataModule):
         """Return the test prompts."""
         return HeldOutPrompts(self._examples("test"), self.task, self.held_out_per_step)
 
+    def _training_examples(self) -> Sequence[Example]:
+        examples, size = self._examples("train"), self.prompts_per_step
+        if len(examples) < size:
+            remedy = "lower --data.prompts_per_step or bring more prompts" if len(examples) else "bring some"
+            raise UsageError(
+                f"PromptData: prompts_per_step is {size}, the training split has {len(examples)} prompts; {remedy}."
+            )
+        return examples
+
     def _examples(self, split: Split) -> Sequence[Example]:
         """The examples of a split that fit the policy's context, measured once."""
         module: Any = self.trainer.lightning_module if self.trainer else None
         key = (self.task, getattr(module, "prompt_limit", None), self.overlong)
         known = self._measured.get(split)
         if known is None or known[0] != key:
-            examples = _checked(self.task.examples(split), self.task, split)
+            examples = checked_examples(self.task, split)
             known = self._measured[split] = (key, fitting_examples(examples, split, module, self.overlong))
         return known[1]
-
-
-def _checked(examples: Any, task: Task, split: Split) -> Sequence[Example]:
-    name = f"{type(task).__name__}.examples('{split}')"
-    if not (hasattr(examples, "__len__") and hasattr(examples, "__getitem__")):
-        raise UsageError(f"{name} returned a {type(examples).__name__}; return a list or another sequence of Example.")
-    first = examples[0] if len(examples) else None
-    if first is not None and not isinstance(first, Example):
-        raise UsageError(f"{name} holds a {type(first).__name__}; make every entry an Example.")
-    if first is not None and not isinstance(first.uid, int):
-        raise UsageError(f"{name}: the first uid is {first.uid!r}; give every Example a whole number of at least 0.")
-    return examples

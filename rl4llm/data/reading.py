@@ -118,14 +118,15 @@ def _record(line: str, where: str, fields: Fields) -> dict[str, Any]:
         raise UsageError(f"{where} is {_kind(record)}; write one object per line.")
     if fields.prompt not in record:
         raise UsageError(f"{where} has no field '{fields.prompt}'; name the prompt's field with prompt_key.")
-    _check_prompt(record[fields.prompt], f"{where}: '{fields.prompt}'")
+    check_prompt(record[fields.prompt], f"{where}: '{fields.prompt}'")
     return record
 
 
-def _check_prompt(prompt: Any, where: str) -> None:
+def check_prompt(prompt: Any, where: str) -> None:
+    """Raise unless the prompt is a text or a chat, and not empty; `where` begins the message."""
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise UsageError(f"{where} is an empty text; write a prompt or remove the line.")
+            raise UsageError(f"{where} is an empty text; write a prompt or leave the example out.")
         _check_encodable(prompt, where)
     elif isinstance(prompt, list):
         if not prompt:
@@ -168,4 +169,4 @@ def _identity(value: Any) -> Hashable:
 
 def _kind(value: Any) -> str:
     names = {bool: "a truth value", str: "a text", list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), "a number")
+    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, count_problems
 from rl4llm.rewards.worker import Rules
 
 _MOST_WORKERS = 32  # that are started by default
+_SLOW_S = 15.0  # a batch that takes longer is worth a word
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Scorer:
         self._reward: Reward | None = None
         self._details: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._warned = False
+        self._warned = self._told = False
 
     def __reduce__(self) -> Any:
         return Scorer, (self.scoring,)
@@ -101,10 +103,11 @@ class Scorer:
         if not samples:
             return Scores(torch.zeros(0), {})
         with self._lock:
-            why = self._without_workers()
+            why, started = self._without_workers(), time.monotonic()
             if why is None:
                 try:
                     scores, problems = self._score_there(reward, samples)
+                    self._tell(len(samples), time.monotonic() - started)
                     return Scores(scores, count_problems(problems, self._details))
                 except NoProcessError as error:
                     self._close()
@@ -122,6 +125,17 @@ class Scorer:
                 stacklevel=3,
             )
             self._warned = True
+
+    def _tell(self, count: int, seconds: float) -> None:
+        """Say once that scoring is slow, and what makes it faster."""
+        if seconds > _SLOW_S and not self._told:
+            workers = self.scoring.rules().workers
+            warnings.warn(
+                f"Scorer: scoring {count} responses took {seconds:.0f} s with {workers} worker processes; raise "
+                "--model.scoring.workers if the reward waits rather than computes.",
+                stacklevel=3,
+            )
+            self._told = True
 
     def _without_workers(self) -> str | None:
         """Say why there are no workers (`""`: that is the choice); None if there are."""

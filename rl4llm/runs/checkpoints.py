@@ -15,6 +15,8 @@ from rl4llm.checks import UsageError, check_at_least
 from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.headers import check_matches, checkpoint_header
 
+_LARGEST_WEIGHT = 1e6
+
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` and `best.ckpt` of a run in its folder `checkpoints/`.
@@ -150,11 +152,17 @@ class Checkpoints(Checkpoint):
 
     def _check_finite(self, trainer: Trainer, state: dict[str, Any]) -> None:
         for name, _ in trainer.lightning_module.named_parameters():
-            if name in state and not torch.isfinite(state[name]).all():
+            if name in state and not _useful(state[name]):
                 raise UsageError(
-                    f"{name} is not finite after rollout batch {trainer.global_step}, so '{self.last_model_path}' was "
-                    "not overwritten; lower the learning rate of that model and go on with --ckpt_path=last."
+                    f"{name} is not finite, or beyond {_LARGEST_WEIGHT:g}, after rollout batch {trainer.global_step}, "
+                    f"so '{self.last_model_path}' was not overwritten; lower the learning rate of that model and go on "
+                    "with --ckpt_path=last."
                 )
+
+
+def _useful(weight: torch.Tensor) -> bool:
+    """Whether all numbers of a weight are finite and small enough to be of use; NaN is neither."""
+    return not weight.numel() or bool(weight.abs().max() <= _LARGEST_WEIGHT)
 
 
 def _run_folder(trainer: Trainer) -> Path:

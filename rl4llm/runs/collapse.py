@@ -17,7 +17,8 @@ class CollapseWatch(Callback):
 
     The signs are a reward that is the same for all responses, an entropy near 0 or near that of a uniform policy,
     responses that all reach the length limit, a gate that keeps almost nothing or has drifted far from where it began,
-    and a policy without gradient.
+    a policy without gradient, and critics that have lost the returns. When training ends, half a window is enough, so
+    that a short run does not end in silence.
 
     Args:
         window: Rollout batches for which a sign must hold.
@@ -25,6 +26,7 @@ class CollapseWatch(Callback):
 
     def __init__(self, window: int = 10) -> None:
         self.window = window
+        self.step = -1
         self.seen: deque[Mapping[str, float]] = deque(maxlen=window)
         self.first: Window = []
         self.said: list[str] = []
@@ -34,20 +36,29 @@ class CollapseWatch(Callback):
     ) -> None:
         """Look at the metrics of this rollout batch and those before."""
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if "train/reward" not in numbers:
-            return
+        if "train/reward" not in numbers or trainer.global_step == self.step:
+            return  # a call without a step, as of dynamic sampling, shows the metrics of the step before
+        self.step = trainer.global_step
         self.seen.append(numbers)
         if len(self.first) < self.window:
             self.first.append(numbers)
-        if len(self.seen) < self.window:
+        self._look(trainer, pl_module, self.window)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look once more, at the last half window."""
+        self._look(trainer, pl_module, (self.window + 1) // 2)
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, batches: int) -> None:
+        if len(self.seen) < batches:
             return
-        vocabulary = getattr(getattr(getattr(pl_module, "policy", None), "model", None), "config", None)
-        size = getattr(vocabulary, "vocab_size", 0) or 0
+        latest = list(self.seen)[-batches:]
+        config = getattr(getattr(getattr(pl_module, "policy", None), "model", None), "config", None)
+        size = getattr(config, "vocab_size", 0) or 0
         for sign, check in _SIGNS.items():
-            message = None if sign in self.said else check(list(self.seen), self.first, size)
+            message = None if sign in self.said else check(latest, self.first, size)
             if message:
                 self.said.append(sign)
-                rank_zero_warn(f"{message} (over the last {self.window} rollout batches, step {trainer.global_step}).")
+                rank_zero_warn(f"{message} (over the last {batches} rollout batches, step {trainer.global_step}).")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been seen and said."""
@@ -108,7 +119,8 @@ def _gate(seen: Window, first: Window, vocabulary: int) -> str | None:
         return None
     began = sum(_column(first, "policy/gated_share")) / max(1, len(_column(first, "policy/gated_share")))
     now = sum(shares) / len(shares)
-    if min(shares) > 0.95 or abs(now - began) > 0.25:
+    vanished = began > 0.05 and now < began / 4
+    if min(shares) > 0.95 or abs(now - began) > 0.25 or vanished:
         return (
             f"policy/gated_share went from {began:.2f} to {now:.2f}: the gate no longer drops what it did; look at "
             "critics/spread, lower --model.critic_optimizer.lr, or try --model.gate=null"
@@ -120,7 +132,22 @@ def _no_gradient(seen: Window, first: Window, vocabulary: int) -> str | None:
     norms = _column(seen, "grad_norm/policy")
     if len(norms) < len(seen) or max(norms) > 0.0:
         return None
-    return "grad_norm/policy is 0: the policy does not learn; look at the advantages, the gate and the reward"
+    return (
+        f"grad_norm/policy is 0: the policy does not learn; {_LEARNING_RATE} if it did before, or look at the "
+        "advantages, the gate and the reward"
+    )
+
+
+def _critics(seen: Window, first: Window, vocabulary: int) -> str | None:
+    explained, losses = _column(seen, "critics/explained_variance"), _column(seen, "critic_0/value_loss")
+    worse_than_constant = len(explained) == len(seen) and max(explained) < -1.0
+    began = _column(first, "critic_0/value_loss")[:1]
+    grown = bool(began) and len(losses) == len(seen) and min(losses) > 100.0 * max(began[0], 1e-12)
+    if not (worse_than_constant or grown):
+        return None
+    found = f"critics/explained_variance is {explained[-1]:.3g}" if worse_than_constant else ""
+    found = found or f"critic_0/value_loss went from {began[0]:.3g} to {losses[-1]:.3g}"
+    return f"{found}: the critics have lost the returns; lower --model.critic_optimizer.lr"
 
 
 _SIGNS: Mapping[str, Callable[[Window, Window, int], str | None]] = {
@@ -129,4 +156,5 @@ _SIGNS: Mapping[str, Callable[[Window, Window, int], str | None]] = {
     "length": _length,
     "gate": _gate,
     "gradient": _no_gradient,
+    "critics": _critics,
 }

@@ -17,6 +17,7 @@ class Lengths(Task):
     """Prompts of the given lengths."""
 
     lengths: tuple[int, ...]
+    reward = staticmethod(lambda prompt, response, answer: 0.0)
 
     def examples(self, split):
         return [Example("x" * length, None, uid) for uid, length in enumerate(self.lengths)]
@@ -98,8 +99,37 @@ def test_prompts_of_which_none_fits_are_refused():
 
 
 def test_a_prompt_without_tokens_is_refused():
+    data, module = attached([3, 4])
+    module.prompt_length = lambda prompt: len(prompt) % 4
     with pytest.raises(UsageError, match="train prompt with uid 1 has no tokens"):
-        attached([3, 0])[0].train_dataloader()
+        data.train_dataloader()
+
+
+def test_the_module_hears_of_the_longest_prompt_that_fits():
+    data, module = attached([3, 9, 11], overlong="drop")
+    told = []
+    module.check_context = told.append
+    with pytest.warns(UserWarning, match="1 of 3"):
+        data.train_dataloader()
+    assert told == [9]
+    module.prompt_limit = None
+    data.train_dataloader()
+    assert told == [9, 11]
+
+
+def test_of_a_prompt_of_megabytes_only_the_beginning_is_measured():
+    data, module = attached([3, 3_000_000])
+    longest = []
+    module.prompt_length = lambda prompt: longest.append(len(prompt)) or len(prompt)
+    with pytest.warns(UserWarning, match=r"1 of 2 .* \(the longest has 100,000 or more\)"):
+        data.train_dataloader()
+    assert max(longest) == 100_000
+
+
+def test_faults_of_the_data_are_found_when_the_run_is_set_up():
+    data, _ = attached([11, 12, 13])
+    with pytest.raises(UsageError, match="all 3 train prompts are too long"):
+        data.setup("fit")
 
 
 def test_one_prompt_is_measured_where_they_are_generated_on_the_fly():
@@ -134,7 +164,7 @@ def test_a_run_trains_and_evaluates_on_the_prompts_that_fit():
     ("returned", "message"),
     [
         (iter([]), r"Own.examples\('train'\) returned a list_iterator; return a list or another sequence of Example"),
-        (["a"], r"Own.examples\('train'\) holds a str; make every entry an Example"),
+        (["a"], r"Own.examples\('train'\) \[0\] is a str; make every entry an Example"),
     ],
 )
 def test_what_a_task_of_one_s_own_returns_is_checked(returned, message):

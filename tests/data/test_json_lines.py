@@ -68,7 +68,7 @@ FAULTS = {
     "number": (GOOD + PROMPT % "3.5", r"line 2: 'prompt' is a number"),
     "truth": (GOOD + PROMPT % "true", r"line 2: 'prompt' is a truth value"),
     "object": (GOOD + PROMPT % "{}", r"line 2: 'prompt' is an object"),
-    "empty": (GOOD + PROMPT % '""', r"line 2: 'prompt' is an empty text; write a prompt or remove the line"),
+    "empty": (GOOD + PROMPT % '""', r"line 2: 'prompt' is an empty text; write a prompt or leave the example out"),
     "blank": (GOOD + PROMPT % '" \\n"', r"line 2: 'prompt' is an empty text"),
     "surrogate": (GOOD + PROMPT % '"\\ud800"', r"line 2: 'prompt' holds half of a surrogate pair"),
     "empty chat": (GOOD + PROMPT % "[]", r"line 2: 'prompt' is an empty chat; write at least one message"),

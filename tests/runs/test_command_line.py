@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from rl4llm.cli_help import STANDARD_SLOTS, complete_help
 
 from rl4llm.checks import UsageError
-from rl4llm.cli_help import STANDARD_SLOTS, complete_help
 from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.runs.folder import claim_folder, versions
 from rl4llm.strategies import ShardedStrategy
