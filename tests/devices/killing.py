@@ -13,7 +13,8 @@ import torch
 
 TINY = [
     "--trainer.max_steps=12", "--trainer.val_check_interval=4", "--trainer.enable_progress_bar=false",
-    "--trainer.accelerator=cpu", "--data.task.held_out_size=8", "--data.prompts_per_step=6", "--data.task.train_size=21",
+    "--trainer.accelerator=cpu", "--data.task.held_out_size=8", "--data.prompts_per_step=6",
+    "--data.task.train_size=21",
     "--model.responses_per_prompt=4", "--model.evaluation.samples=2", "--model.scoring.workers=0",
     "--checkpoints.every_n_batches=1",
 ]  # fmt: skip
