@@ -22,11 +22,12 @@ from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
-from rl4llm.cli_strategy import resolve_strategy
+from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.rollouts import DynamicSampling
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
+from rl4llm.runs.config import RunConfig
 from rl4llm.runs.ending import Voice, end_children, explain, leave
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
@@ -105,7 +106,7 @@ class RecipeCLI(LightningCLI):
                 super().__init__(
                     recipe,
                     data,
-                    save_config_kwargs={"overwrite": True},
+                    save_config_callback=RunConfig,
                     trainer_defaults=defaults,
                     seed_everything_default=0,
                     auto_configure_optimizers=False,
@@ -144,7 +145,7 @@ class RecipeCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.get("subcommand")
         given = self.config[command].get("ckpt_path") if command else None
-        if not given:
+        if given is None:
             return
         if _rank():
             given = os.environ.get(_CHECKPOINT, given)
@@ -173,6 +174,7 @@ class RecipeCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         self.summary.seed = config.get("seed_everything")
         kwargs["strategy"] = resolve_strategy(config.get("trainer.strategy"))
+        check_precision(config.get("trainer.precision"))
         if self.resumed is not None:
             kwargs["num_sanity_val_steps"] = 0  # the evaluation before training is in the checkpoint's history
         root = self._root(config)
@@ -192,6 +194,7 @@ class RecipeCLI(LightningCLI):
         if project and find_spec("wandb") is None:
             raise UsageError(f"--wandb={project} needs the wandb package; pip install 'rl4llm[wandb]'.")
         goes_on = self.resumed is not None and self.resumed.folder is not None and self.subcommand == "fit"
+        self.save_config_kwargs["goes_on"] = goes_on
         rehearsal = bool(config.get("trainer.fast_dev_run"))
         self.run_folder = folder = self._folder(root, rehearsal=rehearsal, goes_on=goes_on)
         place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name}
@@ -212,6 +215,8 @@ class RecipeCLI(LightningCLI):
             return self.resumed.folder
         if _rank() and _FOLDER in os.environ:
             return Path(os.environ[_FOLDER])
+        if _rank() and not rehearsal:
+            check_writable(root)  # started by torchrun or srun: where the first rank fails, none waits for it
         if _rank() or rehearsal:
             return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
         return claim_folder(root, self.recipe_name)

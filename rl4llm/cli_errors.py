@@ -68,4 +68,5 @@ def import_fault(error: BaseException) -> str | None:
     modules = [frame for frame in frames if frame.name == "<module>" and "jsonargparse" not in frame.filename]
     name = modules[-1].filename if len(modules) > 1 else getattr(error, "filename", None) or "a module named by a flag"
     line = f", line {modules[-1].lineno}" if len(modules) > 1 else ""
-    return f"{name}{line} fails while it is imported ({' '.join(what.split())}); mend it, or name another class or function."
+    reason = " ".join(what.split())
+    return f"{name}{line} fails while it is imported ({reason}); mend it, or name another class or function."

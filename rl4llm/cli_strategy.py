@@ -1,4 +1,4 @@
-"""The short names behind `--trainer.strategy`."""
+"""The short names behind `--trainer.strategy`, and what of Lightning's strategies and precisions is refused."""
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 
@@ -28,6 +28,21 @@ def resolve_strategy(given: str | Strategy) -> str | Strategy:
         return ShardedStrategy() if given == "fsdp2" else given
     family = next((name for name in _WHY if given.startswith(name)), "")
     raise _unsupported(given, family)
+
+
+def check_precision(given: str | int | None) -> None:
+    """Raise for float16, which the loop does not run in.
+
+    Raises:
+        UsageError: Says why, and what to use instead.
+    """
+    why = {
+        "16-mixed": "scales the loss, which clip-norms would see; use bf16-mixed",
+        "16-true": "holds the weights in float16, where Adam divides by zero; use bf16-true",
+    }
+    name = {"16": "16-mixed"}.get(str(given), str(given))
+    if name in why:
+        raise UsageError(f"--trainer.precision: {given} {why[name]}.")
 
 
 def _unsupported(name: str, family: str) -> UsageError:

@@ -146,7 +146,7 @@ def verify(path: Path) -> None:
         UsageError: In one line with the file's name, what is wrong with it, and what to do.
     """
     try:
-        _check_place(path)
+        check_place(path)
         with open(path, "rb") as file:
             known, zipped = known_digests(path), zipfile.is_zipfile(file)
             if not known:
@@ -158,7 +158,8 @@ def verify(path: Path) -> None:
         raise UsageError(f"checkpoint '{path}' cannot be read: {error.strerror or error}; {_ELSEWHERE}.") from error
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Raise unless there is a file with something in it."""
     if path.is_dir():
         if (path / ".metadata").exists():
             raise UsageError(

@@ -33,6 +33,7 @@ class Voice(Callback):
         self.place: Path | None = None
         self.trainer: Trainer | None = None
         self.folder: Path | None = None
+        self.training = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Agree on the file."""
@@ -43,6 +44,10 @@ class Voice(Callback):
             self.place = Path(trainer.strategy.broadcast(ours))
             logger = logging.getLogger(_WITH_CHILDREN)
             logger.addFilter(self._rephrase)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """From here on a failure is one of the run; what fails before has not touched it."""
+        self.training = True
 
     def claim(self, message: str, status: int) -> bool:
         """Whether this process is the one that speaks. The first to ask leaves message and status to the others."""
@@ -72,8 +77,8 @@ class Voice(Callback):
             print(message, file=sys.stderr, flush=True)
 
     def hint(self) -> str:
-        """What a person needs to know about the checkpoints when a run has failed; empty if there are none."""
-        saved = self.folder is not None and any((self.folder / "checkpoints").glob("*.ckpt"))
+        """What a person needs to know about the checkpoints when training has failed; empty if there are none."""
+        saved = self.training and self.folder is not None and any((self.folder / "checkpoints").glob("*.ckpt"))
         return " The checkpoints saved before are intact; go on with --ckpt_path=last." if saved else ""
 
     def _rephrase(self, record: logging.LogRecord) -> bool:

@@ -54,8 +54,7 @@ def check_matches(checkpoint: Mapping[str, Any], *, recipe: str, expected: Mappi
     theirs, ours = (header.get("recipe", recipe), header.get("critics")), (recipe, expected["critics"])
     if theirs[0] != recipe or theirs[1] not in (None, ours[1]):
         remedy = f"Give --ckpt_path a checkpoint of {recipe}"
-        if theirs[1] not in (None, ours[1]):
-            remedy += ", or change --model.critics.size"
+        remedy += f", or run recipes/{theirs[0]}.py" if theirs[0] != recipe else ", or change --model.critics"
         raise UsageError(f"{file} is of recipe {_described(*theirs)}; this run is {_described(*ours)}. {remedy}.")
     differences = _differences(_shapes(checkpoint["state_dict"]), expected["shapes"])
     if differences:

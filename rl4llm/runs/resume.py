@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl4llm.checks import UsageError
+from rl4llm.runs.checkpoint_files import check_place
 from rl4llm.runs.finding import find_last
 
 
@@ -36,21 +37,24 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
         recipe: The recipe's name.
 
     Raises:
-        UsageError: There is no such checkpoint, or it belongs to another recipe.
+        UsageError: There is no such checkpoint, it is empty or a folder, or it belongs to another recipe.
     """
     if given == "last":
         found = find_last(root, recipe)
         if found is None:
             raise UsageError(
-                f"--ckpt_path=last: there is no checkpoint of {recipe} under '{root}'; start without --ckpt_path, or "
-                "name the folder with --trainer.default_root_dir."
+                f"--ckpt_path=last: there is no good checkpoint of {recipe} under '{root}'; start without --ckpt_path, "
+                "or name the folder with --trainer.default_root_dir."
             )
         return Resumed(found, run_folder(found))
     path = Path(given)
+    if not given:
+        raise UsageError(f"--ckpt_path is empty; give a file, or last for the newest of {root}/{recipe}.")
     if not path.exists():
         raise UsageError(
             f"--ckpt_path: '{path}' does not exist; give a file, or last for the newest of {root}/{recipe}."
         )
+    check_place(path)
     folder = run_folder(path)
     if folder is not None and folder.parent.name != recipe:
         raise UsageError(

@@ -51,6 +51,14 @@ def test_an_object_of_a_refused_strategy_is_refused_too():
         resolve_strategy(FSDPStrategy(accelerator=None))
 
 
+@pytest.mark.parametrize("given", ["16-mixed", "16", "16-true"])
+def test_float16_is_refused_with_the_precision_to_use(tmp_path, capsys, given):
+    line = refused(capsys, tmp_path, f"--trainer.precision={given}")
+    assert line.startswith(f"error: --trainer.precision: {given} ")
+    assert "use bf16-" in line
+    assert not (tmp_path / "toy").exists()
+
+
 def test_the_trainer_leaves_the_prompts_alone(tmp_path):
     assert run(tmp_path, "--trainer.max_steps=1").config.fit.trainer.use_distributed_sampler is False
 
@@ -103,28 +111,6 @@ def test_the_table_shows_what_was_logged(tmp_path, capsys):
 # --- help -----------------------------------------------------------------------------------------------------------
 
 
-def mine(policy: str = "x", gate: str | None = None, twist: int = 1, objective: str = "y") -> None:
-    """Train with a twist.
-
-    Args:
-        gate: Words of its own.
-
-    Returns:
-        Nothing.
-    """
-
-
-def test_standard_slots_need_no_words_in_a_recipe():
-    complete_help(mine)
-    complete_help(mine)  # twice is once
-    lines = [line.strip() for line in mine.__doc__.splitlines()]
-    assert lines.count(f"policy: {STANDARD_SLOTS['policy']}") == 1
-    assert lines.count(f"objective: {STANDARD_SLOTS['objective']}") == 1
-    assert lines.count("gate: Words of its own.") == 1
-    assert "twist" not in mine.__doc__.split("Args:")[1]
-    assert lines.index("Returns:") > lines.index(f"objective: {STANDARD_SLOTS['objective']}")
-
-
 def test_help_shows_them(capsys, tmp_path):
     with pytest.raises(SystemExit) as left:
         run(tmp_path, "--help")
@@ -132,14 +118,6 @@ def test_help_shows_them(capsys, tmp_path):
     shown = " ".join(capsys.readouterr().out.split())
     assert "Words of the recipe's own." in shown
     assert "--checkpoints.every_n_batches" in shown
-
-
-def test_a_recipe_with_groups_has_their_help(capsys):
-    def grouped(rollout=None, credit=None, loss=None, learning=None, critic_learning=None, evaluation=None):
-        """Train."""
-
-    complete_help(grouped)
-    assert all(f"    {name}: {STANDARD_SLOTS[name]}" in grouped.__doc__ for name in grouped.__code__.co_varnames)
 
 
 # --- a recipe, as a person runs it ----------------------------------------------------------------------------------

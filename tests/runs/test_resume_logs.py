@@ -81,8 +81,10 @@ def test_a_checkpoint_elsewhere_starts_a_new_folder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("last", "--ckpt_path=last: there is no checkpoint of toy under"),
+        ("last", "--ckpt_path=last: there is no good checkpoint of toy under"),
         ("no/such.ckpt", "'no/such.ckpt' does not exist"),
+        ("", "--ckpt_path is empty"),
+        ("{root}/ppo/version_3/checkpoints", "is a folder, not a file"),
         ("{root}/ppo/version_3/checkpoints/x.ckpt", "is a checkpoint of ppo, but this is toy"),
     ],
 )
@@ -113,6 +115,23 @@ def test_weights_that_do_not_fit_are_named(tmp_path, capsys):
     assert line.startswith("error: checkpoint")
     assert "other.ckpt' is of another model" in line
     assert "critics.0.head" in line
+
+
+def test_a_flag_that_does_not_fit_the_checkpoint_leaves_the_run_as_it_was(tmp_path, capsys, monkeypatch):
+    def refuse(self, checkpoint):
+        raise UsageError("checkpoint: another gate.")
+
+    run(tmp_path, "--trainer.max_steps=1")
+    config = tmp_path / "toy/version_0/config.yaml"
+    saved = config.read_text()
+    monkeypatch.setattr("tests.runs.commands.Toy.on_load_checkpoint", refuse)
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--ckpt_path=last", "--model.gate=shut", "--trainer.max_steps=2")
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: checkpoint: another gate."
+    assert config.read_text() == saved
+    monkeypatch.undo()
+    run(tmp_path, "--ckpt_path=last", "--model.gate=ajar", "--trainer.max_steps=2")
+    assert "gate: ajar" in config.read_text()
 
 
 def test_a_checkpoint_outside_a_run_folder_belongs_to_none(tmp_path):
