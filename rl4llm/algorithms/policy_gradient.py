@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,7 +81,7 @@ class PolicyGradient(PolicyModule):
         self.replay = None if rollout.replay is None else rollout.replay.build()
         self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
         self.duals = nn.ModuleDict({slot: part.build() for slot, part in composition.constrained().items()})
-        self.health = Health(guards, self._run_folder)
+        self.health = Health(guards, self.run_folder)
         self.warming_up = False  # whether only the critics learn from the present rollout batch
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
@@ -281,9 +280,9 @@ class PolicyGradient(PolicyModule):
 
     def check_context(self, prompt_tokens: int) -> None:
         """Raise if the critics cannot read a prompt of so many tokens with a whole response."""
-        critics, sampling = self.composition.credit.critics, self.sampling
+        critics = self.composition.credit.critics
         if critics is not None:
-            critics.check_context(prompt_tokens + sampling.max_response_tokens)
+            critics.check_context(prompt_tokens + self.sampling.max_response_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""
@@ -295,9 +294,6 @@ class PolicyGradient(PolicyModule):
         for name, value in checkpoint["loop"]["counters"].items():
             setattr(self, name, value)
         self.health.load_state_dict(checkpoint["loop"]["health"])
-
-    def _run_folder(self) -> Path:
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
 
 def _nth(things: Any, index: int) -> Any:

@@ -1,6 +1,7 @@
 """`PolicyModule`: what every LightningModule that trains a policy shares: it answers prompts and is evaluated."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,6 +89,10 @@ class PolicyModule(LightningModule):
         self.engine.close()
         self.scorer.close()
         self.ended = True
+
+    def run_folder(self) -> Path:
+        """Return where the run leaves its files."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     def prompt_length(self, prompt: Any) -> int:
         """Return the number of tokens of a prompt."""
