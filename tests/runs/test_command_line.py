@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-from rl4llm.cli_help import STANDARD_SLOTS, complete_help
 
 from rl4llm.checks import UsageError
 from rl4llm.cli_strategy import resolve_strategy
