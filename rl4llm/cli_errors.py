@@ -59,14 +59,11 @@ def _bad_value(flag: str, text: str) -> str:
 def import_fault(error: BaseException) -> str | None:
     """The one line for what a user's module did while a flag's import path was followed; None if that was not it."""
     frames = traceback.extract_tb(error.__traceback__)
-    followed = [frame.name for frame in frames if "jsonargparse" in frame.filename]
-    if "import_object" not in followed and "import_module_leaf" not in followed:
+    last = max((index for index, frame in enumerate(frames) if "jsonargparse" in frame.filename), default=None)
+    if last is None or frames[last].name != "import_object":
         return None
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, SystemExit):
-        what = f"it calls sys.exit({error.code!r})"
-    modules = [frame for frame in frames if frame.name == "<module>" and "jsonargparse" not in frame.filename]
-    name = modules[-1].filename if len(modules) > 1 else getattr(error, "filename", None) or "a module named by a flag"
-    line = f", line {modules[-1].lineno}" if len(modules) > 1 else ""
-    reason = " ".join(what.split())
-    return f"{name}{line} fails while it is imported ({reason}); mend it, or name another class or function."
+    what = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else " ".join(what.split())
+    own = [frame for frame in frames[last + 1 :] if "importlib" not in frame.filename]
+    place = f"{own[-1].filename}, line {own[-1].lineno}," if own else getattr(error, "filename", None) or "a module"
+    return f"{place} fails while it is imported ({what}); mend it, or name another class or function."

@@ -8,6 +8,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rl4llm.checks import UsageError
 from rl4llm.data.task import Example, Split
 
+_CHARACTERS = 100_000  # of a longer prompt that cannot fit, only the beginning is measured
+
 OverLong = Literal["drop", "refuse"]
 
 
@@ -40,33 +42,38 @@ def fitting_examples(examples: Sequence[Example], split: Split, module: Any, ove
     fits = [limit is None or length <= limit for length in lengths]
     if told and any(fits):
         module.check_context(max(length for length, fit in zip(lengths, fits, strict=True) if fit))
-    fitting = [example for example, fit in zip(examples, fits, strict=False) if fit]
-    count, longest = len(lengths) - sum(fits), max(lengths)
-    if limit is None or not count:
+    if limit is None or all(fits):
         return examples
-    more = " or more" if longest >= 100_000 else ""  # of the longest ones, only the beginning is measured
-    found = (
-        f"the policy's context leaves {limit:,} tokens beside max_response_tokens (the longest has {longest:,}{more})"
-    )
+    if not whole or not any(fits) or overlong == "refuse" or limit < 1:
+        raise UsageError(f"PromptData: {_refusal(lengths, fits, split, limit, whole)}")
+    many = f"{fits.count(False):,} of {len(fits):,} {split} prompts"
+    rank_zero_warn(f"PromptData: {many} are dropped as too long: {_room(lengths, limit)}.")
+    return [example for example, fit in zip(examples, fits, strict=True) if fit]
+
+
+def _refusal(lengths: Sequence[int], fits: Sequence[bool], split: Split, limit: int, whole: bool) -> str:
+    room = _room(lengths, limit)
     if limit < 1:
-        raise UsageError(
-            "PromptData: max_response_tokens leaves no room for a prompt in the policy's context; lower "
-            f"--model.sampling.max_response_tokens by {longest - limit:,}."
+        return (
+            "max_response_tokens leaves no room for a prompt in the policy's context; lower "
+            f"--model.sampling.max_response_tokens by {max(lengths) - limit:,}."
         )
     if not whole:
-        raise UsageError(f"PromptData: the first {split} prompt is too long: {found}; shorten the prompts.")
-    if not fitting:
-        raise UsageError(
-            f"PromptData: all {len(examples):,} {split} prompts are too long: {found}; shorten them, or lower "
-            "max_response_tokens."
-        )
-    if overlong == "refuse":
-        raise UsageError(
-            f"PromptData: {count:,} of {len(examples):,} {split} prompts are too long: {found}; shorten them, lower "
-            "max_response_tokens, or set --data.overlong=drop."
-        )
-    rank_zero_warn(f"PromptData: {count:,} of {len(examples):,} {split} prompts are dropped as too long: {found}.")
-    return fitting
+        return f"the first {split} prompt is too long: {room}; shorten the prompts."
+    if not any(fits):
+        return f"all {len(fits):,} {split} prompts are too long: {room}; shorten them, or lower max_response_tokens."
+    return (
+        f"{fits.count(False):,} of {len(fits):,} {split} prompts are too long: {room}; shorten them, lower "
+        "max_response_tokens, or set --data.overlong=drop."
+    )
+
+
+def _room(lengths: Sequence[int], limit: int) -> str:
+    more = " or more" if max(lengths) >= _CHARACTERS else ""
+    return (
+        f"the policy's context leaves {limit:,} tokens beside max_response_tokens (the longest has "
+        f"{max(lengths):,}{more})"
+    )
 
 
 def _length(prompt: Any, measure: Any, limit: int | None) -> int:
@@ -79,4 +86,4 @@ def _length(prompt: Any, measure: Any, limit: int | None) -> int:
 
 
 def _most_characters(limit: int) -> int:
-    return max(100_000, 100 * limit)
+    return max(_CHARACTERS, 100 * limit)

@@ -1,6 +1,8 @@
 """`Policy`: a causal language model that gives log-probs at the response positions, never the logits of a prompt."""
 
 import copy
+import math
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,15 @@ class Policy(nn.Module):
         model = as_pretrained(source)
         tokenizer = load_tokenizer(model)
         check_vocabulary(load_config(model), tokenizer, f"model '{model.name}'", "its own tokenizer")
-        return cls(load_causal_lm(model), tokenizer)
+        policy = cls(load_causal_lm(model), tokenizer)
+        size = getattr(policy.model.config.get_text_config(), "vocab_size", math.inf)
+        if not any(ident < size for ident in policy.end_ids):
+            warnings.warn(
+                f"model '{model.name}' names no end token that it could write, so every response runs to the length "
+                "limit; set eos_token_id in its generation_config.json.",
+                stacklevel=2,
+            )
+        return policy
 
     @classmethod
     def copy_of(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":

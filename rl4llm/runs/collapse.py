@@ -140,7 +140,8 @@ def _no_gradient(seen: Window, first: Window, vocabulary: int) -> str | None:
 
 def _critics(seen: Window, first: Window, vocabulary: int) -> str | None:
     explained, losses = _column(seen, "critics/explained_variance"), _column(seen, "critic_0/value_loss")
-    worse_than_constant = len(explained) == len(seen) and max(explained) < -1.0
+    rewards = _column(seen, "train/reward")  # of equal returns, nothing can be explained
+    worse_than_constant = len(explained) == len(seen) and max(explained) < -1.0 and max(rewards) > min(rewards)
     began = _column(first, "critic_0/value_loss")[:1]
     grown = bool(began) and len(losses) == len(seen) and min(losses) > 100.0 * max(began[0], 1e-12)
     if not (worse_than_constant or grown):

@@ -190,3 +190,23 @@ def test_two_runs_that_differ_in_one_part_draw_the_same_first_responses(tiny_pol
     run(plain)
     run(gated)
     assert not torch.equal(weights(plain), weights(gated))
+
+
+class Traits(AbsoluteDifference):
+    """Sees a trait in long responses, and fails on others."""
+
+    def traits(self, response):
+        if len(response) < 3:
+            raise KeyError("too short")
+        return {"long": 1.0}
+
+
+def test_traits_that_cannot_be_seen_cost_only_themselves_and_are_said_once(tiny_policy):
+    task = Traits(digits=3, train_size=64, reward=even_length)
+    module, meter = loop(tiny_policy), Meter()
+    with pytest.warns(UserWarning, match=r"Traits\.traits raised KeyError: 'too short'") as seen:
+        found = collected(module, some_prompts(8, task=task), meter)
+        collected(module, some_prompts(8, seed=1, task=task))
+    assert len(seen) == 1
+    assert not found.batch.scores.isnan().any()
+    assert meter.means()["train/long"] == 1.0

@@ -241,6 +241,16 @@ def test_a_reward_that_never_scores_warns_at_once_and_ends_the_run(tiny_policy):
     assert len([w for w in seen if "could not score" in str(w.message)]) == 1
 
 
+def test_ever_new_reasons_are_listed_a_few_times_only(tiny_policy):
+    health, batch = Health(Guards(), Path), rollout(loop(tiny_policy))
+    with pytest.warns(UserWarning, match="could not score") as seen:
+        for start in range(0, 60, 3):
+            reasons = {f"raised Error{number}, for example 'x, y'": 1 for number in range(start, start + 3)}
+            health.scored(batch, reasons, "mine")
+    assert len(seen) == 6
+    assert str(seen[-1].message) == "reward 'mine' fails for ever new reasons, of which no more are listed."
+
+
 def test_only_batches_in_a_row_without_any_score_end_the_run(tiny_policy):
     health, batch = Health(Guards(unscorable=2), Path), rollout(loop(tiny_policy))
     nothing = batch.replace(scores=torch.full_like(batch.scores, NAN))

@@ -1,6 +1,7 @@
 """What does not fit together is refused in one line before anything is loaded, with the remedy."""
 
 import pytest
+from torch.optim import AdamW
 
 from rl4llm.advantages import GAE, LeaveOneOut, SegmentMonteCarlo, SingleStream
 from rl4llm.algorithms import compose
@@ -8,10 +9,11 @@ from rl4llm.checks import UsageError
 from rl4llm.corrections import TruncatedImportance
 from rl4llm.critics import BetaTracker, MiniCritics
 from rl4llm.gates import AgreementGate, DivergenceFilter, HighEntropy
+from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import DPPO, OptimalAdvantageRegression
 from rl4llm.regularizers import EntropyBonus, ValueRegression
 from rl4llm.rollouts import Sampling
-from tests.algorithms.helpers import critic_slots, loop
+from tests.algorithms.helpers import critic_slots, loop, run
 
 WRONG = [
     ({"gate": AgreementGate()}, "gate=AgreementGate needs critic_values.*--model.gate=null"),
@@ -66,3 +68,28 @@ def test_missing_models_are_refused_with_one_line(tiny_policy):
         loop("rl4llm/nothing")
     with pytest.raises(UsageError, match="does not exist"):
         compose(tiny_policy, **(critic_slots("./none") | {"critics": MiniCritics("./none")}))
+
+
+def short_critic(tmp_path, tiny_policy, positions):
+    model, tokenizer = TinyQwen3(hidden_size=16, layers=1, heads=2, key_value_heads=1, head_size=8).build()
+    model.config.max_position_embeddings = positions
+    Policy(model, tokenizer).save(tmp_path)
+    return compose(tiny_policy, **critic_slots(str(tmp_path)))
+
+
+def test_a_critic_whose_context_holds_no_response_is_refused_before_anything_is_loaded(tiny_policy, tmp_path):
+    with pytest.raises(UsageError, match="has a context of 6 tokens, but prompt and response may take 7"):
+        short_critic(tmp_path, tiny_policy, 6)
+
+
+def test_a_critic_whose_context_is_shorter_than_the_prompts_need_is_refused_before_training(tiny_policy, tmp_path):
+    module = short_critic(tmp_path, tiny_policy, 9)  # "123=" and 6 tokens of response are 10
+    with pytest.raises(UsageError, match="has a context of 9 tokens, but prompt and response may take 10"):
+        run(module)
+    assert module.drawn == 0
+
+
+def test_settings_that_an_optimizer_refuses_are_one_line(tiny_policy):
+    module = loop(tiny_policy, optimizer=lambda parameters: AdamW(parameters, lr=-1.0))
+    with pytest.raises(UsageError, match=r"optimizer of policy .*learning rate: -1.0\); change --model\.optimizer"):
+        run(module)

@@ -164,7 +164,7 @@ def test_a_run_trains_and_evaluates_on_the_prompts_that_fit():
     ("returned", "message"),
     [
         (iter([]), r"Own.examples\('train'\) returned a list_iterator; return a list or another sequence of Example"),
-        (["a"], r"Own.examples\('train'\) \[0\] is a str; make every entry an Example"),
+        (["a"], r"Own.examples\('train'\)\[0\] is a str; make every entry an Example"),
     ],
 )
 def test_what_a_task_of_one_s_own_returns_is_checked(returned, message):

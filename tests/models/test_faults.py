@@ -251,3 +251,13 @@ def test_an_untied_head_that_is_missing_is_refused(folder):
     path = with_config(folder, tie_word_embeddings=False)
     assert "its weights lack lm_head.weight" in line_of(Policy.load, path)
     load_backbone(path)
+
+
+@pytest.mark.parametrize("ident", [None, 99])
+def test_a_model_that_cannot_end_a_response_is_said(folder, ident):
+    with_config(folder, eos_token_id=ident)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ident}))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
+    with pytest.warns(UserWarning, match="names no end token that it could write, so every response runs to the"):
+        Policy.load(str(folder))

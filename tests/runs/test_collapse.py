@@ -112,6 +112,12 @@ def test_calls_without_a_step_count_once():
     assert warned(flat, 12, calls=7) == []
 
 
+def test_critics_are_not_blamed_where_all_returns_are_equal():
+    metrics = stream(critics__explained_variance=lambda t: -4e6, train__reward=lambda t: 0.0)
+    (line,) = warned(metrics, 60)
+    assert line.startswith("train/reward has been 0 throughout")
+
+
 def test_a_sign_that_passes_is_no_collapse():
     assert warned(stream(train__truncated_share=lambda t: float(t % 8 != 0)), 60, ends=False) == []
 
