@@ -75,11 +75,8 @@ def step_of(losses, health, rows=4, tokens=64, lockstep=False, meter=None):
     optimizer = SGD(module.parameters(), lr=0.1)
     schedule = updates.scheduler(optimizer, 10)
     learner = Learner("critic_0", module, optimizer, schedule, updates, TokenMean())
-    dealt, meter = deal(batch, updates, TokenMean(), generator=generator("x")), Meter()
-    improve(
-        Runtime(lockstep=lockstep), learner, dealt, lambda piece: losses(module, piece), meter, health, counted=True
-    )
-    return module
+    dealt, runtime = deal(batch, updates, TokenMean(), generator=generator("x")), Runtime(lockstep=lockstep)
+    improve(runtime, learner, dealt, lambda piece: losses(module, piece), meter or Meter(), health, counted=True)
 
 
 def test_a_row_that_does_not_fit_is_one_clear_line():
