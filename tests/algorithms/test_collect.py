@@ -204,9 +204,9 @@ class Traits(AbsoluteDifference):
 def test_traits_that_cannot_be_seen_cost_only_themselves_and_are_said_once(tiny_policy):
     task = Traits(digits=3, train_size=64, reward=even_length)
     module, meter = loop(tiny_policy), Meter()
+    both = [(some_prompts(8, task=task), meter), (some_prompts(8, seed=1, task=task), Meter())]
     with pytest.warns(UserWarning, match=r"Traits\.traits raised KeyError: 'too short'") as seen:
-        found = collected(module, some_prompts(8, task=task), meter)
-        collected(module, some_prompts(8, seed=1, task=task))
+        found, _ = [collected(module, prompts, one) for prompts, one in both]
     assert len(seen) == 1
     assert not found.batch.scores.isnan().any()
     assert meter.means()["train/long"] == 1.0
