@@ -243,7 +243,9 @@ def test_a_reward_that_never_scores_warns_at_once_and_ends_the_run(tiny_policy):
 
 def test_ever_new_reasons_are_listed_a_few_times_only(tiny_policy):
     health, batch = Health(Guards(), Path), rollout(loop(tiny_policy))
-    reasons = [{f"raised Error{n}, for example 'x, y'": 1 for n in range(start, start + 3)} for start in range(0, 60, 3)]
+    reasons = [
+        {f"raised Error{n}, for example 'x, y'": 1 for n in range(start, start + 3)} for start in range(0, 60, 3)
+    ]
     with pytest.warns(UserWarning, match="could not score") as seen:
         [health.scored(batch, some, "mine") for some in reasons]
     assert len(seen) == 6
