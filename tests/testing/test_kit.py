@@ -130,7 +130,7 @@ def test_rewards_that_forget_raise_or_prefer_nonsense_are_found():
     calls = iter(range(10**6))
     with pytest.raises(AssertionError, match=r"once and .* then"):
         check_reward(lambda prompt, response, answer: float(next(calls)))
-    with pytest.raises(AssertionError, match="could not be scored: ZeroDivisionError"):
+    with pytest.raises(AssertionError, match="could not be scored: raised ZeroDivisionError"):
         check_reward(lambda prompt, response, answer: 1 / len(response))
     with pytest.raises(AssertionError, match="more than the right one's"):
         check_reward(lambda prompt, response, answer: float(len(response)), right="2")
