@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -225,6 +226,16 @@ def test_calls_run_side_by_side(scorer):
     pids = score(scorer, reward, ["x"] * 4).scores
     assert len(pids.unique()) == 2
     assert os.getpid() not in pids.tolist()
+
+
+def test_slow_scoring_is_said_once(scorer, monkeypatch):
+    monkeypatch.setattr("rl4llm.rewards.scorer._SLOW_S", 0.0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            scorer.score(lambda prompt, response, answer: 1.0, ["", ""], ["a", "b"], [1, 2])
+    (line,) = [str(one.message) for one in seen if "scoring 2 responses took" in str(one.message)]
+    assert "raise --model.scoring.workers" in line
 
 
 def test_workers_are_kept_for_the_next_batch_and_renewed_for_another_reward(scorer):
