@@ -91,14 +91,7 @@ class RecipeCLI(LightningCLI):
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [
-                self.history,
-                Logbook(),
-                self.summary,
-                CollapseWatch(),
-                self.voice,
-                Stopping(self.signals),
-            ],
+            "callbacks": [self.history, Logbook(), self.summary, CollapseWatch(), self.voice, Stopping(self.signals)],
         }
         _prepare()
         with self.signals:
@@ -215,11 +208,11 @@ class RecipeCLI(LightningCLI):
             return self.resumed.folder
         if _rank() and _FOLDER in os.environ:
             return Path(os.environ[_FOLDER])
-        if _rank() and not rehearsal:
-            check_writable(root)  # started by torchrun or srun: where the first rank fails, none waits for it
-        if _rank() or rehearsal:
-            return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
-        return claim_folder(root, self.recipe_name)
+        if not _rank() and not rehearsal:
+            return claim_folder(root, self.recipe_name)
+        if not rehearsal:
+            check_writable(root)  # started by torchrun or srun: where the first rank fails here, none waits for it
+        return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
@@ -269,10 +262,10 @@ class RecipeCLI(LightningCLI):
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
         message, status = known or (f"{type(error).__name__}: {error}", 1)
-        speaks = self.voice.claim(message, status)
+        speaks = self.voice.claim(message, status, after=getattr(error, "patience", 0.0))
         if not speaks:
             message, status = self.voice.spoken() or (message, status)
-        self._note(trainer, message.removeprefix("error: "), stopped=isinstance(error, RunStopped))
+        self._note(trainer, message.removeprefix("error: "), stopped=status > 128)
         if speaks and known is None:
             raise error
         if speaks:

@@ -17,7 +17,10 @@ _CPU = torch.device("cpu")
 
 
 class RankError(UsageError):
-    """Another rank failed; the message says which and why. The traceback is on that rank."""
+    """Another rank failed; the message says which and why. The traceback is on that rank, so it speaks first."""
+
+    together = True  # all ranks end by themselves
+    patience = 3.0  # seconds
 
 
 def _alone(own: T) -> list[T]:
@@ -101,15 +104,17 @@ class Runtime:
         try:
             outcome: tuple[bool, Any, str] = (True, action(), "")
         except UsageError as raised:
-            error, outcome = raised, (False, None, str(raised))
+            error, outcome = raised, (False, UsageError, str(raised))
         except Exception as raised:
-            error, outcome = raised, (False, None, f"rank {self.rank} failed: {type(raised).__name__}: {raised}")
+            what = f"rank {self.rank} failed: {type(raised).__name__}: {raised}"
+            error, outcome = raised, (False, RankError, what)
         outcomes = self.gather(outcome)
-        failed = [message for good, _, message in outcomes if not good]
+        failed = [(kind, message) for good, kind, message in outcomes if not good]
         if error is not None and not isinstance(error, UsageError):
             raise error
         if failed:
-            raise RankError(failed[0])
+            kind, message = failed[0]
+            raise kind(message)
         return [result for _, result, _ in outcomes]
 
 

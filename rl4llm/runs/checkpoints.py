@@ -93,7 +93,7 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         names = ["best.ckpt"] if self._improved(trainer) else []
-        if self._due or self._saved_step == trainer.global_step:
+        if self._due or self._requested or self._saved_step == trainer.global_step:
             names.append("last.ckpt")  # last, so that it is the newest
         self._save(trainer, *names)
 

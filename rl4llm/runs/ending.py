@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -49,10 +50,19 @@ class Voice(Callback):
         """From here on a failure is one of the run; what fails before has not touched it."""
         self.training = True
 
-    def claim(self, message: str, status: int) -> bool:
-        """Whether this process is the one that speaks. The first to ask leaves message and status to the others."""
+    def claim(self, message: str, status: int, *, after: float = 0.0) -> bool:
+        """Whether this process is the one that speaks. The first to ask leaves message and status to the others.
+
+        Args:
+            message: What it would say.
+            status: Its exit status.
+            after: Seconds in which another process, the one with the traceback, may speak first.
+        """
         if self.place is None:
             return True
+        until = time.monotonic() + after
+        while time.monotonic() < until and self.spoken() is None:
+            time.sleep(0.05)
         try:
             with open(self.place, "x", encoding="utf-8") as file:
                 file.write(f"{status} {message}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from rl4llm.runs.checkpoints import Checkpoints
 
@@ -39,7 +40,7 @@ class RunStopped(BaseException):
     def __str__(self) -> str:
         name = signal.Signals(self.signum).name
         if self.batches == 0:
-            return f"stopped by {name} before the first rollout batch was complete; there was nothing to save."
+            return f"stopped by {name} before a rollout batch was complete; there was nothing to save."
         after = f"stopped by {name} after {self.batches} rollout batch{'es' * (self.batches > 1)}"
         if self.saved is None:
             return f"{after}; nothing was saved just now."
@@ -55,6 +56,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.received, self.patient = 0, False
+        self.saved: Path | None = None
+        self.batches = 0
         self.at_once: Callable[[], None] = lambda: None
         self._pid, self._before = os.getpid(), {}  # type: ignore[var-annotated]
 
@@ -85,7 +88,7 @@ class Signals:
         else:
             self.received = signum
             if not self.patient:
-                raise RunStopped(signum)
+                raise RunStopped(signum, self.saved, self.batches)
             if signum == signal.SIGINT and sys.stderr.isatty():
                 print("\nfinishing the rollout batch, then saving; press Ctrl-C again to end at once", file=sys.stderr)
 
@@ -127,25 +130,43 @@ class Stopping(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Agree with the other processes on whether to stop, and have the batch saved."""
+        self._agree(trainer)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals back from the Trainer, which takes them whenever it begins something."""
+        self.signals.install()
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals back from the Trainer."""
+        self.signals.install()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """A signal that came in an evaluation between two batches stops before the next one."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._agree(trainer)
+
+    def _agree(self, trainer: Trainer) -> None:
         received = torch.tensor(self.signals.received, device=trainer.strategy.root_device)
         self.asked = int(trainer.strategy.reduce(received, reduce_op="max"))
         saver = _saver(trainer)
         if self.asked and saver is not None:
             saver.request_save()
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """After training, a signal ends the run where it is."""
-        self.signals.patient = False
-
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """The signal came in the last rollout batch."""
+        """Stop if the signal came in the last rollout batch or since; from here on one ends the run where it is."""
+        self._agree(trainer)
         self._stop(trainer)
+        self.signals.saved, self.signals.batches = _last(trainer), trainer.global_step
+        self.signals.patient = False
 
     def _stop(self, trainer: Trainer) -> None:
         if self.asked:
-            saver = _saver(trainer)
-            saved = None if saver is None else Path(saver.last_model_path)
-            raise RunStopped(self.asked, saved, trainer.global_step, together=True)
+            raise RunStopped(self.asked, _last(trainer), trainer.global_step, together=True)
+
+
+def _last(trainer: Trainer) -> Path | None:
+    saver = _saver(trainer)
+    return None if saver is None else Path(saver.last_model_path)
 
 
 def _saver(trainer: Trainer) -> Checkpoints | None:

@@ -76,7 +76,7 @@ def test_a_signal_before_training_ends_the_run_there(tmp_path, capsys, monkeypat
     with pytest.raises(SystemExit) as left:
         run(tmp_path)
     assert left.value.code == 143
-    assert "before the first rollout batch" in capsys.readouterr().err
+    assert "before a rollout batch was complete" in capsys.readouterr().err
     assert not (tmp_path / "toy/version_0/checkpoints/last.ckpt").exists()
 
 
