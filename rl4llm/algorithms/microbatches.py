@@ -30,7 +30,8 @@ def cut_by_tokens(batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = 
     sizes = torch.bincount(unit)
     widest = torch.zeros_like(sizes).scatter_reduce(0, unit, batch.widths.clamp(min=1), "amax")
     order = widest.argsort(stable=True)
-    lengths = (batch.prompt_mask.sum(-1).amax() + widest[order]).tolist()
+    columns = widest[order].clamp(min=1)  # trimming leaves empty rows one column
+    lengths = (batch.prompt_mask.sum(-1).amax() + columns).tolist()
     rows_before = [0, *sizes[order].cumsum(0).tolist()]
     by_unit = order.argsort()[unit].argsort(stable=True)
     start = 0
