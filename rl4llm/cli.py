@@ -1,30 +1,25 @@
 """`RecipeCLI`: a recipe function and a data module become a command with `fit`, `validate` and `test`."""
 
 import contextlib
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import transformers
-from jsonargparse import set_parsing_settings
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from rl4llm.advantages import Whiten
 from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
+from rl4llm.cli_process import prepare_process
 from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
-from rl4llm.rollouts import DynamicSampling
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
@@ -37,17 +32,6 @@ from rl4llm.runs.stopping import RunStopped, Signals, Stopping
 from rl4llm.runs.summary import Summary
 
 _PARSER_SAYS = "Does not validate against any of the Union subtypes"
-_QUIET = (
-    ".*does not have many workers.*",
-    ".*exists and is not empty. Previous log files.*",
-    ".*LeafSpec.*",
-    ".*Consider setting `persistent_workers.*",
-    ".*args parameter is intended to run from within Python.*",
-    ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
-    ".*Checkpoint directory .* exists and is not empty.*",
-)
-_other_warning = warnings.formatwarning
-_TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 _FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
 
@@ -93,7 +77,7 @@ class RecipeCLI(LightningCLI):
             **trainer_defaults,
             "callbacks": [self.history, Logbook(), self.summary, CollapseWatch(), self.voice, Stopping(self.signals)],
         }
-        _prepare()
+        prepare_process()
         with self.signals:
             try:
                 super().__init__(
@@ -289,24 +273,3 @@ class RecipeCLI(LightningCLI):
 def _rank() -> int:
     """This process's place among all; Lightning knows it from the environment before anything is set up."""
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _prepare() -> None:
-    """Settings of the process that every run needs."""
-    set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
-    transformers.utils.logging.disable_progress_bar()
-    for name in _TALKATIVE:
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for message in _QUIET:
-        warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = _one_warning
-
-
-def _one_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of this library in one line; any other one as the programs around it show it."""
-    ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
-    return f"warning: {message}\n" if ours else _other_warning(message, category, filename, lineno, line)

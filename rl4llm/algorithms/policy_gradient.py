@@ -205,9 +205,8 @@ class PolicyGradient(PolicyModule):
         index = self._learner_names().index(name)
         optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
         if name == "policy":
-            return Learner(
-                name, self.policy, optimizer, schedule, self.learning.updates, self.composition.loss.aggregator
-            )
+            aggregator = self.composition.loss.aggregator
+            return Learner(name, self.policy, optimizer, schedule, self.learning.updates, aggregator)
         assert self.critics is not None
         module = self.critics.learners[name]
         return Learner(name, module, optimizer, schedule, self.critic_learning.updates, TokenMean())

@@ -44,7 +44,7 @@ class Responses:
     def __post_init__(self) -> None:
         check_mask("Responses", mask=self.mask)
         shape = tuple(self.mask.shape)
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors().items():
             axes = _AXES.get(name, 2)
             if tensor.ndim != axes or tuple(tensor.shape[:2]) != shape[:axes]:
                 expected = (*shape[:axes], "*") if axes > 2 else shape[:axes]
@@ -72,7 +72,7 @@ class Responses:
 
     def to(self, device: torch.device | str) -> "Responses":
         """Return the same responses on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     @classmethod
     def cat(cls, pieces: Sequence["Responses"]) -> "Responses":
@@ -84,7 +84,7 @@ class Responses:
         if not pieces:
             raise UsageError("Responses.cat: needs at least one piece, got none.")
         width = max(piece.ids.shape[1] for piece in pieces)
-        shared = set.intersection(*(set(piece._tensors()) for piece in pieces))
+        shared = set.intersection(*(set(piece.tensors()) for piece in pieces))
         joined = {name: torch.cat([_widened(getattr(piece, name), width) for piece in pieces]) for name in shared}
         return cls(**joined)
 

@@ -60,7 +60,7 @@ def test_a_narrow_default_type_narrows_no_result(folder, time):
     """Under bf16-true Lightning makes bfloat16 the default type while a step runs."""
     policy, critic, batch = policy_with_head(folder), ValueModel.load(folder), a_batch()
     if time == 0:
-        batch = batch.replace(**{n: t[:, :0] for n, t in batch._tensors().items() if t.shape == (5, 6)})
+        batch = batch.replace(**{n: t[:, :0] for n, t in batch.tensors().items() if t.shape == (5, 6)})
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert policy(batch, asks=("values", "entropies")).values.dtype == torch.float32

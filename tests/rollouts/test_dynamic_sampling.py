@@ -105,8 +105,8 @@ def test_what_was_gathered_survives_a_checkpoint(answer, tmp_path):
     (batch, kept), (again, kept_again) = (state(second, prompts("3=", "4=")) for state in (going_on, resumed))
     assert list(kept.examples) == list(kept_again.examples)
     assert kept_again.examples[0] == Example(chat, answer, 1)
-    assert batch._tensors().keys() == again._tensors().keys()
-    assert all(torch.equal(tensor, again._tensors()[name]) for name, tensor in batch._tensors().items())
+    assert batch.tensors().keys() == again.tensors().keys()
+    assert all(torch.equal(tensor, again.tensors()[name]) for name, tensor in batch.tensors().items())
 
 
 def test_the_number_of_draws_survives_a_checkpoint(tmp_path):

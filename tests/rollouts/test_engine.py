@@ -62,8 +62,8 @@ def test_likeliest_tokens_come_with_their_log_probs_whatever_was_drawn(policy):
 def test_no_prefixes_give_no_responses_with_the_same_fields(policy, top):
     some, none = (generate(policy, rows, [4] * len(rows), top=top) for rows in ([[2, 3]], []))
     assert len(none) == 0
-    for name, tensor in some._tensors().items():
-        empty = none._tensors()[name]
+    for name, tensor in some.tensors().items():
+        empty = none.tensors()[name]
         assert (empty.dtype, empty.ndim, empty.shape[2:]) == (tensor.dtype, tensor.ndim, tensor.shape[2:])
     assert len(Responses.cat([none, some, none])) == 2
     batch = rollouts(policy, prompts(), top=top)

@@ -1,0 +1,45 @@
+"""Settings of the process that every command needs: what the parser takes, where classes lie, what is said how."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import transformers
+from jsonargparse import set_parsing_settings
+
+from rl4llm.advantages import Whiten
+from rl4llm.rollouts import DynamicSampling
+
+_QUIET = (
+    ".*does not have many workers.*",
+    ".*exists and is not empty. Previous log files.*",
+    ".*LeafSpec.*",
+    ".*Consider setting `persistent_workers.*",
+    ".*args parameter is intended to run from within Python.*",
+    ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+_other_warning = warnings.formatwarning
+_TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+
+
+def prepare_process() -> None:
+    """Set up parsing, the import path, and how warnings and logs are shown."""
+    set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
+    transformers.utils.logging.disable_progress_bar()
+    for name in _TALKATIVE:
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = _one_warning
+
+
+def _one_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this library in one line; any other one as the programs around it show it."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
+    return f"warning: {message}\n" if ours else _other_warning(message, category, filename, lineno, line)
