@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rl4llm.advantages import Whiten
 from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
-from rl4llm.cli_errors import import_fault, one_line
+from rl4llm.cli_errors import import_fault, one_line, one_warning
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.data import PromptData
@@ -45,7 +45,6 @@ _QUIET = (
     ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
     ".*Checkpoint directory .* exists and is not empty.*",
 )
-_other_warning = warnings.formatwarning
 _TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 _FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
@@ -112,12 +111,7 @@ class RecipeCLI(LightningCLI):
                     parser_class=RecipeParser,
                     args=args,
                 )
-            except SystemExit as left:
-                fault = import_fault(left)
-                if fault is None:
-                    raise
-                self._end(UsageError(fault))
-            except (Exception, RunStopped) as error:
+            except (Exception, RunStopped, SystemExit) as error:
                 self._end(error)
 
     @staticmethod
@@ -256,10 +250,13 @@ class RecipeCLI(LightningCLI):
 
     def _end(self, error: BaseException) -> None:
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
+        fault = import_fault(error)
+        if isinstance(error, SystemExit) and fault is None:  # --help, and what the parser has said itself
+            raise error
         trainer: Trainer | None = getattr(self, "trainer", None)
         end_children(trainer, at_once=not getattr(error, "together", False))
         known = explain(error, self.voice.hint(), alone=self.voice.place is None)
-        if known is None and (fault := import_fault(error)):
+        if known is None and fault is not None:
             known = f"error: {fault}", 2
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
@@ -303,12 +300,4 @@ def _prepare() -> None:
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = _one_warning
-
-
-def _one_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of this library in one line; any other one as the programs around it show it."""
-    ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
-    return f"warning: {message}\n" if ours else _other_warning(message, category, filename, lineno, line)
+    warnings.formatwarning = one_warning
