@@ -90,12 +90,7 @@ class RecipeCLI(LightningCLI):
                     parser_class=RecipeParser,
                     args=args,
                 )
-            except SystemExit as left:
-                fault = import_fault(left)
-                if fault is None:
-                    raise
-                self._end(UsageError(fault))
-            except (Exception, RunStopped) as error:
+            except (Exception, RunStopped, SystemExit) as error:
                 self._end(error)
 
     @staticmethod
@@ -238,10 +233,13 @@ class RecipeCLI(LightningCLI):
 
     def _end(self, error: BaseException) -> None:
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
+        fault = import_fault(error)
+        if isinstance(error, SystemExit) and fault is None:  # --help, and what the parser has said itself
+            raise error
         trainer: Trainer | None = getattr(self, "trainer", None)
         end_children(trainer, at_once=not getattr(error, "together", False))
         known = explain(error, self.voice.hint(), alone=self.voice.place is None)
-        if known is None and (fault := import_fault(error)):
+        if known is None and fault is not None:
             known = f"error: {fault}", 2
         if known is None and _PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2

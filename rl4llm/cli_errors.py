@@ -3,6 +3,8 @@
 import difflib
 import re
 import traceback
+import warnings
+from pathlib import Path
 
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
 _OURS = re.compile(r"^[A-Z]\w+: \S.*\.$")
@@ -11,6 +13,7 @@ _IMPORT = re.compile(r"((?:Unable to import|No module named|Import path|module .
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+)")
 _UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)")
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_format_warning = warnings.formatwarning
 
 
 def one_line(message: str, options: list[str]) -> str:
@@ -67,3 +70,11 @@ def import_fault(error: BaseException) -> str | None:
     own = [frame for frame in frames[last + 1 :] if "importlib" not in frame.filename]
     place = f"{own[-1].filename}, line {own[-1].lineno}," if own else getattr(error, "filename", None) or "a module"
     return f"{place} fails while it is imported ({what}); mend it, or name another class or function."
+
+
+def one_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of this library in one line; any other one as the programs around it show it."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
+    return f"warning: {message}\n" if ours else _format_warning(message, category, filename, lineno, line)

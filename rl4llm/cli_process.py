@@ -9,6 +9,7 @@ import transformers
 from jsonargparse import set_parsing_settings
 
 from rl4llm.advantages import Whiten
+from rl4llm.cli_errors import one_warning
 from rl4llm.rollouts import DynamicSampling
 
 _QUIET = (
@@ -20,7 +21,6 @@ _QUIET = (
     ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
     ".*Checkpoint directory .* exists and is not empty.*",
 )
-_other_warning = warnings.formatwarning
 _TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 
 
@@ -34,12 +34,4 @@ def prepare_process() -> None:
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = _one_warning
-
-
-def _one_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning of this library in one line; any other one as the programs around it show it."""
-    ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
-    return f"warning: {message}\n" if ours else _other_warning(message, category, filename, lineno, line)
+    warnings.formatwarning = one_warning
