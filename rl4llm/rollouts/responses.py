@@ -55,7 +55,8 @@ class Responses:
     def __len__(self) -> int:
         return self.mask.shape[0]
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are there, by name."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 

@@ -1,5 +1,6 @@
 """A loop over tiny models, how to run it for a few rollout batches, and its steps without a Trainer."""
 
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ def critic_slots(critic, **changes):
 
 def run(module, steps=2, seed=0, callbacks=(), data=None, ckpt_path=None, **options):
     lightning.seed_everything(seed, verbose=False)
+    options.setdefault("default_root_dir", tempfile.mkdtemp())  # where a batch goes on which a run stopped
     trainer = lightning.Trainer(
         max_steps=steps,
         max_epochs=-1,
