@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.headers import check_matches, checkpoint_header
+from rl4llm.runs.optimizers import Groups, check_same_kind, hyperparameters, renew_hyperparameters
 
 _LARGEST_WEIGHT = 1e6
 
@@ -48,6 +49,8 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.dirpath: Path | None = None
         self._requested, self._due, self._saved_step = False, False, 0
+        self._states: list[dict[str, Any]] = []
+        self._asked: Groups | None = None
         self._epoch: int | None = None
 
     @property
@@ -125,6 +128,24 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """What is loaded need not be saved again."""
         self._saved_step = checkpoint.get("global_step", 0)
+        self._states = [{"param_groups": state["param_groups"]} for state in checkpoint.get("optimizer_states", ())]
+        self._note_flags(trainer)  # sharded models are loaded after their optimizers were made, others before
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of a run that goes on, note the optimizers as the flags say, before the checkpoint's come."""
+        self._note_flags(trainer)
+
+    def _note_flags(self, trainer: Trainer) -> None:
+        if self._states and trainer.optimizers:
+            check_same_kind(self._states, trainer.optimizers)
+            self._asked = hyperparameters(trainer.optimizers)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of a run that goes on, the flags given now set what the optimizers do from here on."""
+        if self._asked is not None:
+            schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+            renew_hyperparameters(trainer.optimizers, schedules, self._asked)
+        self._states, self._asked = [], None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the header, and let the Trainer's counters say: this batch is done, the next one comes."""

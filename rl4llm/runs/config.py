@@ -26,16 +26,17 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration of a new run."""
-        if not self.goes_on:
+        if not self.goes_on and not self.already_saved:
             self._write(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration of a run that goes on; its checkpoint has been loaded."""
-        self._write(trainer)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        """Write the configuration of a run that goes on, whose checkpoint fits."""
+        if not self.already_saved:
+            self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
         folder = trainer.log_dir  # all ranks ask together
-        if self.already_saved or folder is None:
+        if folder is None:
             return
         self.already_saved = True
         if trainer.is_global_zero:

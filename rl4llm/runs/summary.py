@@ -1,7 +1,6 @@
 """What a run leaves when it ends: the policy as a model folder, the curves, `summary.json` and a printed table."""
 
 import json
-import os
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from rl4llm.models import Policy
+from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.history import History
 
@@ -87,9 +87,7 @@ class Summary(Callback):
             "folder": str(folder),
             "versions": {name: _version(name) for name in _PACKAGES},
         }
-        partial = folder / "summary.json.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(partial, folder / "summary.json")
+        write_atomically(folder / "summary.json", (json.dumps(content, indent=2) + "\n").encode())
 
     def _table(self, steps: int, folder: Path) -> str:
         lines = [f"\n{self.recipe}: {steps} steps in {self.minutes:.1f} minutes of training\n"]

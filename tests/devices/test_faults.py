@@ -12,7 +12,7 @@ import pytest
 
 from rl4llm.runs.finding import find_last
 from tests.devices.helpers import SMALL, run_jobs, start
-from tests.devices.killing import command, finish, newest, rows
+from tests.devices.killing import assert_same, command, finish, newest, rows
 
 pytestmark = pytest.mark.devices
 ROOT = Path(__file__).parents[2]
@@ -117,14 +117,9 @@ def test_the_two_process_command_of_the_page_runs(tmp_path):
 
 
 def test_two_runs_with_one_seed_are_bit_equal_with_two_threads(tmp_path):
-    from tests.devices.killing import assert_same
-
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    flags = ["--trainer.max_steps=3", "--data.prompts_per_step=24"]
-    running = []
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
     for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        words = command("asyppo", tmp_path / name, *flags)
-        running.append(subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    assert [process.wait(300) for process in running] == [0, 0]
+        words = command("asyppo", tmp_path / name, "--trainer.max_steps=2", "--data.prompts_per_step=20")
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
     assert_same(newest(tmp_path / "one", "asyppo"), newest(tmp_path / "other", "asyppo"))

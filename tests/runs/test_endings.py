@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,34 @@ def test_a_signal_before_training_ends_the_run_there(tmp_path, capsys, monkeypat
     assert left.value.code == 143
     assert "before a rollout batch was complete" in capsys.readouterr().err
     assert not (tmp_path / "toy/version_0/checkpoints/last.ckpt").exists()
+
+
+def test_a_signal_in_an_evaluation_stops_before_the_next_batch(tmp_path, capsys, monkeypatch):
+    def validate(self, batch, index):
+        if self.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("tests.runs.commands.Toy.validation_step", validate)
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path)
+    assert left.value.code == 143
+    assert "stopped by SIGTERM after 4 rollout batches; saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(tmp_path, "--ckpt_path=last").trainer.global_step == 10
+
+
+def test_a_signal_after_training_names_the_last_checkpoint(tmp_path, capsys, monkeypatch):
+    def validate(self, batch, index):
+        if self.global_step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("tests.runs.commands.Toy.validation_step", validate)
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path)
+    assert left.value.code == 130
+    last = tmp_path / "toy/version_0/checkpoints/last.ckpt"
+    line = f"stopped by SIGINT after 10 rollout batches; saved {last}; go on with --ckpt_path=last"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == line
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
@@ -160,6 +189,17 @@ def test_only_errors_that_a_person_can_act_on_are_one_line():
     lost = RuntimeError("[gloo/...] Connection closed by peer [127.0.0.1]:1")
     assert "another process" in explain(lost, alone=False)[0]
     assert explain(lost) is None
+
+
+def test_the_rank_with_the_traceback_speaks_first(tmp_path):
+    there, here = Voice(), Voice()
+    there.place = here.place = tmp_path / "spoken"
+    speaking = threading.Timer(0.2, there.claim, ("ZeroDivisionError: a bug", 1))
+    speaking.start()
+    assert not here.claim("error: rank 1 failed", 2, after=5.0)
+    assert here.spoken() == ("ZeroDivisionError: a bug", 1)
+    (tmp_path / "spoken").unlink()
+    assert here.claim("error: rank 1 failed", 2, after=0.1)  # it cannot: it is dead
 
 
 def test_one_process_speaks(tmp_path):

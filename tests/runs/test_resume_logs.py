@@ -9,6 +9,7 @@ import torch
 from rl4llm.checks import UsageError
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import MetricsFile
+from rl4llm.runs.optimizers import hyperparameters, renew_hyperparameters
 from rl4llm.runs.resume import find_checkpoint
 from tests.runs.commands import run
 
@@ -132,6 +133,40 @@ def test_a_flag_that_does_not_fit_the_checkpoint_leaves_the_run_as_it_was(tmp_pa
     monkeypatch.undo()
     run(tmp_path, "--ckpt_path=last", "--model.gate=ajar", "--trainer.max_steps=2")
     assert "gate: ajar" in config.read_text()
+
+
+def test_a_learning_rate_given_now_takes_effect(tmp_path):
+    run(tmp_path, "--trainer.max_steps=2", "--model.lr=0.01")
+    (optimizer,) = run(tmp_path, "--ckpt_path=last", "--trainer.max_steps=3", "--model.lr=0.002").trainer.optimizers
+    assert optimizer.param_groups[0]["lr"] == 0.002
+    (optimizer,) = run(tmp_path, "--ckpt_path=last", "--trainer.max_steps=4").trainer.optimizers
+    assert optimizer.param_groups[0]["lr"] == 0.002
+
+
+def test_another_class_of_optimizer_is_one_line(tmp_path, capsys, monkeypatch):
+    run(tmp_path, "--trainer.max_steps=2")
+    saved = (tmp_path / "toy/version_0/config.yaml").read_text()
+    monkeypatch.setattr(
+        "tests.runs.commands.Toy.configure_optimizers", lambda self: torch.optim.Adam(self.parameters(), lr=self.lr)
+    )
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path, "--ckpt_path=last", "--trainer.max_steps=3", "--model.lr=0.5")
+    assert left.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: the checkpoint holds the state of another optimizer than Adam;")
+    assert (tmp_path / "toy/version_0/config.yaml").read_text() == saved
+
+
+def test_a_schedule_goes_on_from_the_new_rate():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    optimizer.step()
+    schedule.step()
+    renew_hyperparameters([optimizer], [schedule], hyperparameters([torch.optim.SGD([weight], lr=0.1)]))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 3)
 
 
 def test_a_checkpoint_outside_a_run_folder_belongs_to_none(tmp_path):
