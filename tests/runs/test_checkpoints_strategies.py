@@ -13,7 +13,7 @@ from rl4llm.checks import UsageError
 from rl4llm.runs import CheckpointFiles, Checkpoints
 from tests.runs.toy import Data, Module, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.devices, pytest.mark.filterwarnings("ignore")]
 KINDS = {"one": ("auto", 1), "ddp": ("ddp_find_unused_parameters_true", 2), "fsdp2": ("fsdp2", 2)}
 SECONDS = 120
 

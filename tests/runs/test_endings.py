@@ -109,6 +109,7 @@ def test_a_signal_after_training_names_the_last_checkpoint(tmp_path, capsys, mon
     assert capsys.readouterr().err.strip().splitlines()[-1] == line
 
 
+@pytest.mark.devices
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
     process = start(tmp_path, "--model.pause=3", "--checkpoints.every_n_batches=1")
     wait_for(tmp_path / "toy/version_0/checkpoints/last.ckpt")
@@ -191,6 +192,7 @@ def test_only_errors_that_a_person_can_act_on_are_one_line():
     assert explain(lost) is None
 
 
+@pytest.mark.devices
 def test_the_rank_with_the_traceback_speaks_first(tmp_path):
     there, here = Voice(), Voice()
     there.place = here.place = tmp_path / "spoken"
@@ -214,6 +216,7 @@ def test_one_process_speaks(tmp_path):
 # --- in several processes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.devices
 def test_a_killed_run_goes_on_and_leaves_the_metrics_of_one_that_was_not(tmp_path):
     process = start(tmp_path / "cut", "--model.pause=0.3", "--checkpoints.every_n_batches=1")
     wait_for(tmp_path / "cut/toy/version_0/checkpoints/last.ckpt")
@@ -226,6 +229,7 @@ def test_a_killed_run_goes_on_and_leaves_the_metrics_of_one_that_was_not(tmp_pat
     assert files[0] == files[1]
 
 
+@pytest.mark.devices
 def test_two_processes_stop_together_on_a_signal_to_the_first(tmp_path):
     process = start(tmp_path, *TWO, "--model.pause=0.2", "--checkpoints.every_n_batches=1")
     wait_for(tmp_path / "toy/version_0/checkpoints/last.ckpt")
@@ -237,6 +241,7 @@ def test_two_processes_stop_together_on_a_signal_to_the_first(tmp_path):
     assert [path.name for path in (tmp_path / "toy").iterdir()] == ["version_0"]
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(
     ("fault", "rank", "message"),
     [
