@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
 from rl4llm.algorithms.deal import Dealt, balanced
-from rl4llm.algorithms.runtime import share
+from rl4llm.algorithms.runtime import RankError, share
+from rl4llm.checks import UsageError
 from rl4llm.objectives import SequenceMean, TokenMean
 from rl4llm.randomness import generator
 from rl4llm.testing.strategies import rollouts
@@ -98,13 +99,23 @@ def test_ranks_that_gather_have_the_whole_result(batch, ranks, budget):
         torch.testing.assert_close(whole, function(batch))
 
 
-def test_a_failure_on_one_rank_is_the_same_error_on_all():
-    from rl4llm.checks import UsageError
+def fail(error):
+    raise error
 
-    outcomes = [(True, 1, ""), (False, None, "the reward is gone")]
-    runtime = Runtime(rank=0, world_size=2, gather=lambda own: outcomes)
-    with pytest.raises(UsageError, match="the reward is gone"):
-        runtime.together(lambda: 1)
+
+def test_a_failure_on_one_rank_is_the_same_error_on_all():
+    seen = []
+    there = Runtime(rank=1, world_size=2, gather=lambda own: seen.append(own) or [(True, 1, ""), own])
+    here = Runtime(rank=0, world_size=2, gather=lambda own: [own, seen[-1]])
+    for error, kind, message in (
+        (UsageError("the reward is gone"), UsageError, "the reward is gone"),
+        (ZeroDivisionError("a bug"), RankError, "rank 1 failed: ZeroDivisionError: a bug"),
+    ):
+        with pytest.raises(type(error), match=str(error)):  # where it happened it keeps its traceback
+            there.together(lambda error=error: fail(error))
+        with pytest.raises(UsageError) as caught:
+            here.together(lambda: 1)
+        assert (type(caught.value), str(caught.value)) == (kind, message)
 
 
 @given(batch=rollouts(max_batch=5), ranks=RANKS)

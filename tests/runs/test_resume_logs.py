@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 
 from rl4llm.checks import UsageError
 from rl4llm.runs.history import History
@@ -30,7 +31,9 @@ def events(folder):
 
 @pytest.mark.parametrize("at", [3, 4, 5, 8, 9])
 @pytest.mark.parametrize("fault", ["SIGTERM", "usage"])
-def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path, at, fault):
+def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path, at, fault, monkeypatch):
+    counter = event_file_writer.AtomicCounter(0)  # files of one second and process are read by name: 10 before 9
+    monkeypatch.setattr(event_file_writer, "_global_uid", counter)
     whole = run(tmp_path / "whole")
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", f"--model.fault={fault}", f"--model.at={at}", "--checkpoints.every_n_batches=3")
