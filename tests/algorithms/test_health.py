@@ -52,6 +52,12 @@ ONE_STEP = Updates(minibatches=1, warmup_steps=0, schedule="constant")
 # --- skipped steps ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Batches that are dumped land in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(("how", "what"), [("loss", "loss is nan"), ("gradient", "gradient's norm is nan")])
 def test_a_step_that_is_not_finite_is_skipped_named_and_counted(tiny_policy, how, what):
     watch = Watch()
