@@ -140,7 +140,7 @@ BAD = [
     (["--model.sampling.top_p=0.9"], r"top_p=0\.9 draws from a filtered distribution"),
     (
         ["--model.sampling.max_response_tokens=500"],
-        r"leaves no room for a prompt in the policy's context; lower --model\.sampling\.max_response_tokens by 379",
+        r"has a context of 128 tokens, but prompt and response may take 501; lower max_response_tokens",
     ),
     (
         ["--data.task=JsonLines", "--data.task.train=/no.jsonl", "--data.task.reward=builtins.len"],
@@ -166,7 +166,11 @@ BAD_ELSEWHERE = [
     ("spo", ["--model.critics=null"], r"advantage=SingleStream needs values, but there are no critics"),
     (
         "spo",
-        ["--data.task=JsonLines", "--data.task.train={two}", "--data.task.reward=builtins.len"],
+        [
+            "--data.task=JsonLines",
+            "--data.task.train={two}",
+            "--data.task.reward=rl4llm.data.absolute_difference.answer_after_thinking",
+        ],
         r"prompts_per_step",
     ),
     ("a_star_po", ["--model.critics.beta=0"], r"OptimalValue: beta must be in \(0, inf\], got 0"),
