@@ -1,4 +1,4 @@
-"""Axes by name: read from jaxtyping annotations, and what is done to a tensor whose axes have names."""
+"""Named tensor axes: read from jaxtyping annotations and used to pad, cut, align and check tensors."""
 
 from collections.abc import Mapping
 from types import NoneType
@@ -16,7 +16,7 @@ PADDING: Mapping[str, str] = {"prompt": "left", "time": "right"}
 
 
 def axes_of(annotation: Any) -> Axes:
-    """Names of the axes in a jaxtyping annotation, which may be optional.
+    """Return the names of the axes in a jaxtyping annotation, which may be optional.
 
     Example:
         >>> from jaxtyping import Float
@@ -28,7 +28,7 @@ def axes_of(annotation: Any) -> Axes:
 
 
 def padded(tensor: Tensor, axes: Axes, widths: Mapping[str, int]) -> Tensor:
-    """The tensor with its padded axes brought to the given widths, by zeros.
+    """Pad a tensor with zeros to the given widths of its padded axes.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ def padded(tensor: Tensor, axes: Axes, widths: Mapping[str, int]) -> Tensor:
 
 
 def cut(tensor: Tensor, axes: Axes, kept: Mapping[str, slice]) -> Tensor:
-    """The tensor with only some columns of the named axes; axes that it does not have are skipped.
+    """Return only some columns of the named axes; axes that the tensor does not have are skipped.
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ def cut(tensor: Tensor, axes: Axes, kept: Mapping[str, slice]) -> Tensor:
 
 
 def aligned(tensor: Tensor, own: Axes, axes: Axes) -> Tensor:
-    """A view of the tensor that broadcasts against tensors with other axes, which hold its own in the same order.
+    """Return a view that broadcasts against tensors with more axes, given in the same order.
 
     Example:
         >>> import torch

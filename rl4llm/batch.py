@@ -147,7 +147,7 @@ class RolloutBatch:
         return self.response_mask.shape[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that this batch holds, by name, in the order of their declaration."""
+        """Return the fields that this batch holds, by name, in the order of their declaration."""
         return {name: tensor for name in AXES if (tensor := getattr(self, name)) is not None}
 
     @property
@@ -203,7 +203,7 @@ class RolloutBatch:
 
     @classmethod
     def empty_like(cls, batch: "RolloutBatch") -> "RolloutBatch":
-        """A batch without rows that has the fields and widths of another."""
+        """Return a batch without rows that has the fields and widths of another."""
         return batch.select(torch.zeros(0, dtype=torch.long, device=batch.response_mask.device))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a part returns, checked by name where the loop takes it: its kind, dtype and shape, and whether it is finite."""
+"""Checks of what a part returns: its type, dtype and shape, and whether it is finite. Errors name the part."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _TOKENS = "one number per response token"
 
 
 class NotFiniteError(UsageError):
-    """A part gave NaN or inf where the policy learns.
+    """A part returned NaN or infinity at trained tokens.
 
     Attributes:
         part: Name of the part.
@@ -33,7 +33,7 @@ class NotFiniteError(UsageError):
 
 
 def checked_advantages(part: AdvantageEstimator, batch: RolloutBatch) -> Advantages:
-    """The advantages of a batch, and its returns where the estimator gives them.
+    """Return the advantages of a batch, and its returns where the estimator computes them.
 
     Raises:
         UsageError: If they are no floating numbers of the shape of `response_mask`.
@@ -51,22 +51,22 @@ def checked_advantages(part: AdvantageEstimator, batch: RolloutBatch) -> Advanta
 
 
 def checked_whitened(part: Whiten, advantages: Tensor, batch: RolloutBatch) -> Tensor:
-    """The whitened advantages of a batch. Raises as [checked_advantages][rl4llm.borders.checked_advantages]."""
+    """Return the whitened advantages of a batch. Raises as [checked_advantages][rl4llm.borders.checked_advantages]."""
     return _checked_tokens(part, part(advantages, batch), batch, "advantages")
 
 
 def checked_weights(part: Correction, batch: RolloutBatch) -> Tensor:
-    """The weights that a correction gives to the advantages. Raises as `checked_advantages`."""
+    """Return the weights that a correction gives to the advantages. Raises as `checked_advantages`."""
     return _checked_tokens(part, part(batch), batch, "weights")
 
 
 def checked_rewards(part: RewardShaping, batch: RolloutBatch) -> Tensor:
-    """The token rewards with what a shaping charges. Raises as `checked_advantages`."""
+    """Return the token rewards after a shaping. Raises as `checked_advantages`."""
     return _checked_tokens(part, part(batch), batch, "rewards")
 
 
 def checked_gate(part: Gate, batch: RolloutBatch) -> Tensor:
-    """The tokens that a gate keeps, a subset of `response_mask`.
+    """Return the tokens that a gate keeps, a subset of `response_mask`.
 
     Raises:
         UsageError: If it gives no truth values of the shape of `response_mask`, or keeps a token outside of it.
@@ -82,7 +82,7 @@ def checked_gate(part: Gate, batch: RolloutBatch) -> Tensor:
 
 
 def checked_loss(part: PolicyObjective, output: PolicyOutput, batch: RolloutBatch) -> Tensor:
-    """The losses of an objective: one per token, or one per response, as its `level` says.
+    """Return the losses of an objective: one per token or one per response, according to its `level`.
 
     Whether they are finite is left to whoever sums them: that needs no look at the device for each microbatch.
 
@@ -104,14 +104,14 @@ def checked_loss(part: PolicyObjective, output: PolicyOutput, batch: RolloutBatc
 
 
 def checked_penalty(part: Regularizer, output: PolicyOutput, batch: RolloutBatch) -> Tensor:
-    """The penalty of every token, times its coefficient. Raises as [checked_loss][rl4llm.borders.checked_loss]."""
+    """Return the penalty of every token, times its coefficient. Raises as `checked_loss`."""
     penalty: Any = part(output, batch)
     _check_floats(type(part).__name__, penalty, batch, "penalties")
     return penalty
 
 
 def checked_values(source: str, batch: object) -> RolloutBatch:
-    """The batch, whose `values` and `critic_values` a value source has just given.
+    """Return the batch after a value source has filled in `values` and perhaps `critic_values`.
 
     Args:
         source: Name of the value source, for messages.

@@ -17,7 +17,7 @@ def _sizes(tensor: Tensor) -> str:
 
 
 def kind_of(given: object) -> str:
-    """What came, as a message says it: dtype and shape of a tensor, the type of anything else.
+    """Describe a value for an error message: dtype and shape of a tensor, the type of anything else.
 
     Example:
         >>> kind_of(torch.zeros(2, 3)), kind_of(None)

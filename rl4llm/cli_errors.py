@@ -60,7 +60,7 @@ def _bad_value(flag: str, text: str) -> str:
 
 
 def import_fault(error: BaseException) -> str | None:
-    """The one line for what a user's module did while a flag's import path was followed; None if that was not it."""
+    """Return one line for an error that a user's module raised while it was imported; None for any other error."""
     frames = traceback.extract_tb(error.__traceback__)
     last = max((index for index, frame in enumerate(frames) if "jsonargparse" in frame.filename), default=None)
     if last is None or frames[last].name != "import_object":
@@ -75,6 +75,6 @@ def import_fault(error: BaseException) -> str | None:
 def one_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning of this library in one line; any other one as the programs around it show it."""
+    """Format a warning of this library as one line, and any other warning as usual."""
     ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
     return f"warning: {message}\n" if ours else _format_warning(message, category, filename, lineno, line)

@@ -1,4 +1,4 @@
-"""`RecipeParser`: what a slot holds after a class was named, on the command line and in configuration files alike."""
+"""`RecipeParser`: a class named for a slot starts from its own defaults, in flags and configuration files alike."""
 
 import dataclasses
 import inspect
@@ -24,7 +24,7 @@ READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
 
 class RecipeParser(LightningArgumentParser):
-    """Command lines and configuration files under three rules, at every depth.
+    """Parser of command lines and configuration files that applies three rules to slots, at every depth.
 
     1. Another class in a slot starts from its own defaults: of the class that stood there before, nothing is kept.
        The same class named again changes nothing, and a single setting changes nothing else.
@@ -40,22 +40,22 @@ class RecipeParser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})  # `--data.task.s` is not `--data.task.size`
 
     def parse_args(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
-        """The configuration that flags give."""
+        """Parse flags into a configuration."""
         with rules_of_slots():
             return super().parse_args(classes_first(sys.argv[1:] if args is None else list(args)), *more, **options)
 
     def parse_object(self, *args: Any, **options: Any) -> Namespace:
-        """The configuration that a mapping gives."""
+        """Parse a mapping into a configuration."""
         with rules_of_slots():
             return super().parse_object(*args, **options)
 
     def parse_path(self, *args: Any, **options: Any) -> Namespace:
-        """The configuration that a file gives."""
+        """Parse a file into a configuration."""
         with rules_of_slots():
             return super().parse_path(*args, **options)
 
     def describe(self, key: str, recipe: Callable[..., Any], slots: Callable[..., Any]) -> None:
-        """Give what `recipe` leaves without a text the one that the docstring of `slots` has for it.
+        """Take the help of parameters that `recipe` does not describe from the docstring of `slots`.
 
         Args:
             key: Under which the recipe's arguments stand, such as `model`.
@@ -86,7 +86,7 @@ def _documented(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def classes_first(args: Sequence[str]) -> list[str]:
-    """The same flags, with settings that stand before the first class of their slot moved behind it.
+    """Return the flags with every setting moved behind the first class named for its slot.
 
     Example:
         >>> classes_first(["fit", "--model.gate.fraction=0.3", "--seed=1", "--model.gate=Random"])
@@ -147,7 +147,7 @@ _theirs: dict[str, Any] = {_DISCARD: getattr(_typehints, _DISCARD, None), _CHECK
 
 @contextmanager
 def rules_of_slots() -> Iterator[None]:
-    """Rules 1 and 3 of `RecipeParser` for the parsing within; outside, jsonargparse is as it was.
+    """Apply rules 1 and 3 of `RecipeParser` while the context is open; restore jsonargparse afterwards.
 
     Raises:
         UsageError: If the installed jsonargparse is not the one whose internals these rules build on.

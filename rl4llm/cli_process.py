@@ -1,4 +1,4 @@
-"""Settings of the process that every command needs: what the parser takes, where classes lie, what is said how."""
+"""Process-wide settings of every command: parsing, the import path, warnings and logs."""
 
 import logging
 import sys

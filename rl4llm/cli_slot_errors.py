@@ -1,4 +1,4 @@
-"""Where in a nested slot a setting went wrong: the parser's message comes down to the innermost flag and class."""
+"""Parser errors in nested slots, reduced to the innermost flag and class."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ _LEAF = re.compile(r"Expected a .*Got value: |Expected a dot import path|^[A-Z]\
 
 
 def in_its_slot(message: str) -> str:
-    """The same message with the whole name of the innermost flag, or one line where a class lacks or needs a setting.
+    """Return the message with the full name of the innermost flag, or one line if a class lacks or needs a setting.
 
     Args:
         message: What the parser said, each slot within a slot on lines of its own.

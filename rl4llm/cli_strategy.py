@@ -1,4 +1,4 @@
-"""The short names behind `--trainer.strategy`, and what of Lightning's strategies and precisions is refused."""
+"""Short names for `--trainer.strategy`, and the strategies and precisions that the loop does not support."""
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 

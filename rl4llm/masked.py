@@ -25,7 +25,7 @@ def keep(x: Num[Tensor, "*axes"], mask: Bool[Tensor, "*axes"], fill: float = 0.0
 
 
 def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-    """One number per response, given to each of its tokens; 0 where the mask is False.
+    """Repeat one number per response over its tokens; 0 where the mask is False.
 
     Example:
         >>> spread(torch.tensor([1.0, 2.0]), torch.tensor([[True, False], [True, True]]))
@@ -36,7 +36,7 @@ def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time
 
 
 def result_dtype(*inputs: Tensor) -> torch.dtype:
-    """The floating dtype in which results for these inputs are returned; float32 where none is floating.
+    """Return the floating dtype of results for these inputs; float32 if none of them is floating.
 
     Example:
         >>> result_dtype(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""What is read off `segment_ids`: where the steps of a response begin, and their numbers."""
+"""Helpers for `segment_ids`: where the steps of a response begin, and consecutive numbers for them."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,7 +11,7 @@ from rl4llm.masked import keep
 def segment_starts(
     segment_ids: Int[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
 ) -> Bool[Tensor, "batch time"]:
-    """True at the first trained token of each segment: where the id is not that of the trained token before.
+    """Return True at the first trained token of each segment, where the id differs from the previous trained token's.
 
     Example:
         >>> segment_starts(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[True, True, False, True]]))
@@ -29,7 +29,7 @@ def segment_starts(
 def consecutive_segments(
     segment_ids: Int[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
 ) -> Int[Tensor, "batch time"]:
-    """Ids renumbered 0, 1, ... in the order in which the trained tokens of a response meet them; 0 at masked ones.
+    """Renumber segment ids 0, 1, ... in the order of the trained tokens of a response; 0 at masked ones.
 
     Example:
         >>> consecutive_segments(torch.tensor([[4, 4, 5, 7]]), torch.tensor([[True, True, False, True]]))

@@ -40,18 +40,18 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """All processes share the data; none splits a layer."""
+        """Set up a mesh over which data is parallel and no layer is split."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Optimizers are restored as under every other strategy."""
+        """Return True: optimizers are restored as under every other strategy."""
         return True
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
-        """What writes files; [CheckpointFiles][rl4llm.runs.CheckpointFiles] unless a plugin was given."""
+        """Return the plugin that writes files: `CheckpointFiles` unless another was given."""
         if self._checkpoint_io is None:
             self._checkpoint_io = CheckpointFiles()
         return self._checkpoint_io
@@ -63,7 +63,7 @@ class ShardedStrategy(ModelParallelStrategy):
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole state dict on the first rank; the names alone on the others."""
+        """Return the whole state dict on the first rank, and only the names on the others."""
         assert self.lightning_module is not None
         state = self.lightning_module.state_dict()
         for name in state:
@@ -71,7 +71,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return state
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state of an optimizer on the first rank, by the positions of its parameters."""
+        """Return the whole state of an optimizer on the first rank, by the positions of its parameters."""
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         return self._gathered(inner.state_dict())
 
@@ -105,14 +105,14 @@ class ShardedStrategy(ModelParallelStrategy):
         return files.read(path, mmap=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give every rank its shards."""
+        """Load every rank's shards of the weights."""
         assert self.lightning_module is not None
         present = self.lightning_module.state_dict()
         state = {name: _placed_like(value, present.get(name)) for name, value in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give every rank its shards of what the optimizers remember of each parameter."""
+        """Load every rank's shards of the optimizer states."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             places = [place for group in saved["param_groups"] for place in group["params"]]
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

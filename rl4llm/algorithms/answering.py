@@ -1,4 +1,4 @@
-"""`Answering`: a policy, what draws its responses and what scores them; all that collecting and completing need."""
+"""`Answering`: a policy with the engine that draws its responses and the scorer that scores them."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from rl4llm.rollouts import Engine, Sampling
 
 @dataclass(frozen=True)
 class Answering:
-    """Who answers prompts, and how.
+    """A policy, its engine, its scorer and how responses are sampled.
 
     Args:
         policy: The policy.

@@ -1,4 +1,4 @@
-"""Completing cut responses: what Monte-Carlo value sources ask of the loop."""
+"""Completing cut responses, as Monte-Carlo value sources ask of the loop."""
 
 from collections.abc import Sequence
 

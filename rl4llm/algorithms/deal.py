@@ -34,7 +34,7 @@ class Dealt:
 
     @cached_property
     def shares(self) -> list[Tensor]:
-        """Row indices of each rank, ascending."""
+        """Return the row indices of each rank in ascending order."""
         unit = units(self.rows, self.whole_groups)
         if self.world_size == 1 or not len(unit):
             empty = unit[:0]
@@ -45,7 +45,7 @@ class Dealt:
         return [(rank_of == rank).nonzero()[:, 0].to(unit.device) for rank in range(self.world_size)]
 
     def microbatches(self, rank: int, max_tokens: int) -> list[Tensor]:
-        """Row indices of each microbatch of a rank."""
+        """Return the row indices of each microbatch of a rank."""
         own = self.shares[rank]
         cut = cut_by_tokens(self.rows.select(own), max_tokens, whole_groups=self.whole_groups)
         return [own[rows] for rows in cut]

@@ -1,4 +1,4 @@
-"""`Health`: what goes wrong in a run is said once, counted, and ends the run when nothing else happens any more."""
+"""`Health`: warns once about what goes wrong in a run, counts it, and ends a run that makes no more progress."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path

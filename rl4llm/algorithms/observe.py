@@ -1,4 +1,4 @@
-"""What a judged rollout batch shows before the update."""
+"""Metrics of a judged rollout batch, taken before the update."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""`Float32Linear`: the layer that value heads end in, which keeps float32 where the model around it is narrower."""
+"""`Float32Linear`: the last layer of value heads, kept in float32 when the rest of the model is narrower."""
 
 from collections.abc import Callable
 from typing import Any

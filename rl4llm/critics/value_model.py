@@ -41,7 +41,7 @@ class ValueModel(nn.Module):
 
     @classmethod
     def load(cls, source: ModelSource, *, head_scale: float = 1.0, seed: int = 0) -> "ValueModel":
-        """From whatever names a model, with a fresh head; no weight is shared with a model object."""
+        """Load a model by name or object, with a new head; no weight is shared with a model object."""
         generator = torch.Generator().manual_seed(seed)
         return cls(load_backbone(source), head_scale=head_scale, generator=generator)
 

@@ -1,4 +1,4 @@
-"""What a task gives, checked before training: its reward, its examples and its traits."""
+"""Checks of a task before training: its reward, its examples and its traits."""
 
 import inspect
 import traceback
@@ -35,7 +35,7 @@ def check_reward(task: Task) -> None:
 
 
 def checked_examples(task: Task, split: Split) -> Sequence[Example]:
-    """The examples of a split. A list or tuple is checked whole; of any other sequence, only the first example.
+    """Return the examples of a split after checking all of a list or tuple, or the first of any other sequence.
 
     Raises:
         UsageError: Naming the task, the place and what is wrong there.
@@ -67,7 +67,7 @@ def _check_example(example: Any, where: str, known: dict[int, Any]) -> None:
 
 
 def checked_traits(task: Task, response: str) -> dict[str, float]:
-    """The traits of a response as numbers.
+    """Return the traits of a response as numbers.
 
     Raises:
         UsageError: If the task raises, or gives no names with numbers.
@@ -86,7 +86,7 @@ def checked_traits(task: Task, response: str) -> dict[str, float]:
 
 
 def described(error: Exception) -> str:
-    """An exception of a user's code in a few words: type, message and line."""
+    """Describe an exception of a user's code: type, message and line."""
     lines, frames = str(error).strip().splitlines(), traceback.extract_tb(error.__traceback__)
     said = f": {lines[0][:160]}" if lines else ""
     place = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""

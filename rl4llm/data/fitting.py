@@ -1,4 +1,4 @@
-"""Over-long prompts are found before training: they are dropped with a count, or refused."""
+"""Over-long prompts: found before training, then dropped with a count or refused."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -31,7 +31,7 @@ class Gate(Part):
 
 
 def truth_values(gate: Gate, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-    """What a gate gives, checked to be one truth value per response token.
+    """Call a gate and check that it returns one truth value per response token.
 
     Raises:
         UsageError: Naming the gate, what it returned and what is expected.

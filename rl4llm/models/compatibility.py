@@ -1,4 +1,4 @@
-"""Whether one model can read what another one writes, seen before any weight is loaded."""
+"""Checks that a critic can read what the policy writes, made before any weight is loaded."""
 
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer

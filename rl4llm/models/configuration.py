@@ -1,4 +1,4 @@
-"""Configuration and tokenizer of a model: all that can be known of it before its weights are read."""
+"""Configuration and tokenizer of a model: everything that is known before its weights are read."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def reason(error: Exception) -> str:
 
 
 def load_config(model: Pretrained) -> PreTrainedConfig:
-    """The configuration of a causal language model, shortened to its first layers where that is asked for.
+    """Load the configuration of a causal language model, cut to its first layers if asked.
 
     Raises:
         UsageError: If there is no such model, or it is of a kind that cannot be a policy or a critic.
@@ -64,7 +64,7 @@ def _no_config(name: str, where: str, error: Exception) -> UsageError:
 
 
 def load_tokenizer(source: str | Pretrained) -> Tokenizer:
-    """The model's tokenizer.
+    """Load the model's tokenizer.
 
     Raises:
         UsageError: If the model comes without one, or its files cannot be read.
@@ -105,5 +105,5 @@ def check_vocabulary(config: PreTrainedConfig, tokenizer: Tokenizer, who: str, w
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
-    """Positions the model was made for; None where its configuration does not say."""
+    """Return the context length of a model; None if its configuration does not state one."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

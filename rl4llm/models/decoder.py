@@ -9,7 +9,7 @@ from rl4llm.checks import UsageError
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a model, first to last: what is sharded, checkpointed or cut one by one.
+    """Return the repeated blocks of a model, first to last.
 
     They are the largest list of modules whose classes the model names as inseparable (`_no_split_modules`), or, where
     it names none, whose members are of one class.
@@ -37,7 +37,7 @@ def _size(stack: list[nn.Module]) -> int:
 
 
 def first_layers(config: PreTrainedConfig, layers: int, name: str) -> PreTrainedConfig:
-    """The configuration of a model's first layers alone, so that the weights of the others are never read.
+    """Return the configuration of a model's first layers, so that other weights are never read.
 
     Args:
         config: Of the whole model; stays as it is.

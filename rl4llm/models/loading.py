@@ -13,13 +13,13 @@ from rl4llm.models.weights import load_weights
 
 
 def load_causal_lm(source: str | Pretrained) -> PreTrainedModel:
-    """The model with its language-model head, without dropout."""
+    """Load the model with its language-model head, without dropout."""
     model = as_pretrained(source)
     return _prepared(load_weights(AutoModelForCausalLM, model), model)
 
 
 def load_headless(source: str | Pretrained) -> PreTrainedModel:
-    """The model without its head, without dropout."""
+    """Load the model without its head, without dropout."""
     model = as_pretrained(source)
     return _prepared(load_weights(AutoModel, model), model)
 

@@ -18,7 +18,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def resolve_model(name: str) -> str:
-    """Where `from_pretrained` finds the model: `rl4llm/<x>` is embedded in the package, anything else stays as it is.
+    """Return what `from_pretrained` takes: a folder for `rl4llm/<x>`, which is embedded, and any other name unchanged.
 
     Raises:
         UsageError: If an embedded model or a local folder does not exist or holds no config.json.
@@ -38,7 +38,7 @@ def resolve_model(name: str) -> str:
 
 
 def access(name: str) -> dict[str, Any]:
-    """Options of every `from_pretrained`: code of a model is never run, and a hub that cannot be reached is not asked.
+    """Return options for `from_pretrained`: never run a model's own code, never ask a hub that is unreachable.
 
     Without the second, `huggingface_hub` tries each file for 23 seconds on a machine without a network.
     """
@@ -48,7 +48,7 @@ def access(name: str) -> dict[str, Any]:
 
 @cache
 def hub_reachable(timeout_s: float = 5.0) -> bool:
-    """Whether the hub can be asked: it answers a connection, or a proxy that nobody can judge stands before it."""
+    """Return whether the hub accepts a connection; behind a proxy, assume that it does."""
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
     if getproxies():

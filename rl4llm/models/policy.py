@@ -78,7 +78,7 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
-        """From whatever names a model: a name, a description, a model object, or a policy.
+        """Load a policy from a name, a `Pretrained`, a model object or another policy.
 
         Args:
             source: A name or a `Pretrained` is loaded anew. A model object is trained as it is, without dropout, with
@@ -108,7 +108,7 @@ class Policy(nn.Module):
 
     @classmethod
     def copy_of(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
-        """A policy of the same weights that shares none of them: the reference, for example.
+        """Return an independent policy with the same weights, for example the reference.
 
         Args:
             source: As for [load][rl4llm.models.policy.Policy.load]; what is an object already is copied.
@@ -171,7 +171,7 @@ class Policy(nn.Module):
 
 
 def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:
-    """The tokenizer in the folder that a model object came from."""
+    """Load the tokenizer from the folder that a model object came from."""
     if not model.name_or_path:
         raise UsageError(
             f"the {type(model).__name__} was made from nothing, so nobody knows its tokenizer; pass "

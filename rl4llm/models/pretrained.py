@@ -72,7 +72,7 @@ class Pretrained:
 
 
 def as_pretrained(source: str | Pretrained) -> Pretrained:
-    """The description that a plain name is short for.
+    """Return the `Pretrained` that a plain name is short for.
 
     Raises:
         UsageError: If it is neither a name nor a description.

@@ -1,4 +1,4 @@
-"""What a slot for a model accepts, looked at from outside: configuration, tokenizer, backbone."""
+"""Configuration, tokenizer and backbone of anything that a model slot accepts."""
 
 import copy
 
@@ -13,7 +13,7 @@ from rl4llm.models.weights import check_files, check_finite
 
 
 def describe(source: ModelSource) -> str:
-    """The model in a message."""
+    """Describe the model for a message."""
     if isinstance(source, Policy):
         return describe(source.model)
     if isinstance(source, PreTrainedModel):
@@ -22,14 +22,14 @@ def describe(source: ModelSource) -> str:
 
 
 def config_of(source: ModelSource) -> PreTrainedConfig:
-    """The model's configuration; of a named model, no weight is read."""
+    """Return the model's configuration without reading weights."""
     if isinstance(source, Policy):
         return source.model.config
     return source.config if isinstance(source, PreTrainedModel) else load_config(as_pretrained(source))
 
 
 def tokenizer_of(source: ModelSource) -> Tokenizer:
-    """The model's tokenizer; of a named model, no weight is read."""
+    """Return the model's tokenizer without reading weights."""
     if isinstance(source, Policy):
         return source.tokenizer
     if isinstance(source, PreTrainedModel):
@@ -38,7 +38,7 @@ def tokenizer_of(source: ModelSource) -> Tokenizer:
 
 
 def load_backbone(source: ModelSource) -> PreTrainedModel:
-    """The model without its head, without dropout, sharing no weight with the source: what critics start from."""
+    """Load the model without head and dropout, sharing no weight with the source; critics start from it."""
     if isinstance(source, Policy):
         return load_backbone(source.model)
     if isinstance(source, PreTrainedModel):

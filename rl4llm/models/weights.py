@@ -24,7 +24,7 @@ _LENGTH_BYTES = 8
 
 
 def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
-    """A model with exactly the weights of its files.
+    """Load a model with exactly the weights of its files.
 
     Args:
         loader: `AutoModelForCausalLM` or `AutoModel`.

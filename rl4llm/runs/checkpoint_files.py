@@ -112,7 +112,7 @@ class CheckpointFiles(CheckpointIO):
 
 
 def local_path(path: Any) -> Path:
-    """The path of a local file.
+    """Return the path of a local file.
 
     Raises:
         UsageError: If it is an address such as `s3://...`, where no file can be replaced in one move.
@@ -123,12 +123,12 @@ def local_path(path: Any) -> Path:
 
 
 def digest_file(path: Path) -> Path:
-    """The file beside a checkpoint that holds its digest."""
+    """Return the path of the digest file beside a checkpoint."""
     return path.with_name(path.name + ".sha256")
 
 
 def known_digests(path: Path) -> list[str]:
-    """The digests that the file beside a checkpoint accepts, the newest first; empty without such a file."""
+    """Return the digests that the digest file accepts, newest first; empty if there is no such file."""
     try:
         lines = digest_file(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -55,12 +55,12 @@ class Checkpoints(Checkpoint):
 
     @property
     def last_model_path(self) -> str:
-        """The file of the latest state."""
+        """Return the path of the latest checkpoint."""
         return "" if self.dirpath is None else str(self.dirpath / "last.ckpt")
 
     @property
     def best_model_path(self) -> str:
-        """The file of the best evaluation; empty if there is none yet."""
+        """Return the path of the best checkpoint; empty if there is none yet."""
         path = None if self.dirpath is None else self.dirpath / "best.ckpt"
         return str(path) if path is not None and path.exists() else ""
 
@@ -71,7 +71,7 @@ class Checkpoints(Checkpoint):
     # --- when -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder, and bring the plugin that writes and verifies."""
+        """Find the folder and install the plugin that writes and verifies checkpoints."""
         place = Path(self.folder) if self.folder is not None else _run_folder(trainer) / "checkpoints"
         self.dirpath = Path(trainer.strategy.broadcast(str(place)))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -118,7 +118,7 @@ class Checkpoints(Checkpoint):
     # --- what -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
+        """Return the best score so far."""
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -126,13 +126,13 @@ class Checkpoints(Checkpoint):
         self.best_score = state_dict["best_score"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What is loaded need not be saved again."""
+        """Note the step of the loaded checkpoint, which need not be saved again."""
         self._saved_step = checkpoint.get("global_step", 0)
         self._states = [{"param_groups": state["param_groups"]} for state in checkpoint.get("optimizer_states", ())]
         self._note_flags(trainer)  # sharded models are loaded after their optimizers were made, others before
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of a run that goes on, note the optimizers as the flags say, before the checkpoint's come."""
+        """Remember the optimizers' hyperparameters from the flags before a checkpoint overwrites them."""
         self._note_flags(trainer)
 
     def _note_flags(self, trainer: Trainer) -> None:
@@ -141,7 +141,7 @@ class Checkpoints(Checkpoint):
             self._asked = hyperparameters(trainer.optimizers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of a run that goes on, the flags given now set what the optimizers do from here on."""
+        """Apply the hyperparameters given by flags to the optimizers of a resumed run."""
         if self._asked is not None:
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             renew_hyperparameters(trainer.optimizers, schedules, self._asked)
@@ -182,7 +182,7 @@ class Checkpoints(Checkpoint):
 
 
 def _useful(weight: torch.Tensor) -> bool:
-    """Whether all numbers of a weight are finite and small enough to be of use; NaN is neither."""
+    """Return whether all numbers of a weight are finite and within the largest allowed magnitude."""
     return not weight.numel() or bool(weight.abs().max() <= _LARGEST_WEIGHT)
 
 

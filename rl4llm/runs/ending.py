@@ -73,7 +73,7 @@ class Voice(Callback):
         return True
 
     def spoken(self) -> tuple[str, int] | None:
-        """Message and exit status of the process that spoke; None while none has."""
+        """Return message and exit status of the process that spoke; None if none has."""
         try:
             text = "" if self.place is None else self.place.read_text(encoding="utf-8")
             status, _, message = text.partition(" ")
@@ -87,7 +87,7 @@ class Voice(Callback):
             print(message, file=sys.stderr, flush=True)
 
     def hint(self) -> str:
-        """What a person needs to know about the checkpoints when training has failed; empty if there are none."""
+        """Return what to say about the checkpoints when training has failed; empty if there are none."""
         saved = self.training and self.folder is not None and any((self.folder / "checkpoints").glob("*.ckpt"))
         return " The checkpoints saved before are intact; go on with --ckpt_path=last." if saved else ""
 
@@ -103,7 +103,7 @@ _PEER_ENDED = "another process of this run has ended (killed, or out of memory),
 
 
 def explain(error: BaseException, hint: str = "", *, alone: bool = True) -> tuple[str, int] | None:
-    """The line and the exit status for an exception that a person can act on; None if it deserves its traceback.
+    """Return one line and an exit status for an expected error; None if the traceback should be shown.
 
     Args:
         error: What ended the run.

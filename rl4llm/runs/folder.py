@@ -8,7 +8,7 @@ from rl4llm.checks import UsageError
 
 
 def versions(root: Path, name: str) -> list[int]:
-    """Version numbers of the run folders that exist, in ascending order."""
+    """Return the version numbers of the run folders that exist, in ascending order."""
     found = (path.name.removeprefix("version_") for path in (root / name).glob("version_*"))
     return sorted(int(number) for number in found if number.isdigit())
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and whether it belongs to a run."""
+"""The header of a checkpoint, and the check that it belongs to a run."""
 
 from collections.abc import Mapping
 from typing import Any

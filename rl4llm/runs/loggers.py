@@ -35,7 +35,7 @@ class MetricsFile(ExperimentWriter):
         self.metrics_keys, self.rows = names, len(rows)
 
     def read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """The columns and rows on disk. A last line that a killed process left unfinished is not a row."""
+        """Return the columns and rows on disk, without an unfinished last line."""
         with open(self.metrics_file_path, newline="") as file:
             reader = csv.DictReader(file)
             rows = [row for row in reader if None not in row.values()]
@@ -168,7 +168,7 @@ class Logbook(Callback):
 
 
 def batch_metrics(trainer: Trainer) -> dict[str, float]:
-    """The metrics that the rollout batch has logged so far, as plain numbers under interned names."""
+    """Return the metrics that the rollout batch has logged so far, as plain numbers."""
     metrics: Mapping[str, Any] = trainer._logger_connector.metrics["log"]
     return {sys.intern(n): float(v.item() if isinstance(v, Tensor) else v) for n, v in metrics.items()}
 

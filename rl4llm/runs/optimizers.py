@@ -1,4 +1,4 @@
-"""What a resumed run's optimizers take from the flags given now: their hyperparameters, not their state."""
+"""Hyperparameters of a resumed run's optimizers, which come from the flags given now."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

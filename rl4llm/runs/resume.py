@@ -1,4 +1,4 @@
-"""What `--ckpt_path` names: the newest good checkpoint, or a file, and the run folder that it belongs to."""
+"""Resolves `--ckpt_path` to the newest good checkpoint or a file, and to its run folder."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Resumed:
 
     @property
     def config(self) -> Path | None:
-        """The configuration that the run saved."""
+        """Return the configuration file that the run saved, if there is one."""
         path = None if self.folder is None else self.folder / "config.yaml"
         return path if path is not None and path.is_file() else None
 
@@ -65,7 +65,7 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
 
 
 def run_folder(checkpoint: Path) -> Path | None:
-    """The run folder of a checkpoint: `<recipe>/version_<n>/checkpoints/<file>`."""
+    """Return the run folder of a checkpoint `<recipe>/version_<n>/checkpoints/<file>`; None for any other place."""
     folder = checkpoint.absolute().parent.parent
     inside = checkpoint.absolute().parent.name == "checkpoints" and re.fullmatch(r"version_\d+", folder.name)
     return checkpoint.parent.parent if inside else None

@@ -32,7 +32,7 @@ class Summary(Callback):
 
     @property
     def minutes(self) -> float:
-        """Minutes of training, those before a resume included."""
+        """Return the minutes of training, including those before a resume."""
         until = self.ended or time.perf_counter()
         return self.earlier + ((until - self.started) / 60 if self.started else 0.0)
 
@@ -48,7 +48,7 @@ class Summary(Callback):
             policy.save(folder / "policy", write=_writes(trainer))
 
     def state_dict(self) -> dict[str, Any]:
-        """Minutes of training so far."""
+        """Return the minutes of training so far."""
         return {"minutes": self.minutes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

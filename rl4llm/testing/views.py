@@ -71,7 +71,7 @@ def floats(batch: RolloutBatch) -> dict[str, Tensor]:
 
 
 def tokens(batch: RolloutBatch) -> dict[str, Tensor]:
-    """The fields of a batch that hold something for every response token, by name."""
+    """Return the fields of a batch that have a time axis, by name."""
     return {name: tensor for name, tensor in batch.tensors().items() if "time" in AXES[name]}
 
 
