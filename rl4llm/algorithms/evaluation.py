@@ -1,7 +1,7 @@
 """Held-out accuracy: greedy, mean@k and pass@k, as a callback for any module that holds a policy."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -48,24 +48,12 @@ class Evaluation:
         return Sampling(self.temperature, self.top_k, self.top_p, limit)
 
 
-@runtime_checkable
-class Evaluated(Protocol):
-    """What the callback needs of a module: who answers, with which weights, and the ranks."""
-
-    policy_version: int
-
-    def answering(self) -> Answering:
-        """Return the policy, and what draws and scores its responses."""
-
-    def runtime(self) -> Runtime:
-        """Return ranks and random numbers."""
-
-
 class Evaluator(Callback):
     """Evaluates the module's policy whenever the Trainer validates or tests.
 
     Each rank answers a share of the prompts of a held-out batch; every rank logs the numbers of all of them. The random
     numbers of a response follow from the evaluation's seed and the prompt's place, so curves differ only by the policy.
+    The module is a [PolicyModule][rl4llm.algorithms.policy_module.PolicyModule].
 
     Args:
         evaluation: How responses are drawn.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -66,10 +66,6 @@ class Runtime:
     add_gradients: Callable[[nn.Module], None] = lambda module: None
     step_optimizer: Callable[[Any, bool], None] = _step
     whole_weights: Callable[[nn.Module], AbstractContextManager[None]] = lambda module: nullcontext()
-
-    def at(self, step: int) -> "Runtime":
-        """Return the same runtime for another rollout batch."""
-        return replace(self, step=step)
 
     def generator(self, *purpose: Key) -> torch.Generator:
         """Return the generator of this purpose in this step, the same on every rank and device."""
