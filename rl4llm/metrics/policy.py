@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_token_tensors
-from rl4llm.masked import at_least_float32, keep
+from rl4llm.kl import kl_k3
+from rl4llm.masked import at_least_float32
 
 
 def silenced_tokens(
@@ -68,5 +69,4 @@ def approximate_kl(
         Schulman, 2020. http://joschu.net/blog/kl-approx.html.
     """
     check_token_tensors("approximate_kl", response_mask, log_probs=log_probs, old_log_probs=old_log_probs)
-    difference = at_least_float32(keep(log_probs.detach() - old_log_probs, response_mask))
-    return difference.expm1() - difference
+    return kl_k3(at_least_float32(old_log_probs.detach()), log_probs.detach(), response_mask)
