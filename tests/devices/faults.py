@@ -2,17 +2,17 @@
 
 import os
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rl4llm.checks import UsageError
-from rl4llm.data import AbsoluteDifference
 from rl4llm.data.absolute_difference import answer_after_thinking
 from rl4llm.gates import AgreementGate
+from rl4llm.models import Policy
 from rl4llm.objectives import PPOClip
+from rl4llm.rollouts import HuggingFaceEngine, HuggingFaceRollout, Responses
 
 calls = 0
 
@@ -32,13 +32,20 @@ def misbehave() -> None:
         os.kill(os.getpid(), getattr(signal, what))
 
 
+class FaultyEngine(HuggingFaceEngine):
+    """Goes wrong while responses are drawn; the two calls before are those of the evaluation before training."""
+
+    def generate(self, *args: Any, **options: Any) -> Responses:
+        misbehave()
+        return super().generate(*args, **options)
+
+
 @dataclass(frozen=True)
-class Collecting(AbsoluteDifference):
+class Collecting(HuggingFaceRollout):
     """Goes wrong while responses are collected."""
 
-    def traits(self, response: str) -> Mapping[str, float]:
-        misbehave()
-        return super().traits(response)
+    def build(self, policy: Policy) -> FaultyEngine:
+        return FaultyEngine(policy, rows_at_once=self.rows_at_once, top_log_probs=self.top_log_probs)
 
 
 @dataclass(frozen=True)

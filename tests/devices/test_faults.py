@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 NOISE = ("Seed set to", "INFO:", "[rank", "Initializing distributed", "-----", "distributed_backend", "All dist", "💡")
 NOISE += ("GPU available", "TPU available", "[W", "[E")
 PART = {
-    "collect": "--data.task=tests.devices.faults.Collecting",
+    "collect": "--model.engine=tests.devices.faults.Collecting",
     "judge": "--model.gate=tests.devices.faults.Judging",
     "improve": "--model.objective=tests.devices.faults.Improving",
 }
