@@ -12,9 +12,8 @@ from torch.distributed.tensor import DTensor
 from rl4llm.algorithms.choices import Guards
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError
+from rl4llm.checks import LARGEST_WEIGHT, UsageError
 
-_LARGEST_WEIGHT = 1e6
 _MOST_REASONS = 5  # why responses could not be scored, told in one run
 
 
@@ -90,7 +89,7 @@ class Health:
         held = [p.to_local() if isinstance(p, DTensor) else p.detach() for p in module.parameters()]
         norms = torch._foreach_norm([tensor for tensor in held if tensor.numel()], float("inf"))
         own = float(torch.stack([norm.float() for norm in norms]).max()) if norms else 0.0
-        wrong = [largest for largest in gather(own) if not largest <= _LARGEST_WEIGHT]
+        wrong = [largest for largest in gather(own) if not largest <= LARGEST_WEIGHT]
         if wrong:
             raise UsageError(f"{part}: a weight has reached {wrong[0]:.3g}, so the model is lost. {_remedy(part)}")
 

@@ -11,12 +11,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from rl4llm.checks import UsageError, check_at_least
+from rl4llm.checks import LARGEST_WEIGHT, UsageError, check_at_least
 from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.optimizers import Groups, check_same_kind, hyperparameters, renew_hyperparameters
-
-_LARGEST_WEIGHT = 1e6
 
 
 class Checkpoints(Checkpoint):
@@ -175,7 +173,7 @@ class Checkpoints(Checkpoint):
         for name, _ in trainer.lightning_module.named_parameters():
             if name in state and not _useful(state[name]):
                 raise UsageError(
-                    f"{name} is not finite, or beyond {_LARGEST_WEIGHT:g}, after rollout batch {trainer.global_step}, "
+                    f"{name} is not finite, or beyond {LARGEST_WEIGHT:g}, after rollout batch {trainer.global_step}, "
                     f"so '{self.last_model_path}' was not overwritten; lower the learning rate of that model and go on "
                     "with --ckpt_path=last."
                 )
@@ -183,7 +181,7 @@ class Checkpoints(Checkpoint):
 
 def _useful(weight: torch.Tensor) -> bool:
     """Return whether all numbers of a weight are finite and within the largest allowed magnitude."""
-    return not weight.numel() or bool(weight.abs().max() <= _LARGEST_WEIGHT)
+    return not weight.numel() or bool(weight.abs().max() <= LARGEST_WEIGHT)
 
 
 def _run_folder(trainer: Trainer) -> Path:
