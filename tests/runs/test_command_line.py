@@ -122,6 +122,7 @@ def test_help_shows_them(capsys, tmp_path):
 # --- a recipe, as a person runs it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_recipe_goes_on_from_its_last_checkpoint(tmp_path):
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -29,6 +29,7 @@ def events(folder):
     return {tag: {e.step: e.value for e in seen.Scalars(tag)} for tag in seen.Tags()["scalars"]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", [3, 4, 5, 8, 9])
 @pytest.mark.parametrize("fault", ["SIGTERM", "usage"])
 def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path, at, fault, monkeypatch):

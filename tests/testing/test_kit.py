@@ -38,8 +38,8 @@ CAUGHT = [*wrong_estimators.CAUGHT, *wrong_losses.CAUGHT]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    """Smaller counterexamples are nicer to read, and slower to find."""
+def impatient(monkeypatch, unchecked_shapes):
+    """Smaller counterexamples are nicer to read, and slower to find; so is what the annotations forbid."""
     monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 8)
 
 
@@ -153,6 +153,7 @@ def pytest_on(folder, *args):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_plugin_says_what_is_wrong_with_its_argument(tmp_path):
     for place, message in (("no.such:Thing", "No module named"), ("rl4llm.advantages:Nope", "has no attribute")):
         code, said = pytest_on(tmp_path, "--rl4llm", place)
@@ -160,6 +161,7 @@ def test_the_plugin_says_what_is_wrong_with_its_argument(tmp_path):
         assert message in said
 
 
+@pytest.mark.long
 def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
     code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "-q")
     assert code == 0, said
@@ -169,7 +171,8 @@ def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
 # --- the page that goes from a wrong estimator to a right one ---------------------------------------------------------
 
 
-def test_the_page_says_what_the_kit_says(capsys, monkeypatch, unchecked_shapes):
+@pytest.mark.long
+def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
     monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 60)
     page = (Path(__file__).parents[2] / "docs" / "guide" / "is-my-estimator-right.md").read_text(encoding="utf-8")
     names = {"__name__": "page"}
