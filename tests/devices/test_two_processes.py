@@ -15,13 +15,15 @@ RECIPES = {
     "spo": [*SGD, *TABLE, "--model.responses_per_prompt=1", "--data.sampler=Prioritized", "--model.critics.samples=2"],
     "r2vpo": SGD,
     "rebel": SGD,
+    "asyppo with AdamW": [],
+    "ppo with AdamW": [],
 }
 
 
 def jobs(root, strategy, devices):
     options = [f"--trainer.strategy={strategy}", f"--trainer.devices={devices}"] if devices > 1 else []
     return [
-        {"recipe": name, "args": ["fit", *SMALL, *flags, *options, f"--trainer.default_root_dir={root}/{name}"]}
+        {"recipe": name.split()[0], "args": ["fit", *SMALL, *flags, *options, f"--trainer.default_root_dir={root}/{name.replace(' ', '_')}"]}
         for name, flags in RECIPES.items()
     ]
 
