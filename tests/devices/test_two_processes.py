@@ -23,7 +23,10 @@ RECIPES = {
 def jobs(root, strategy, devices):
     options = [f"--trainer.strategy={strategy}", f"--trainer.devices={devices}"] if devices > 1 else []
     return [
-        {"recipe": name.split()[0], "args": ["fit", *SMALL, *flags, *options, f"--trainer.default_root_dir={root}/{name.replace(' ', '_')}"]}
+        {
+            "recipe": name.split()[0],
+            "args": ["fit", *SMALL, *flags, *options, f"--trainer.default_root_dir={root}/{name.replace(' ', '_')}"],
+        }
         for name, flags in RECIPES.items()
     ]
 
