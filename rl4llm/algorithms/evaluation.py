@@ -29,6 +29,9 @@ class Evaluation:
         top_p: Keep the likeliest tokens with this mass in the sampled responses.
         max_response_tokens: Length limit; that of training when None.
         seed: Seed of the sampled responses, the same at every evaluation.
+        completions: Completions of the beginning of one response to each prompt; their mean score is the truth that the
+            critics' values are compared with ([CriticEvaluator][rl4llm.algorithms.critic_evaluation.CriticEvaluator]).
+            0: critics are not compared.
     """
 
     samples: int = 4
@@ -37,8 +40,10 @@ class Evaluation:
     top_p: float = 1.0
     max_response_tokens: int | None = None
     seed: int = 0
+    completions: int = 0
 
     def __post_init__(self) -> None:
+        check_at_least("Evaluation", 0, completions=self.completions)
         check_at_least("Evaluation", 1, samples=self.samples, max_response_tokens=self.max_response_tokens)
         check_interval("Evaluation", 0.0, float("inf"), "()", temperature=self.temperature)
 
@@ -99,8 +104,10 @@ class Evaluator(Callback):
         answering, runtime = module.answering(), module.runtime()
         with runtime.whole_weights(answering.policy):
             answering.sync(module.policy_version)
-            greedy, _ = self._answer(runtime, answering, prompts, 1, self.greedy)
-            sampled, traits = self._answer(runtime, answering, prompts, self.evaluation.samples, self.sampled)
+            place = {"seed": self.evaluation.seed, "first": self.answered}
+            greedy, _ = answer_held_out(runtime, answering, prompts, 1, self.greedy, **place)
+            n = self.evaluation.samples
+            sampled, traits = answer_held_out(runtime, answering, prompts, n, self.sampled, **place)
         self.answered += len(prompts)
         correct, scored = greedy.scores > 0, ~greedy.scores.isnan()
         _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
@@ -116,28 +123,38 @@ class Evaluator(Callback):
         shape = (len(prompts), self.evaluation.samples)
         self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
 
-    @torch.no_grad()
-    def _answer(
-        self, runtime: Runtime, answering: Answering, prompts: PromptBatch, n: int, sampling: Sampling
-    ) -> tuple[RolloutBatch, dict[str, Tensor]]:
-        """Responses of all ranks with their scores and traits, in the order of the prompts."""
-        places = runtime.share(len(prompts))
-        mine = prompts.part(places)
 
-        def answer() -> tuple[RolloutBatch, list[dict[str, float]]]:
-            counted = range(self.answered + places.start, self.answered + places.stop)
-            seeds = Runtime(self.evaluation.seed).seeds("evaluation", counted)
-            batch = draw_rollouts(
-                answering.engine, answering.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
-            )
-            texts = decode_responses(answering.policy, batch)
-            scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores
-            return batch.to("cpu").replace(scores=scores.cpu()), seen_traits(mine, texts)
+@torch.no_grad()
+def answer_held_out(
+    runtime: Runtime, answering: Answering, prompts: PromptBatch, n: int, sampling: Sampling, *, seed: int, first: int
+) -> tuple[RolloutBatch, dict[str, Tensor]]:
+    """Return n responses to each held-out prompt, of all ranks, with their scores and traits, in the prompts' order.
 
-        pieces = runtime.together(answer)
-        filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]
-        seen = [traits for _, own in pieces for traits in own]
-        return RolloutBatch.cat(filled), by_name(seen)
+    Args:
+        runtime: Ranks; each answers a share.
+        answering: The policy, whose weights are whole on this rank, and what draws and scores its responses.
+        prompts: A batch of held-out prompts.
+        n: Responses per prompt.
+        sampling: How they are drawn.
+        seed: Of the evaluation.
+        first: Place of the batch's first prompt among all; a response's random numbers follow from seed and place.
+    """
+    places = runtime.share(len(prompts))
+    mine = prompts.part(places)
+
+    def answer() -> tuple[RolloutBatch, list[dict[str, float]]]:
+        seeds = Runtime(seed).seeds("evaluation", range(first + places.start, first + places.stop))
+        batch = draw_rollouts(
+            answering.engine, answering.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
+        )
+        texts = decode_responses(answering.policy, batch)
+        scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores
+        return batch.to("cpu").replace(scores=scores.cpu()), seen_traits(mine, texts)
+
+    pieces = runtime.together(answer)
+    filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]
+    seen = [traits for _, own in pieces for traits in own]
+    return RolloutBatch.cat(filled), by_name(seen)
 
 
 def _log(module: LightningModule, name: str, values: Tensor, counted: Tensor, *, shown: bool = False) -> None:

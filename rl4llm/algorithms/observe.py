@@ -31,6 +31,8 @@ def observe_batch(batch: RolloutBatch, composition: Composition, meter: Meter) -
 def _observe_critics(batch: RolloutBatch, values: Tensor, returns: Tensor, meter: Meter) -> None:
     mask = batch.response_mask
     meter.add("critics/explained_variance", explained_variance(values, returns, mask).reshape(1))
+    last_two = mask & (mask.flip(-1).cumsum(-1).flip(-1) <= 2)
+    meter.add("critics/explained_variance_last_two", explained_variance(values, returns, last_two).reshape(1))
     if batch.critic_values is not None:
         meter.add("critics/spread", critic_std(batch.critic_values), mask)
         correlation = spread_error_correlation(batch.critic_values, returns, mask)

@@ -15,6 +15,7 @@ from rl4llm.algorithms.building import build_models, build_optimizer, check_lear
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import Collected, collect
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.critic_evaluation import CriticEvaluator
 from rl4llm.algorithms.deal import Minibatch, deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.gather import gather
@@ -74,7 +75,9 @@ class PolicyGradient(PolicyModule):
         check_models(policy, composition, critic_learning)
         models = build_models(policy, composition)
         check_learners(models.critics, critic_learning)
-        super().__init__(models.policy, rollout.engine, rollout.scoring, rollout.sampling, evaluation)
+        judged = evaluation.completions and models.critics is not None
+        callbacks = [CriticEvaluator(evaluation, rollout.sampling)] if judged else []
+        super().__init__(models.policy, rollout.engine, rollout.scoring, rollout.sampling, evaluation, callbacks)
         self.automatic_optimization = False
         self.composition, self.learning, self.critic_learning = composition, learning, critic_learning
         self.critics, self.reference = models.critics, models.reference
@@ -99,7 +102,7 @@ class PolicyGradient(PolicyModule):
         if chosen is None:
             return
         batch, prompts = chosen
-        context = self._context(runtime, prompts, meter)
+        context = self.value_context(runtime, prompts, meter)
         try:
             batch = self._judge(runtime, batch, context)
         except NotFiniteError as error:
@@ -230,7 +233,8 @@ class PolicyGradient(PolicyModule):
 
         return map_dealt(runtime, read, rows, self.learning.updates.microbatch_tokens)
 
-    def _context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
+    def value_context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
+        """Return what the loop lends to the value source for these prompts; None where there is no such source."""
         if self.critics is None:
             return None
         names = self._learner_names()

@@ -5,7 +5,7 @@ from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.diagnostics import explained_variance, spread_error_correlation
+from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
 from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
@@ -21,6 +21,8 @@ _LAZY = {
     "CriticEnsemble": "ensemble",
     "MiniCritics": "mini",
     "SymmetricCritic": "mini",
+    "BatchMean": "batch_mean",
+    "BatchMeanSource": "batch_mean",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
     "ValueHead": "trunk",
@@ -35,6 +37,8 @@ __all__ = [
     # critics
     "MiniCritics",
     "SymmetricCritic",
+    "BatchMean",
+    "BatchMeanSource",
     "CriticEnsemble",
     "ValueModel",
     "TrunkCritic",
@@ -70,6 +74,8 @@ __all__ = [
     # diagnostics
     "explained_variance",
     "spread_error_correlation",
+    "calibration_error",
+    "rank_correlation",
 ]
 
 

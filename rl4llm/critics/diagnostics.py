@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import check_critic_values, check_token_tensors
+from rl4llm.checks import UsageError, check_at_least, check_critic_values, check_token_tensors
 from rl4llm.critic_values import critic_mean, critic_std
-from rl4llm.masked import at_least_float32, masked_mean, masked_var
+from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var
 
 
 def explained_variance(
@@ -19,8 +19,8 @@ def explained_variance(
         EV = 1 − Var(R − V) / Var(R)          over all trained tokens
 
     1 for values that equal the returns up to a constant, 0 for constant values, negative for values that are worse
-    than a constant. A constant offset is not seen. Where the returns do not vary (or fewer than two tokens are
-    trained) there is nothing to explain: 0.
+    than a constant. A constant offset is not seen. Where the returns vary by rounding alone (or fewer than two
+    tokens are trained) there is nothing to explain: 0.
 
     Args:
         values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
@@ -42,10 +42,16 @@ def explained_variance(
         A common diagnostic of value functions; no single source.
     """
     check_token_tensors("explained_variance", response_mask, values=values, returns=returns)
-    target = at_least_float32(returns.detach())
-    left = masked_var(target - at_least_float32(values.detach()), response_mask, unbiased=False)
+    target, predicted = at_least_float32(returns.detach()), at_least_float32(values.detach())
+    left = masked_var(target - predicted, response_mask, unbiased=False)
     total = masked_var(target, response_mask, unbiased=False)
-    return torch.where(total > 0, 1 - left / total, torch.zeros_like(total))
+    rounding = 8 * torch.finfo(total.dtype).eps * _largest(response_mask, target, predicted)
+    return torch.where(total > rounding**2, 1 - left / total, torch.zeros_like(total))
+
+
+def _largest(mask: Tensor, *tensors: Tensor) -> Tensor:
+    """The largest absolute number at trained tokens: what rounding scales by, since returns are made from values."""
+    return torch.stack([torch.cat([x.new_zeros(1), keep(x, mask).abs().flatten()]).amax() for x in tensors]).amax()
 
 
 def spread_error_correlation(
@@ -87,3 +93,87 @@ def spread_error_correlation(
     deviations = [masked_var(x, response_mask, unbiased=False).sqrt() for x in (spread, error)]
     covariance, scale = masked_mean(sides[0] * sides[1], response_mask), deviations[0] * deviations[1]
     return torch.where(scale > 0, (covariance / scale).clamp(-1, 1), torch.zeros_like(scale))
+
+
+def calibration_error(
+    values: Float[Tensor, " state"], outcomes: Float[Tensor, " state"], bins: int = 10
+) -> Float[Tensor, ""]:
+    """How far values are from what follows, on average, where they say the same.
+
+        E = Σ over bins b of |b|/n · | mean of V in b − mean of outcomes in b |
+
+    Bins hold the states in order of their values, as evenly as they can be filled. 0 for values that are right on
+    average wherever they look, even if they know little; in units of the outcome.
+
+    Args:
+        values: V(s) of some states.
+        outcomes: What followed: a return, or the mean of several.
+        bins: How many, at most one per state.
+
+    Returns:
+        A scalar in float32 or wider, at least 0, without graph; 0 without states.
+
+    Raises:
+        UsageError: If the shapes differ or there is no bin.
+
+    Example:
+        >>> calibration_error(torch.tensor([0.2, 0.2, 0.9, 0.9]), torch.tensor([0.0, 0.0, 1.0, 1.0]), bins=2)
+        tensor(0.1500)
+
+    References:
+        Naeini, Cooper and Hauskrecht, 2015: expected calibration error, here with bins of equal counts.
+    """
+    check_at_least("calibration_error", 1, bins=bins)
+    _check_states("calibration_error", values=values, outcomes=outcomes)
+    values, outcomes = at_least_float32(values.detach()), at_least_float32(outcomes.detach())
+    if not len(values):
+        return values.new_zeros(())
+    order = values.argsort(stable=True)
+    parts = zip(values[order].tensor_split(bins), outcomes[order].tensor_split(bins), strict=True)
+    return torch.stack([(value - outcome).sum().abs() for value, outcome in parts]).sum() / len(values)
+
+
+def rank_correlation(x: Float[Tensor, " state"], y: Float[Tensor, " state"]) -> Float[Tensor, ""]:
+    """Whether two quantities rise together, by whatever law: Spearman's ρ.
+
+        ρ = corr( rank(x), rank(y) )          equal numbers share the mean of their ranks
+
+    Between the critics' spread and |V̄ − truth| it says whether disagreement points at error. For n independent states
+    the 95 % interval is tanh(atanh(ρ) ± 1.96 · 1.03/√(n − 3)).
+
+    Args:
+        x: One number a state.
+        y: Another one a state.
+
+    Returns:
+        A scalar in [−1, 1], in float32 or wider, without graph; 0 where either does not vary.
+
+    Raises:
+        UsageError: If the shapes differ.
+
+    Example:
+        >>> rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0]))
+        tensor(1.)
+
+    References:
+        Spearman, 1904; the interval: Fieller, Hartley and Pearson, 1957.
+    """
+    _check_states("rank_correlation", x=x, y=y)
+    sides = [_ranks(at_least_float32(side.detach())) for side in (x, y)]
+    sides = [side - side.mean() for side in sides if len(side)] or [torch.zeros(1), torch.zeros(1)]
+    scale = sides[0].norm() * sides[1].norm()
+    return torch.where(scale > 0, ((sides[0] * sides[1]).sum() / scale).clamp(-1, 1), torch.zeros_like(scale))
+
+
+def _ranks(x: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
+    _, kind, count = x.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).to(x.dtype)
+    return (last - (count.to(x.dtype) - 1) / 2)[kind]
+
+
+def _check_states(caller: str, **vectors: Tensor) -> None:
+    (name, one), (other, two) = vectors.items()
+    if one.dim() != 1 or one.shape != two.shape:
+        raise UsageError(
+            f"{caller}: {name} has shape {tuple(one.shape)}, {other} {tuple(two.shape)}; give both one number a state."
+        )

@@ -1,11 +1,11 @@
-"""The embedded task: a running absolute difference of digits, answered directly or after thinking."""
+"""The embedded task: a running absolute difference of digits, with more or fewer of its steps written down."""
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from rl4llm.checks import check_at_least, check_interval
+from rl4llm.checks import UsageError, check_at_least, check_interval
 from rl4llm.data.task import Example, Split, Task
 from rl4llm.rewards import Reward
 
@@ -39,38 +39,58 @@ def answer_after_thinking(prompt: Any, response: str, answer: str) -> float:
 
 @dataclass(frozen=True)
 class AbsoluteDifference(Task):
-    """Prompts such as `583912=`, answered `(30986)6` (thinking) or `()6` (directly).
+    """Prompts such as `00583912=`, answered `(0530986)6`: every step, then the answer. Dots stand for steps not shown.
 
-    The direct answer is a non-linear fold of all digits and hard; each step is easy; so thinking pays.
+    A step is easy; to fold several in one go is hard. Demonstrations show few steps: some show none, `(.......)6`, and
+    others stop early, `(0530...)6`. So a response fails where it stops, which its tokens tell from there on; how likely
+    that is follows from the number of digits before it, since leading zeros leave nothing to fold.
 
     Args:
-        digits: Length of the prompt: the difficulty.
+        digits: Length of the prompt.
+        shortest: Least digits of a number; it has as many as `digits` at most, each length as often, and zeros lead it.
+            The same as `digits`: all prompts are as hard as they can be.
         train_size: Prompts of an epoch.
         held_out_size: Prompts of the validation and of the test split.
         seed: Which prompts are drawn.
-        think_share: Share of the demonstrations that show the steps.
+        think_share: Share of the demonstrations that show steps.
+        stop_share: Share of these that stop before any given step, of those that came so far.
         reward: The verifier.
     """
 
-    digits: int = 6
+    digits: int = 10
+    shortest: int = 2
     train_size: int = 100_000
     held_out_size: int = 512
     seed: int = 0
     think_share: float = 0.4
+    stop_share: float = 0.1
     reward: Reward = answer_after_thinking
 
     def __post_init__(self) -> None:
         check_at_least("AbsoluteDifference", 3, digits=self.digits)
+        check_at_least("AbsoluteDifference", 1, shortest=self.shortest)
         check_at_least("AbsoluteDifference", 1, train_size=self.train_size, held_out_size=self.held_out_size)
-        check_interval("AbsoluteDifference", 0.0, 1.0, think_share=self.think_share)
+        check_interval("AbsoluteDifference", 0.0, 1.0, think_share=self.think_share, stop_share=self.stop_share)
+        if self.shortest > self.digits:
+            raise UsageError(
+                f"AbsoluteDifference: shortest is {self.shortest}, digits {self.digits}; numbers have at least "
+                "`shortest` of the prompt's `digits`, so lower the one or raise the other."
+            )
 
     def examples(self, split: Split) -> Sequence[Example]:
         """Drawn on the fly, example i always the same; a prompt belongs to one split by its number."""
         return _Drawn(self, split, self.train_size if split == "train" else self.held_out_size)
 
     def traits(self, response: str) -> Mapping[str, float]:
-        """`thinks`: whether anything stands between the parentheses."""
-        return {"thinks": float(response.startswith("(") and not response.startswith("()"))}
+        """`thinks`: the share of the steps that are shown."""
+        steps = response.removeprefix("(").partition(")")[0]
+        return {"thinks": sum(step != "." for step in steps) / max(len(steps), 1)}
+
+    def demonstrate(self, steps: Sequence[int], draw: random.Random) -> str:
+        """Return a response with the right answer that shows some of the steps."""
+        stops = [draw.random() < self.stop_share for _ in steps]
+        shown = 0 if draw.random() >= self.think_share else [*stops, True].index(True)
+        return f"({''.join(map(str, steps[:shown])).ljust(len(steps), '.')}){steps[-1]}"
 
 
 @dataclass(frozen=True)
@@ -92,11 +112,14 @@ class _Drawn(Sequence[Example]):
         if not -self.size <= index < self.size:
             raise IndexError(f"{self.split} has {self.size} examples, asked for {index}")
         draw = random.Random(f"{self.task.seed}/{self.split}/{self.task.digits}/{index % self.size}")
-        number = next(n for n in iter(lambda: draw.randrange(10**self.task.digits), -1) if _split_of(n) == self.split)
+        number = next(n for n in iter(lambda: self._number(draw), -1) if _split_of(n) == self.split)
         text = str(number).zfill(self.task.digits)
         steps = running_differences([int(digit) for digit in text])
-        shown = "".join(map(str, steps)) if draw.random() < self.task.think_share else ""
-        return Example(f"{text}=", str(steps[-1]), number, f"({shown}){steps[-1]}")
+        return Example(f"{text}=", str(steps[-1]), number, self.task.demonstrate(steps, draw))
+
+    def _number(self, draw: random.Random) -> int:
+        length = draw.randint(self.task.shortest, self.task.digits)
+        return draw.randrange(10 ** (length - 1), 10**length)
 
 
 def _split_of(number: int) -> Split:

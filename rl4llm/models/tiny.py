@@ -27,7 +27,7 @@ class TinyQwen3:
         seed: Of the initial weights.
     """
 
-    characters: str = "0123456789=()"
+    characters: str = "0123456789=()."
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4

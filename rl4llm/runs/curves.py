@@ -8,11 +8,13 @@ from matplotlib.figure import Figure
 from rl4llm.runs.history import History
 
 _TRAINING, _HELD_OUT, _GREEDY = "#7aa6d8", "#1f4e8c", "#d9822b"
+_EXPLAINED = "critics/explained_variance"
+_LOGGED = {"entropy": "policy/entropy", "explained_variance": _EXPLAINED}
 _SKIPPED = {"reward", "greedy_accuracy", "sampled_accuracy", "unscorable_share", "truncated_share", "response_length"}
 
 
 def draw_curves(history: History, path: Path, *, title: str) -> None:
-    """Accuracy, whatever traits the task has, response length and entropy, over rollout batches.
+    """Accuracy, whatever traits the task has, response length, entropy and what critics explain, over rollout batches.
 
     Args:
         history: What the run showed.
@@ -20,8 +22,9 @@ def draw_curves(history: History, path: Path, *, title: str) -> None:
         title: Above the panels.
     """
     traits = sorted({name.removeprefix("val/") for _, numbers in history.validation for name in numbers} - _SKIPPED)
-    traits = [trait for trait in traits if not trait.startswith("pass_at")]
-    panels = ["accuracy", *traits, "response_length", "entropy"]
+    traits = [trait for trait in traits if not trait.startswith(("pass_at", "critics/"))]
+    critics = any(_EXPLAINED in numbers for _, numbers in history.training)
+    panels = ["accuracy", *traits, "response_length", "entropy", *["explained_variance"] * critics]
     figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
@@ -34,10 +37,11 @@ def draw_curves(history: History, path: Path, *, title: str) -> None:
     axes[0].set_ylim(0, 1.02)
     if axes[0].lines:
         axes[0].legend(loc="lower right", fontsize="small")
-    for axis, panel in zip(axes[1:-1], panels[1:-1], strict=True):
-        _line(axis, history.training, f"train/{panel}", _TRAINING, "training")
+    for axis, panel in zip(axes[1:], panels[1:], strict=True):
+        _line(axis, history.training, _LOGGED.get(panel, f"train/{panel}"), _TRAINING, "training")
         _line(axis, history.validation, f"val/{panel}", _HELD_OUT, "held out")
-    _line(axes[-1], history.training, "policy/entropy", _TRAINING, "training")
+    if critics:
+        axes[-1].set_ylim(-0.2, 1.02)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
 

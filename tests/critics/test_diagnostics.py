@@ -6,7 +6,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
-from rl4llm.critics import critic_std, explained_variance, spread_error_correlation
+from rl4llm.critics import (
+    calibration_error,
+    critic_std,
+    explained_variance,
+    rank_correlation,
+    spread_error_correlation,
+)
 from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import rollouts
 
@@ -34,6 +40,14 @@ def test_explained_variance_of_the_returns_is_one_of_constants_zero_and_of_const
     constant = torch.full_like(returns, shift)
     assert explained_variance(constant, returns, mask).item() == pytest.approx(0.0, abs=1e-12)
     assert explained_variance(returns, constant, mask).item() == 0.0
+
+
+def test_returns_that_vary_by_rounding_do_not_vary():
+    values, mask = torch.randn(64, 13, generator=torch.Generator().manual_seed(0)), torch.ones(64, 13, dtype=torch.bool)
+    returns = (1 - 3 * values) + 3 * values  # as an estimator computes them
+    assert returns.unique().numel() > 1
+    assert explained_variance(values, returns, mask).item() == 0.0
+    assert explained_variance(300 + values, 300 + returns, mask).item() == 0.0
 
 
 def test_golden_numbers():
@@ -125,3 +139,65 @@ def test_wrong_shapes_are_errors(unchecked_shapes):
         spread_error_correlation(x[None], x[:1], mask)
     with pytest.raises(UsageError, match="explained_variance: response_mask must be a bool tensor"):
         explained_variance(x, x, mask.float())
+
+
+# --- states with a known truth ---------------------------------------------------------------------------------------
+
+
+def states():
+    number = st.integers(-20, 20).map(lambda tenths: tenths / 10)
+    return st.integers(0, 12).flatmap(lambda n: st.tuples(*[st.lists(number, min_size=n, max_size=n).map(doubles)] * 2))
+
+
+def doubles(numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+@FEWER
+@given(states(), st.integers(1, 15))
+def test_the_calibration_error_is_that_of_a_loop_over_bins(pair, bins):
+    values, outcomes = pair
+    ordered = sorted(range(len(values)), key=lambda i: (float(values[i]), i))
+    small, larger = divmod(len(values), bins)
+    total = 0.0
+    for index in range(bins):
+        start = index * small + min(index, larger)
+        part = ordered[start : start + small + (index < larger)]
+        total += abs(sum(float(values[i] - outcomes[i]) for i in part))
+    expected = total / len(values) if len(values) else 0.0
+    assert calibration_error(values, outcomes, bins).item() == pytest.approx(expected, abs=1e-9)
+    assert calibration_error(values, values, bins).item() == 0.0
+
+
+def test_one_bin_sees_the_offset_alone_and_more_bins_see_more():
+    values, outcomes = doubles([0.5, 0.5, 0.6, 0.6]), doubles([0.0, 0.0, 1.0, 1.0])
+    assert calibration_error(values, outcomes, 1).item() == pytest.approx(0.05)
+    assert calibration_error(values, outcomes, 2).item() == pytest.approx(0.45)
+
+
+@FEWER
+@given(states(), st.sampled_from([torch.exp, lambda x: x**3, lambda x: 2 * x - 7]))
+def test_the_rank_correlation_is_spearmans_and_sees_order_alone(pair, rising):
+    x, y = pair
+    result = rank_correlation(x, y)
+
+    def ranks(side):
+        return doubles(
+            [(sum(other < one for other in side) + sum(other <= one for other in side) + 1) / 2 for one in side]
+        )
+
+    assert -1 <= result <= 1
+    assert torch.allclose(rank_correlation(rising(x), y), result, atol=1e-9)
+    assert torch.allclose(rank_correlation(-x, y), -result, atol=1e-9)
+    if len(x) > 1 and len(x.unique()) > 1 and len(y.unique()) > 1:
+        assert torch.allclose(result, torch.corrcoef(torch.stack([ranks(x), ranks(y)]))[0, 1], atol=1e-9)
+    else:
+        assert result.item() == 0.0
+
+
+def test_states_that_do_not_match_are_one_line(unchecked_shapes):
+    for function in (calibration_error, rank_correlation):
+        with pytest.raises(UsageError, match=rf"{function.__name__}: .*\(2,\).*\(3,\); give both one number a state"):
+            function(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(UsageError, match="bins must be a whole number of at least 1"):
+        calibration_error(torch.zeros(2), torch.zeros(2), 0)

@@ -24,16 +24,44 @@ def test_the_splits_share_no_prompt():
     assert len(seen["train"]) > 600
 
 
-def test_demonstrations_are_right_and_mix_thinking_with_direct_answers():
+def test_demonstrations_are_right_and_show_some_or_no_steps():
     task = AbsoluteDifference()
-    examples = task.examples("train")[:500]
+    examples = task.examples("train")[:2000]
     assert all(answer_after_thinking(e.prompt, e.demonstration, e.answer) == 1.0 for e in examples)
-    thinking = sum(task.traits(e.demonstration)["thinks"] for e in examples) / 500
-    assert 0.33 < thinking < 0.47
     for example in examples[:50]:
         steps = running_differences([int(c) for c in example.prompt[:-1]])
         assert example.answer == str(steps[-1])
         assert int(example.prompt[:-1]) == example.uid
+        shown = example.demonstration[1:-2].rstrip(".")
+        assert "".join(map(str, steps)).startswith(shown)
+        assert len(example.demonstration) == 12
+    shown = [task.traits(e.demonstration)["thinks"] for e in examples]
+    assert 0.4 * 0.9 - 0.035 < sum(share > 0 for share in shown) / 2000 < 0.4 * 0.9 + 0.035
+    assert 0.4 * 0.9**9 - 0.03 < sum(share == 1 for share in shown) / 2000 < 0.4 * 0.9**9 + 0.03
+
+
+def test_all_steps_or_none_are_shown_where_that_is_asked():
+    for think_share, stop_share, shown in ((1.0, 0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.0)):
+        task = AbsoluteDifference(think_share=think_share, stop_share=stop_share)
+        assert {task.traits(e.demonstration)["thinks"] for e in task.examples("train")[:20]} == {shown}
+
+
+def test_every_length_comes_as_often_and_shortest_equal_to_digits_leaves_the_hardest():
+    lengths = [len(str(e.uid)) for e in AbsoluteDifference().examples("train")[:3000]]
+    assert set(lengths) == set(range(2, 11))
+    assert all(abs(lengths.count(length) / 3000 - 1 / 9) < 0.025 for length in range(2, 11))
+    hard = AbsoluteDifference(digits=10, shortest=10).examples("train")[:50]
+    assert all(example.prompt[0] != "0" for example in hard)
+    with pytest.raises(UsageError, match=r"shortest is 7, digits 6; .*lower the one or raise the other"):
+        AbsoluteDifference(digits=6, shortest=7)
+
+
+@pytest.mark.parametrize(
+    ("response", "share"),
+    [("(30986)6", 1.0), ("(30...)6", 0.4), ("(.....)6", 0.0), ("()6", 0.0), ("", 0.0), ("(3", 1.0)],
+)
+def test_thinking_is_the_share_of_steps_shown(response, share):
+    assert AbsoluteDifference().traits(response) == {"thinks": pytest.approx(share)}
 
 
 @pytest.mark.parametrize(

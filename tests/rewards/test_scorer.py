@@ -130,6 +130,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_costs_one_response(scorer, fault, capfd):
     act, reason = FAULTS[fault]
@@ -337,6 +338,7 @@ def note(path, process):
         file.write(f"{process}\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("leave", [leave_a_child, leave_a_daemon])
 @pytest.mark.parametrize("end", [lambda: 1.0, lambda: os._exit(0), lambda: ctypes.string_at(0), hang])
 def test_no_process_that_a_reward_starts_outlives_its_call(scorer, leave, end, tmp_path):

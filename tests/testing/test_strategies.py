@@ -31,6 +31,7 @@ CORNERS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("corner", CORNERS)
 def test_every_corner_is_reached(corner, unchecked_shapes):
     find(rollouts(), lambda batch: bool(CORNERS[corner](batch)), settings=ANY)

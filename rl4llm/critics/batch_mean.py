@@ -1,0 +1,86 @@
+"""`BatchMean`: the control of every study of critics, values that know nothing of prompt or prefix."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
+from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.mini import MiniCritics
+from rl4llm.masked import masked_mean
+
+if TYPE_CHECKING:
+    from rl4llm.models import ModelSource, Policy
+
+
+@dataclass(frozen=True)
+class BatchMean(ValueSpec):
+    """Critics whose value is replaced by its mean over the rollout batch, while their spread stays.
+
+        V(sₜ) = v̄ = mean over all trained tokens of V̄        Vₘ(sₜ) ← Vₘ(sₜ) − V̄(sₜ) + v̄
+
+    Against the same critics as they are, it shows what the values are worth: the scale is kept, and gates and filters
+    read the same spread. The critics learn as ever.
+
+    Args:
+        critics: The critics that are silenced.
+    """
+
+    critics: ValueSpec = MiniCritics()  # noqa: RUF009
+
+    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
+        """Raise if the critics cannot work, or are not the kind whose values can be replaced."""
+        if self.critics.shares_trunk or self.critics.sees_scores or isinstance(self.critics, BatchMean):
+            raise UsageError(
+                f"BatchMean: critics={type(self.critics).__name__} has no critics of its own to compare with; "
+                "take MiniCritics or SymmetricCritic."
+            )
+        self.critics.check(source, responses_per_prompt)
+
+    def check_context(self, tokens: int) -> None:
+        """Raise if the critics' context is too short."""
+        self.critics.check_context(tokens)
+
+    def build(self, source: "ModelSource", policy: "Policy") -> "BatchMeanSource":
+        """The critics, silenced."""
+        return BatchMeanSource(self.critics.build(source, policy))
+
+
+class BatchMeanSource(ValueSource):
+    """A value source that says the mean of another one's values everywhere.
+
+    Args:
+        inner: The other one.
+    """
+
+    def __init__(self, inner: ValueSource) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def learners(self) -> Mapping[str, nn.Module]:
+        """Those of the other one."""
+        return self.inner.learners
+
+    def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
+        """The batch with the mean as `values`, and `critic_values` moved so that their spread stays."""
+        judged = self.inner.values(batch, context)
+        (values,) = judged.require("values", by="BatchMean")
+        mean = masked_mean(values, batch.response_mask).to(values.dtype).expand_as(values)
+        moved = judged.critic_values if judged.critic_values is None else judged.critic_values - values + mean
+        return judged.replace(values=mean.clone(), critic_values=moved)
+
+    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
+        """Let the other one learn, with its own values in the batch."""
+        self.inner.learn(self.inner.values(batch, context), context)
+
+    def prepare(self, survey: Survey) -> None:
+        """Let the other one survey the prompts."""
+        self.inner.prepare(survey)
+
+    def priorities(self, uids: Tensor) -> Tensor | None:
+        """What the other one says."""
+        return self.inner.priorities(uids)
