@@ -1,7 +1,9 @@
 """Another class in a slot starts from its own defaults; what a recipe does not name is reachable all the same."""
 
 import importlib
+import subprocess
 import sys
+from pathlib import Path
 
 import jsonargparse
 import pytest
@@ -363,3 +365,20 @@ def test_the_trainers_own_parts_are_named_as_ever(printed):
     assert trainer["strategy"] == "ddp"
     assert [part["init_args"].get("monitor") for part in trainer["callbacks"]] == ["x", None]
     assert trainer["callbacks"][1]["init_args"]["save_top_k"] == 3
+
+
+def test_value_sources_that_load_on_first_use_are_known_by_their_names():
+    """In a process of its own: here other tests have loaded them."""
+    critics = ["--model.critics=BatchMean", "--model.critics.critics=SymmetricCritic"]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[2] / "recipes" / "grpo.py"),
+        "fit",
+        *critics,
+        "--print_config",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    chosen = yaml.safe_load(done.stdout)["model"]["critics"]
+    assert chosen["class_path"] == "rl4llm.critics.BatchMean"
+    assert chosen["init_args"]["critics"]["class_path"] == "rl4llm.critics.SymmetricCritic"
