@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -35,15 +36,20 @@ def report(
 
 
 def run(recipe: str, seed: int, options: tuple[str, ...], root: Path) -> tuple[float, ...]:
-    """One run in a process of its own: sampled and greedy accuracy before and after, and minutes."""
+    """One run: sampled and greedy accuracy before and after, and minutes."""
+    summary = json.loads((launch(recipe, seed, options, root) / "summary.json").read_text())
+    accuracies = [summary[at][f"{kind}_accuracy"] for kind in ("sampled", "greedy") for at in ("before", "after")]
+    return (*accuracies, summary["minutes"])
+
+
+def launch(recipe: str, seed: int, options: Sequence[str], root: Path) -> Path:
+    """Run a recipe in a process of its own and return its run folder."""
     script = Path(__file__).parent / f"{recipe}.py"
     command = [sys.executable, str(script), "fit", f"--seed_everything={seed}", f"--trainer.default_root_dir={root}"]
     done = subprocess.run([*command, "--trainer.enable_progress_bar=false", *options], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {recipe} with seed {seed} failed: {done.stderr.strip().splitlines()[-1]}")
-    summary = json.loads((root / recipe / "version_0" / "summary.json").read_text())
-    accuracies = [summary[at][f"{kind}_accuracy"] for kind in ("sampled", "greedy") for at in ("before", "after")]
-    return (*accuracies, summary["minutes"])
+    return root / recipe / "version_0"
 
 
 def line(recipe: str, runs: list[tuple[float, ...]]) -> str:

@@ -25,7 +25,7 @@ from rl4llm.regularizers import EntropyBonus
 from rl4llm.replay import FIFOReplay, SuccessReplay
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("report", "sft"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("compare", "report", "sft"))
 ENTRY = re.compile(r'@(\w+)\{([\w.:]+),\n((?:  \w+ = \{[^"\n]*\},\n)+)\}\n')
 PAGES = [ROOT / "docs/papers.md", *(ROOT / "docs/components").glob("*.md"), *(ROOT / "docs/recipes").glob("*.md")]
 

@@ -1,0 +1,83 @@
+"""Runs settings of one recipe with the same seeds and prints how each differs from the first, seed by seed."""
+
+import csv
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from math import nan
+from pathlib import Path
+from statistics import mean, stdev
+
+from jsonargparse import auto_cli
+
+sys.path.append(str(Path(__file__).parent))
+from report import STUDENT, launch
+
+from rl4llm.runs.folder import claim_folder
+
+COLUMNS = "| setting | sampled accuracy | difference | batches to {reach} | difference |\n|---|---|---|---|---|"
+Run = tuple[float, float]  # accuracy at the end, batches until it was reached
+
+
+def compare(
+    recipe: str,
+    settings: dict[str, list[str]],
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    reach: float = 0.8,
+    jobs: int = 1,
+) -> None:
+    """Run every setting with every seed and print the table as Markdown. Runs are kept in `runs/compare`.
+
+    Args:
+        recipe: Name of a recipe beside this file.
+        settings: Flags of each setting, by its name; the others are compared with the first.
+        seeds: One run each; differences are taken between runs of one seed.
+        reach: Held-out sampled accuracy; the second measure is how soon it is reached, by lines between evaluations.
+        jobs: Runs side by side.
+    """
+    print(COLUMNS.format(reach=reach))
+    place = claim_folder(Path("runs"), "compare")
+    with ThreadPoolExecutor(jobs) as pool:
+        started = {
+            name: [pool.submit(run, recipe, seed, flags, place / str(index) / str(seed), reach) for seed in seeds]
+            for index, (name, flags) in enumerate(settings.items())
+        }
+        runs = {name: [one.result() for one in submitted] for name, submitted in started.items()}
+    first = next(iter(runs.values()))
+    for name, ends in runs.items():
+        print(line(name, ends, first))
+
+
+def run(recipe: str, seed: int, flags: list[str], root: Path, reach: float) -> Run:
+    """One run in a process of its own: its accuracy at the end, and the batches until it was reached."""
+    folder = launch(recipe, seed, flags, root)
+    with (folder / "metrics.csv").open() as file:
+        rows = [(int(row["step"]) + 1, row["val/sampled_accuracy"]) for row in csv.DictReader(file)]
+    curve = [(step, float(accuracy)) for step, accuracy in rows if accuracy]
+    return json.loads((folder / "summary.json").read_text())["after"]["sampled_accuracy"], reached(curve, reach)
+
+
+def reached(curve: list[tuple[int, float]], goal: float) -> float:
+    """Batches until an accuracy was first reached, between two evaluations as if it had risen evenly; NaN if never."""
+    for (step, low), (later, high) in pairwise(curve):
+        if high >= goal:
+            return step + (later - step) * max(0.0, (goal - low) / (high - low)) if high > low else float(step)
+    return nan
+
+
+def line(name: str, runs: list[Run], first: list[Run]) -> str:
+    """One row of the table: means, and mean paired differences with their 95 % intervals (Student)."""
+    cells = [name]
+    for measure, digits in ((0, 3), (1, 1)):
+        ends = [run[measure] for run in runs]
+        differences = [end - start[measure] for end, start in zip(ends, first, strict=True)]
+        wide = STUDENT[len(ends)] * stdev(differences) / len(ends) ** 0.5 if len(ends) in STUDENT else nan
+        middle = mean(differences)
+        interval = f"{middle:+.{digits}f} [{middle - wide:+.{digits}f}, {middle + wide:+.{digits}f}]"
+        cells += [f"{mean(ends):.{digits}f}", "" if runs is first else interval]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    auto_cli(compare, as_positional=False)
