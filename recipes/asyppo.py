@@ -23,8 +23,9 @@ def asyppo(
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3, where=DivergenceFilter(fraction=0.2)),  # none where they diverge
     updates: Updates = Updates(epochs=1, minibatches=4),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-5, weight_decay=0.0),
+    critic_updates: Updates = Updates(epochs=2, minibatches=4),
+    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against an ensemble of mini-critics.
@@ -44,10 +45,11 @@ def asyppo(
         regularizers={"entropy": entropy},
         updates=updates,
         optimizer=optimizer,
+        critic_updates=critic_updates,
         critic_optimizer=critic_optimizer,
         **options,
     )
 
 
 if __name__ == "__main__":
-    RecipeCLI(asyppo, PromptData, max_steps=200, val_check_interval=25)
+    RecipeCLI(asyppo, PromptData, max_steps=80, val_check_interval=10)

@@ -31,4 +31,4 @@ def grpo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(grpo, PromptData, max_steps=200, val_check_interval=25)
+    RecipeCLI(grpo, PromptData, max_steps=80, val_check_interval=10)

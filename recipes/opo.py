@@ -1,5 +1,8 @@
 """OPO (arXiv:2505.23585): the baseline of least variance, a mean weighted by length; exactly on-policy."""
 
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
 from rl4llm.advantages import AdvantageEstimator, OptimalBaseline
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
@@ -13,6 +16,7 @@ def opo(
     advantage: AdvantageEstimator = OptimalBaseline(),
     objective: PolicyObjective = Reinforce(),
     updates: Updates = Updates(minibatches=1),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against the length-weighted mean of each prompt's scores."""
@@ -21,9 +25,10 @@ def opo(
         advantage=advantage,
         objective=objective,
         updates=updates,
+        optimizer=optimizer,
         **options,
     )
 
 
 if __name__ == "__main__":
-    RecipeCLI(opo, PromptData, max_steps=300, val_check_interval=75)
+    RecipeCLI(opo, PromptData, max_steps=200, val_check_interval=50)

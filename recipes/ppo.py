@@ -1,8 +1,5 @@
 """Proximal Policy Optimization (arXiv:1707.06347) with one critic as large as the policy."""
 
-from lightning.pytorch.cli import OptimizerCallable
-from torch.optim import AdamW
-
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
@@ -20,7 +17,6 @@ def ppo(
     whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3),
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against its critic's value.
@@ -35,10 +31,9 @@ def ppo(
         whitening=whitening,
         objective=objective,
         regularizers={"entropy": entropy},
-        critic_optimizer=critic_optimizer,
         **options,
     )
 
 
 if __name__ == "__main__":
-    RecipeCLI(ppo, PromptData, max_steps=180, val_check_interval=30)
+    RecipeCLI(ppo, PromptData, max_steps=80, val_check_interval=10)

@@ -1,5 +1,8 @@
 """ReMax (arXiv:2310.10505): the baseline is the score of the greedy response."""
 
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
 from rl4llm.advantages import AdvantageEstimator, SingleStream
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
@@ -16,6 +19,7 @@ def remax(
     objective: PolicyObjective = Reinforce(),
     aggregator: Aggregator = TokenMean(),
     updates: Updates = Updates(minibatches=1),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against its own greedy responses.
@@ -31,9 +35,10 @@ def remax(
         objective=objective,
         aggregator=aggregator,
         updates=updates,
+        optimizer=optimizer,
         **options,
     )
 
 
 if __name__ == "__main__":
-    RecipeCLI(remax, PromptData, max_steps=300, val_check_interval=75)
+    RecipeCLI(remax, PromptData, max_steps=200, val_check_interval=50)

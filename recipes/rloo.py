@@ -19,7 +19,7 @@ def rloo(
     objective: PolicyObjective = Reinforce(),
     aggregator: Aggregator = SequenceSum(),  # a response is one action: the sum of its tokens
     updates: Updates = Updates(epochs=1, minibatches=1),
-    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=3e-4, weight_decay=0.0),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy by REINFORCE with a leave-one-out baseline."""
@@ -36,4 +36,4 @@ def rloo(
 
 
 if __name__ == "__main__":
-    RecipeCLI(rloo, PromptData, max_steps=350, val_check_interval=50)
+    RecipeCLI(rloo, PromptData, max_steps=80, val_check_interval=10)

@@ -14,10 +14,10 @@ from rl4llm.rollouts import Sampling
 def sft(
     policy: str | TinyQwen3 = TinyQwen3(),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-3, weight_decay=0.01),
-    updates: Updates = Updates(schedule="constant_with_warmup", warmup_steps=20),
+    updates: Updates = Updates(schedule="linear", warmup_steps=20),
     sampling: Sampling = Sampling(),
     evaluation: Evaluation = Evaluation(),
-    stop_at: float | None = 0.38,
+    stop_at: float | None = None,
 ) -> Supervised:
     """Imitate the task's demonstrations.
 
@@ -27,7 +27,7 @@ def sft(
         updates: Clip-norm and learning-rate schedule.
         sampling: Length limit and temperature of the evaluated responses.
         evaluation: How the policy is judged on held-out prompts.
-        stop_at: Held-out sampled accuracy at which training ends, to leave room for reinforcement; null goes on.
+        stop_at: Held-out sampled accuracy at which training ends; null goes on to the last step.
     """
     stop = [EarlyStopping("val/sampled_accuracy", mode="max", patience=10**9, stopping_threshold=stop_at)]
     return Supervised(
@@ -41,4 +41,4 @@ def sft(
 
 
 if __name__ == "__main__":
-    RecipeCLI(sft, PromptData, max_steps=800, val_check_interval=10, data_defaults={"prompts_per_step": 128})
+    RecipeCLI(sft, PromptData, max_steps=800, val_check_interval=100, data_defaults={"prompts_per_step": 128})

@@ -1,5 +1,8 @@
 """TBRM (arXiv:2505.15311): the logits are Q, and one residual a trajectory is driven to zero."""
 
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim import AdamW
+
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
@@ -12,6 +15,7 @@ def tbrm(
     responses_per_prompt: int = 4,
     objective: PolicyObjective = TrajectoryBellmanResidual(beta=0.02),  # short responses take a larger β
     updates: Updates = Updates(minibatches=1),
+    optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
 ) -> PolicyGradient:
     """Minimize the trajectory's Bellman residual: no critic, no advantage, no ratio.
@@ -24,6 +28,7 @@ def tbrm(
         responses_per_prompt=responses_per_prompt,
         objective=objective,
         updates=updates,
+        optimizer=optimizer,
         **options,
     )
 

@@ -1,8 +1,5 @@
 """VAPO (arXiv:2504.05118): a pre-trained critic, λ that grows with the length, clip-higher, likelihood of successes."""
 
-from lightning.pytorch.cli import OptimizerCallable
-from torch.optim import AdamW
-
 from rl4llm.advantages import AdvantageEstimator, LengthAdaptiveGAE, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
@@ -22,7 +19,6 @@ def vapo(
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
     likelihood: Regularizer | None = Likelihood(coef=0.1, where=CorrectResponses()),
     aggregator: Aggregator = TokenMean(),
-    critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     critic_warmup: int = 10,
     **options: object,
 ) -> PolicyGradient:
@@ -40,7 +36,6 @@ def vapo(
         objective=objective,
         regularizers={"likelihood": likelihood},
         aggregator=aggregator,
-        critic_optimizer=critic_optimizer,
         critic_warmup=critic_warmup,
         **options,
     )

@@ -97,8 +97,8 @@ class Loss:
 
 
 def adamw(parameters: object) -> AdamW:
-    """Return the default optimizer of the policy: AdamW at 2e-4 without weight decay."""
-    return AdamW(parameters, lr=2e-4, weight_decay=0.0)  # type: ignore[arg-type]
+    """Return the default optimizer of the policy: AdamW at 2e-5 without weight decay."""
+    return AdamW(parameters, lr=2e-5, weight_decay=0.0)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class AbsoluteDifference(Task):
     train_size: int = 100_000
     held_out_size: int = 512
     seed: int = 0
-    think_share: float = 0.4
+    think_share: float = 0.35
     stop_share: float = 0.1
     reward: Reward = answer_after_thinking
 

@@ -32,7 +32,7 @@ class PromptData(LightningDataModule):
     def __init__(
         self,
         task: Task = AbsoluteDifference(),
-        prompts_per_step: int = 32,
+        prompts_per_step: int = 16,
         held_out_per_step: int = 256,
         seed: int | None = None,
         sampler: PromptSampler | None = None,

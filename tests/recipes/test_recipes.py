@@ -109,7 +109,7 @@ def test_every_ablation_of_the_paper_is_one_flag(flag, place, value):
 
 
 def test_difficulty_is_one_flag():
-    assert config("asyppo", "--data.task.digits=9")["data"]["task"]["init_args"]["digits"] == 9
+    assert config("asyppo", "--data.task.shortest=10")["data"]["task"]["init_args"]["shortest"] == 10
 
 
 @pytest.mark.parametrize("name", NAMES)
