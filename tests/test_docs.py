@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 SOURCES = sorted((ROOT / "rl4llm").rglob("*.py"))
-RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+TOOLS = {"compare", "report"}  # beside the recipes, run like them
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in TOOLS)
 PACKAGES = (
     "advantages",
     "critics",

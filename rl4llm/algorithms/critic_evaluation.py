@@ -12,7 +12,7 @@ from rl4llm.algorithms.completions import complete
 from rl4llm.algorithms.evaluation import Evaluation, answer_held_out
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.critics import calibration_error, critic_std, explained_variance, rank_correlation
+from rl4llm.critics import ValueSource, calibration_error, critic_std, explained_variance, rank_correlation
 from rl4llm.data.task import PromptBatch
 from rl4llm.rollouts import Sampling
 
@@ -105,6 +105,11 @@ class CriticEvaluator(Callback):
             seen = {name: torch.cat([state[name] for state in self.states]) for name in names}
             for name, number in compared(**seen).items():
                 module.log(f"{stage}/critics/{name}", number)
+
+
+def critic_evaluators(evaluation: Evaluation, training: Sampling, critics: ValueSource | None) -> list[Callback]:
+    """Return the callback that compares critics with the truth, where there are critics and it is asked for."""
+    return [CriticEvaluator(evaluation, training)] if evaluation.completions and critics is not None else []
 
 
 def compared(value: Tensor, truth: Tensor, place: Tensor, spread: Tensor | None = None) -> dict[str, Tensor]:

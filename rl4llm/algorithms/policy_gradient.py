@@ -15,7 +15,7 @@ from rl4llm.algorithms.building import build_models, build_optimizer, check_lear
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.collect import Collected, collect
 from rl4llm.algorithms.composition import Composition
-from rl4llm.algorithms.critic_evaluation import CriticEvaluator
+from rl4llm.algorithms.critic_evaluation import critic_evaluators
 from rl4llm.algorithms.deal import Minibatch, deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.gather import gather
@@ -75,8 +75,7 @@ class PolicyGradient(PolicyModule):
         check_models(policy, composition, critic_learning)
         models = build_models(policy, composition)
         check_learners(models.critics, critic_learning)
-        judged = evaluation.completions and models.critics is not None
-        callbacks = [CriticEvaluator(evaluation, rollout.sampling)] if judged else []
+        callbacks = critic_evaluators(evaluation, rollout.sampling, models.critics)
         super().__init__(models.policy, rollout.engine, rollout.scoring, rollout.sampling, evaluation, callbacks)
         self.automatic_optimization = False
         self.composition, self.learning, self.critic_learning = composition, learning, critic_learning
@@ -143,7 +142,6 @@ class PolicyGradient(PolicyModule):
         return batch, prompts
 
     def _judge(self, runtime: Runtime, batch: RolloutBatch, context: ValueContext | None) -> RolloutBatch:
-        first = self.critics is not None and self.critic_learning.first
         passes = Passes(
             policy=lambda rows: self._pass(runtime, self.policy, rows, "log_probs"),
             reference=lambda rows, field: self._pass(runtime, self.reference, rows, field),
@@ -151,12 +149,8 @@ class PolicyGradient(PolicyModule):
             before_update=self._reads_old_log_probs(),
         )
 
-        def learn_first(judged: RolloutBatch) -> None:
-            assert self.critics is not None
-            assert context is not None
-            learn(self.critics, judged, context)
-
-        learning = learn_first if first else None
+        critics = self.critics if self.critic_learning.first else None
+        learning = None if critics is None or context is None else partial(learn, critics, context=context)
         return judge(batch, self.composition, passes, self.critics, context, learn=learning)
 
     def _deal(self, runtime: Runtime, batch: RolloutBatch) -> Iterator[Minibatch]:
@@ -235,19 +229,20 @@ class PolicyGradient(PolicyModule):
 
     def value_context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
         """Return what the loop lends to the value source for these prompts; None where there is no such source."""
-        if self.critics is None:
-            return None
-        names = self._learner_names()
-        return value_context(
-            runtime,
-            self.answering(),
-            prompts,
-            self.learner,
-            lambda rows, field: self._pass(runtime, self.policy, rows, field),
-            meter,
-            self.health,
-            max_tokens=self.critic_learning.updates.microbatch_tokens,
-            counted=names[-1] if self.warming_up else None,
+        return (
+            None
+            if self.critics is None
+            else value_context(
+                runtime,
+                self.answering(),
+                prompts,
+                self.learner,
+                lambda rows, field: self._pass(runtime, self.policy, rows, field),
+                meter,
+                self.health,
+                max_tokens=self.critic_learning.updates.microbatch_tokens,
+                counted=self._learner_names()[-1] if self.warming_up else None,
+            )
         )
 
     # --- set-up and state -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.optim import AdamW
 
 from rl4llm.advantages import GroupRelative, MonteCarlo
 from rl4llm.algorithms import Runtime, Updates, compose
@@ -23,6 +24,7 @@ def test_asyppo_with_one_critic_no_gate_and_no_filter_is_ppo_to_the_last_bit(tin
     from recipes.ppo import ppo
 
     options = {"sampling": Sampling(max_response_tokens=6), "responses_per_prompt": 4}
+    options |= {"critic_optimizer": lambda params: AdamW(params, lr=1e-3), "critic_updates": Updates()}
     lonely = asyppo(
         tiny_policy, critics=MiniCritics(tiny_policy, size=1), gate=None, entropy=EntropyBonus(where=None), **options
     )

@@ -120,7 +120,7 @@ def test_unscorable_responses_stay_unscorable_in_the_file(policy, tmp_path):
 
 CHANGES = [
     ({"samples": 3}, "samples"),
-    ({"task": AbsoluteDifference(digits=3, train_size=63, reward=even_length)}, "prompts"),
+    ({"task": AbsoluteDifference(digits=3, train_size=40, reward=even_length)}, "prompts"),
     ({"sampling": Sampling(temperature=0.5, max_response_tokens=6)}, "sampling"),
 ]
 
@@ -200,10 +200,11 @@ def test_prompts_that_the_reference_never_solves_are_left_out_when_asked(tiny_po
         drawn.append(prompt)
         return float(prompt.startswith("3"))
 
-    task = AbsoluteDifference(digits=3, train_size=64, held_out_size=4, reward=three)
+    task = AbsoluteDifference(digits=3, shortest=3, train_size=64, held_out_size=4, reward=three)
     data = PromptData(task, prompts_per_step=2, sampler=Filtered())
     critics = OptimalValue(samples=2, keep="solved")
     module = loop(tiny_policy, critics=critics, advantage=SingleStream(), responses_per_prompt=1)
     run(module, steps=3, data=data, default_root_dir=tmp_path)
-    assert {prompt[0] for prompt in drawn[128:]} == {"3"}  # after the survey of 64 prompts
-    assert len(drawn) == 128 + 6
+    surveyed = 2 * len({example.uid for example in task.examples("train")})
+    assert {prompt[0] for prompt in drawn[surveyed:]} == {"3"}
+    assert len(drawn) == surveyed + 6

@@ -96,7 +96,7 @@ EARLY = {
     "own code": (its_own_code, r"brings code of its own .* never run"),
     "no tokenizer": (no_tokenizer, r"comes without a tokenizer; save it"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer of model .* cannot be loaded"),
-    "vocabulary": (lambda f: with_config(f, vocab_size=10), r"knows 10 ids, but its own tokenizer gives 15"),
+    "vocabulary": (lambda f: with_config(f, vocab_size=10), r"knows 10 ids, but its own tokenizer gives 16"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"holds no weights"),
     "empty weights": (
         lambda f: (f / "model.safetensors").write_bytes(b""),
