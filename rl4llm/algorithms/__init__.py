@@ -4,6 +4,7 @@ from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, 
 from rl4llm.algorithms.collect import collect
 from rl4llm.algorithms.compose import compose
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.critic_evaluation import CriticEvaluator
 from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.gather import gather
@@ -31,6 +32,7 @@ __all__ = [
     "Composition",
     "Evaluation",
     "Evaluator",
+    "CriticEvaluator",
     "Guards",
     "Updates",
     # the steps of the loop

@@ -28,7 +28,7 @@ class CriticEvaluator(Callback):
     `_middle`, `_end`); `calibration_error`; and, with several critics, `spread_error_rank_correlation` between σ and
     |V̄ − truth| with its 95 % interval (`_low`, `_high`). The truth's own noise, √(p(1 − p)/K), counts as error.
 
-    The module is a [PolicyGradient][rl4llm.algorithms.PolicyGradient] with critics.
+    The module is a [PolicyGradient][rl4llm.algorithms.policy_gradient.PolicyGradient] with critics.
 
     Args:
         evaluation: How many completions, and the seed.

@@ -108,7 +108,7 @@ def calibration_error(
     Args:
         values: V(s) of some states.
         outcomes: What followed: a return, or the mean of several.
-        bins: How many, at most one per state.
+        bins: How many.
 
     Returns:
         A scalar in float32 or wider, at least 0, without graph; 0 without states.
