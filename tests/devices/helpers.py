@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -23,11 +24,21 @@ SGD = [
 ]
 
 
-def free_port() -> int:
-    """A port with some free ones above it, for the runs that follow one another."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return min(listening.getsockname()[1], 65_000)
+def free_port(count: int = 16) -> int:
+    """The first of so many free ports in a row, below those that a system hands out by itself."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        if all(_free(port) for port in range(first, first + count)):
+            return first
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as trying:
+        try:
+            trying.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def start(command: list[str], ranks: int, folder: Path, timeout: float = 500) -> list[subprocess.CompletedProcess]:
