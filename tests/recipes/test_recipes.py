@@ -14,6 +14,7 @@ DRAWN = ("asyppo", "sft")  # their curves have all panels; drawing is a fifth of
 asyppo, grpo, sft = RECIPES["asyppo"], RECIPES["grpo"], RECIPES["sft"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_fits_and_leaves_everything_in_its_run_folder(name, tmp_path, capsys, monkeypatch):
     small = [f"--trainer.default_root_dir={tmp_path}", "--data.task.train_size=16", *SHORT]
