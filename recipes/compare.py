@@ -60,10 +60,11 @@ def run(recipe: str, seed: int, flags: list[str], root: Path, reach: float) -> R
 
 def reached(curve: list[tuple[int, float]], goal: float) -> float:
     """Batches until an accuracy was first reached, between two evaluations as if it had risen evenly; NaN if never."""
-    for (step, low), (later, high) in pairwise(curve):
-        if high >= goal:
-            return step + (later - step) * max(0.0, (goal - low) / (high - low)) if high > low else float(step)
-    return nan
+    if curve and curve[0][1] >= goal:
+        return float(curve[0][0])
+    crossings = (pair for pair in pairwise(curve) if pair[1][1] >= goal)
+    (step, low), (later, high) = next(crossings, ((nan, 0.0), (nan, 1.0)))
+    return step + (later - step) * (goal - low) / (high - low)
 
 
 def line(name: str, runs: list[Run], first: list[Run]) -> str:

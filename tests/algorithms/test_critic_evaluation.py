@@ -6,6 +6,7 @@ import torch
 from rl4llm.advantages import GAE
 from rl4llm.algorithms import Evaluation
 from rl4llm.algorithms.critic_evaluation import CriticEvaluator, compared
+from rl4llm.algorithms.evaluation import answer_held_out
 from rl4llm.critics import MiniCritics
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.rollouts import Sampling
@@ -68,8 +69,10 @@ def test_the_truth_of_a_whole_response_but_its_last_token_is_found(tiny_policy, 
     run(module, steps=1)
     module.setup("validate")
     evaluator = CriticEvaluator(Evaluation(completions=3), Sampling(temperature=0.0, max_response_tokens=6))
-    evaluator._judge(module, next(iter(PromptData(TASK).val_dataloader())))
-    assert set(evaluator.states[0]["truth"].tolist()) <= {0.0, 1.0}
+    prompts = next(iter(PromptData(TASK).val_dataloader()))
+    evaluator._judge(module, prompts)
+    drawn, _ = answer_held_out(module.runtime(), module.answering(), prompts, 1, evaluator.training, seed=0, first=0)
+    assert evaluator.states[0]["truth"].tolist() == drawn.scores[drawn.response_mask.any(-1)].tolist()
 
 
 def test_the_same_states_every_time_and_critics_do_not_learn(tiny_policy, tiny_critic):
