@@ -63,6 +63,30 @@ def test_one_state_a_prompt_with_the_value_and_the_truth_of_that_state(tiny_poli
     assert {"val/critics/spread_error_rank_correlation_low", "val/critics/calibration_error"} < set(logged)
 
 
+def test_value_and_truth_are_those_of_the_state_before_the_cut(tiny_policy, tiny_critic, monkeypatch):
+    """Both are made to tell the row and the column that they are of."""
+
+    def values(critics, batch, context):
+        columns = torch.arange(batch.response_mask.shape[1]).float()
+        told = 100 * torch.arange(len(batch)).float()[:, None] + columns
+        return batch.replace(values=told, critic_values=torch.stack([told, told + columns]))
+
+    def complete(runtime, answering, prompts, batch, rows, cuts, *, samples):
+        return (100 * rows + cuts).float()[:, None].expand(-1, samples)
+
+    module = loop(tiny_policy, **_with_completions(tiny_critic, 2))
+    run(module, steps=1)
+    module.setup("validate")
+    monkeypatch.setattr("rl4llm.algorithms.critic_evaluation.complete", complete)
+    monkeypatch.setattr(type(module.critics), "values", values)
+    evaluator = next(one for one in module.callbacks if isinstance(one, CriticEvaluator))
+    evaluator._judge(module, next(iter(PromptData(TASK).val_dataloader())))
+    (state,) = evaluator.states
+    assert (state["value"] % 100).unique().numel() > 2
+    assert torch.equal(state["value"], state["truth"])
+    torch.testing.assert_close(state["spread"], state["value"] % 100 / 2)
+
+
 def test_the_truth_of_a_whole_response_but_its_last_token_is_found(tiny_policy, tiny_critic):
     """Greedy completions repeat the greedy response, so a truth is that response's own score."""
     module = loop(tiny_policy, **_with_completions(tiny_critic, 3))
