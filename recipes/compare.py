@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import nan
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from jsonargparse import auto_cli
 
 sys.path.append(str(Path(__file__).parent))
-from report import STUDENT, launch
+from report import half_interval, launch
 
 from rl4llm.runs.folder import claim_folder
 
@@ -73,8 +73,7 @@ def line(name: str, runs: list[Run], first: list[Run]) -> str:
     for measure, digits in ((0, 3), (1, 1)):
         ends = [run[measure] for run in runs]
         differences = [end - start[measure] for end, start in zip(ends, first, strict=True)]
-        wide = STUDENT[len(ends)] * stdev(differences) / len(ends) ** 0.5 if len(ends) in STUDENT else nan
-        middle = mean(differences)
+        middle, wide = mean(differences), half_interval(differences)
         interval = f"{middle:+.{digits}f} [{middle - wide:+.{digits}f}, {middle + wide:+.{digits}f}]"
         cells += [f"{mean(ends):.{digits}f}", "" if runs is first else interval]
     return f"| {' | '.join(cells)} |"

@@ -52,12 +52,19 @@ def launch(recipe: str, seed: int, options: Sequence[str], root: Path) -> Path:
     return root / recipe / "version_0"
 
 
+def half_interval(numbers: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean over seeds (Student); NaN for one seed."""
+    return STUDENT[len(numbers)] * stdev(numbers) / len(numbers) ** 0.5 if len(numbers) in STUDENT else float("nan")
+
+
 def line(recipe: str, runs: list[tuple[float, ...]]) -> str:
     """One row of the table; ± is half of the 95 % interval of the mean over seeds."""
     before, after, greedy_before, greedy_after, minutes = (mean(column) for column in zip(*runs, strict=True))
     ends = [row[1] for row in runs]
-    wide = STUDENT[len(ends)] * stdev(ends) / len(ends) ** 0.5 if len(ends) in STUDENT else float("nan")
-    sampled, greedy = f"{before:.3f} → {after:.3f} ± {wide:.3f}", f"{greedy_before:.3f} → {greedy_after:.3f}"
+    sampled, greedy = (
+        f"{before:.3f} → {after:.3f} ± {half_interval(ends):.3f}",
+        f"{greedy_before:.3f} → {greedy_after:.3f}",
+    )
     cells = (recipe, sampled, " ".join(f"{end:.3f}" for end in ends), greedy, f"{minutes:.1f}")
     return f"| {' | '.join(cells)} | `python recipes/{recipe}.py fit` |"
 
