@@ -1,4 +1,4 @@
-"""`BatchMean`: the control of every study of critics, values that know nothing of prompt or prefix."""
+"""`BatchMean`: a control for studies of critics, whose values know nothing of prompt or prefix."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -41,19 +41,19 @@ def answer_after_thinking(prompt: Any, response: str, answer: str) -> float:
 class AbsoluteDifference(Task):
     """Prompts such as `00583912=`, answered `(0530986)6`: every step, then the answer. Dots stand for steps not shown.
 
-    A step is easy; to fold several in one go is hard. Demonstrations show few steps: some show none, `(.......)6`, and
-    others stop early, `(0530...)6`. So a response fails where it stops, which its tokens tell from there on; how likely
-    that is follows from the number of digits before it, since leading zeros leave nothing to fold.
+    Each step is easy; folding several at once is hard. Most demonstrations show no step, `(.......)6`, and others stop
+    early, `(0530...)6`. A response that stops tends to fail, which can be seen from its first dot on. Short numbers are
+    led by zeros and leave little to fold, so a prompt shows how hard it is.
 
     Args:
         digits: Length of the prompt.
-        shortest: Least digits of a number; it has as many as `digits` at most, each length as often, and zeros lead it.
-            The same as `digits`: all prompts are as hard as they can be.
+        shortest: Fewest digits of a number without its leading zeros; every length up to `digits` is as likely. Equal to
+            `digits`, it leaves the hardest prompts only.
         train_size: Prompts of an epoch.
         held_out_size: Prompts of the validation and of the test split.
         seed: Which prompts are drawn.
         think_share: Share of the demonstrations that show steps.
-        stop_share: Share of these that stop before any given step, of those that came so far.
+        stop_share: Chance that such a demonstration stops before its next step.
         reward: The verifier.
     """
 
