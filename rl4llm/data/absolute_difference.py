@@ -47,8 +47,8 @@ class AbsoluteDifference(Task):
 
     Args:
         digits: Length of the prompt.
-        shortest: Fewest digits of a number without its leading zeros; every length up to `digits` is as likely. Equal to
-            `digits`, it leaves the hardest prompts only.
+        shortest: Fewest digits of a number without its leading zeros; lengths up to `digits` are equally likely. If it
+            equals `digits`, only the hardest prompts are left.
         train_size: Prompts of an epoch.
         held_out_size: Prompts of the validation and of the test split.
         seed: Which prompts are drawn.
