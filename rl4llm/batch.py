@@ -102,6 +102,7 @@ class RolloutBatch:
         advantages: B×T, Aₜ as the objective uses it.
         returns: B×T, the value targets.
         gates: G×B×T bool, one slice a gate of the composed algorithm (the objective's first).
+        counted: G×B×T bool, the tokens over which the mean of each gate's term is taken, kept or not.
         segment_ids: B×T int, which step of its response a token belongs to: 0, 1, ... in order.
         top_ids: B×T×K int, the likeliest tokens of the sampling engine.
         top_log_probs: B×T×K, their log-probs, as the engine reported them.
@@ -129,6 +130,7 @@ class RolloutBatch:
     advantages: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ADVANTAGES)
     returns: Float[Tensor, "batch time"] | None = field(default=None, metadata=_RETURNS)
     gates: Bool[Tensor, "gate batch time"] | None = field(default=None, metadata=_GATES)
+    counted: Bool[Tensor, "gate batch time"] | None = field(default=None, metadata=_GATES)
     segment_ids: Int[Tensor, "batch time"] | None = field(default=None, metadata=_SEGMENTS)
     top_ids: Int[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)
     top_log_probs: Float[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)

@@ -11,7 +11,7 @@ from rl4llm.algorithms.gather import gather
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import judge
 from rl4llm.algorithms.learn import learn
-from rl4llm.algorithms.microbatches import accumulate_gradients, cut_by_tokens
+from rl4llm.algorithms.microbatches import Averaging, accumulate_gradients, cut_by_tokens
 from rl4llm.algorithms.policy_gradient import PolicyGradient
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.supervised import Supervised
@@ -46,6 +46,7 @@ __all__ = [
     "learn",
     # cutting
     "accumulate_gradients",
+    "Averaging",
     "cut_by_tokens",
     "map_dealt",
 ]

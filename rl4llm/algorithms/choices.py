@@ -8,6 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 
 from rl4llm.advantages import AdvantageEstimator, Whiten
+from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.updates import Updates
 from rl4llm.checks import check_at_least
 from rl4llm.corrections import Correction
@@ -94,6 +95,11 @@ class Loss:
     def active_regularizers(self) -> dict[str, Regularizer]:
         """Return the regularizers that are there, by slot name."""
         return {slot: part for slot, part in self.regularizers.items() if part is not None}
+
+    def averaging(self) -> Averaging:
+        """How the objective and each regularizer become a scalar."""
+        own = [part.aggregator or self.aggregator for part in self.active_regularizers().values()]
+        return Averaging((self.aggregator, *own), counted=True)
 
 
 def adamw(parameters: object) -> AdamW:

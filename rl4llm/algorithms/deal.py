@@ -1,17 +1,16 @@
 """Dealing: from a rollout batch to the minibatches of the optimizer steps, and from those to each rank's share."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from rl4llm.algorithms.microbatches import cut_by_tokens, loss_counts, units
+from rl4llm.algorithms.microbatches import Averaging, Counts, cut_by_tokens, units
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
-from rl4llm.objectives import Aggregator
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
 
@@ -67,9 +66,9 @@ class Dealt:
 
 
 def _idle(row: RolloutBatch) -> RolloutBatch:
-    """The row with no token that is trained or counted by a gate."""
-    gates = None if row.gates is None else torch.zeros_like(row.gates)
-    return row.replace(response_mask=torch.zeros_like(row.response_mask), gates=gates).trim()
+    """The row with no token that is trained, kept or counted."""
+    masks = {"gates": row.gates, "counted": row.counted, "response_mask": row.response_mask}
+    return row.replace(**{n: None if mask is None else torch.zeros_like(mask) for n, mask in masks.items()}).trim()
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,16 @@ class Minibatch(Dealt):
     """The rows of one optimizer step.
 
     Args:
-        counts: What the losses are divided by, for losses per response (1) and per token (2); of all ranks.
+        counts: What each term of the loss is divided by, for losses per response (1) and per token (2); of all ranks.
     """
 
-    counts: Mapping[int, Tensor] = field(default_factory=dict)
+    counts: Sequence[Counts] = ()
 
 
 def deal(
     batch: RolloutBatch,
     updates: Updates,
-    aggregator: Aggregator,
+    averaging: Averaging,
     *,
     generator: torch.Generator,
     world_size: int = 1,
@@ -100,7 +99,7 @@ def deal(
     Args:
         batch: The rollout batch, the same on every rank.
         updates: Epochs and minibatches.
-        aggregator: How losses become a scalar.
+        averaging: How losses become a scalar.
         generator: Random numbers of the permutation, the same on every rank.
         world_size: Number of ranks that share each minibatch.
         whole_groups: Whether the responses to one prompt are never separated.
@@ -109,7 +108,7 @@ def deal(
     for chosen in updates.cut(int(unit.max()) + 1 if len(batch) else 0, generator):
         chosen = chosen.to(unit.device)
         rows = batch.select(torch.isin(unit, chosen) if whole_groups else chosen)
-        yield Minibatch(rows, world_size, whole_groups, loss_counts(aggregator, rows.response_mask))
+        yield Minibatch(rows, world_size, whole_groups, averaging.counts(rows))
 
 
 @torch.no_grad()

@@ -12,10 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from rl4llm.algorithms.deal import Minibatch
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.meter import Meter, scalar
-from rl4llm.algorithms.microbatches import LossFunction, step_loss
+from rl4llm.algorithms.microbatches import Averaging, LossFunction
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.updates import Updates
-from rl4llm.objectives import Aggregator
 
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -30,7 +29,7 @@ class Learner:
         optimizer: Its optimizer, as the Trainer wrapped it.
         schedule: Its learning rate, stepped once per rollout batch on which it learned.
         updates: Epochs, minibatches, clip-norm and token budget.
-        aggregator: From losses to a scalar.
+        averaging: From the terms of its loss to a scalar.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Learner:
     optimizer: Any
     schedule: LRScheduler
     updates: Updates
-    aggregator: Aggregator
+    averaging: Averaging
 
 
 def improve(
@@ -122,7 +121,7 @@ def _backward_all(
 ) -> Tensor:
     total = torch.zeros((), device=minibatch.rows.response_mask.device)
     for _, piece in minibatch.pieces(runtime.rank, max_tokens):
-        loss = step_loss(piece, losses, learner.aggregator, minibatch.counts)
+        loss = learner.averaging(losses(piece), piece, minibatch.counts)
         runtime.backward(loss)
         total = total + loss.detach()
     return total

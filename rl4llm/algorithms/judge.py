@@ -138,10 +138,16 @@ def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBat
 
 
 def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
-    """Return the batch with `gates`: the objective's, then one per regularizer. Percentiles are of the whole batch."""
+    """Return the batch with `gates` and what is `counted`: the objective's, then those of each regularizer.
+
+    Percentiles are of the whole batch. What a correction takes out of the objective's divisor is not counted.
+    """
     chosen = [composition.loss.gate, *(part.where for part in composition.loss.active_regularizers().values())]
     kept = [batch.response_mask if gate is None else checked_gate(gate, batch) for gate in chosen]
-    return batch.replace(gates=torch.stack(kept))
+    counted = [batch.response_mask if gate is None else gate.counted(batch) for gate in chosen]
+    if composition.credit.correction is not None:
+        counted[0] = counted[0] & composition.credit.correction.counted(batch)
+    return batch.replace(gates=torch.stack(kept), counted=torch.stack(counted))
 
 
 def _check_finite(part: str, what: str, numbers: Tensor, mask: Tensor) -> None:

@@ -56,7 +56,7 @@ def value_context(
             return [per_token]
 
         one, world = learner(name), runtime.world_size
-        dealt = deal(rows, one.updates, one.aggregator, generator=runtime.generator("deal", name), world_size=world)
+        dealt = deal(rows, one.updates, one.averaging, generator=runtime.generator("deal", name), world_size=world)
         improve(runtime, one, dealt, losses, meter, health, counted=name == counted)
 
     return ValueContext(

@@ -44,12 +44,13 @@ def policy_losses(
         rows = rows.replace(old_log_probs=torch.where(drew, present.to(rows.old_log_probs), rows.old_log_probs))
     objective, gate = checked_loss(composition.loss.objective, output, rows), gates[0]
     terms = [keep(objective, gate) if objective.ndim == 2 else objective]
-    regularizers = composition.loss.active_regularizers()
-    for (slot, regularizer), where in zip(regularizers.items(), gates[1:], strict=True):
+    regularizers, averaging = composition.loss.active_regularizers(), composition.loss.averaging()
+    means = list(zip(averaging.masks(rows), averaging.aggregators, strict=True))[1:]
+    for (slot, regularizer), where, mean in zip(regularizers.items(), gates[1:], means, strict=True):
         penalty = checked_penalty(regularizer, output, rows)
         meter.add(f"penalty/{slot}", penalty, where)
         if slot in duals:
-            duals[slot].observe(penalty, where)
+            duals[slot].observe(penalty, where, *mean)
             penalty = penalty * duals[slot].multiplier.to(penalty.dtype)
         terms.append(keep(penalty, where))
     _observe(output.log_probs, objective, rows, gate, meter)

@@ -1,6 +1,7 @@
 """Cutting a batch by a token budget, and gradients that do not depend on how it was cut."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from rl4llm.groups import dense_group_ids
 from rl4llm.objectives.aggregate import Aggregator
 
 LossFunction = Callable[[RolloutBatch], Sequence[Tensor]]
+Counts = Mapping[int, Tensor]
 
 
 def units(batch: RolloutBatch, whole_groups: bool) -> Tensor:
@@ -47,20 +49,46 @@ def loss_counts(aggregator: Aggregator, mask: Tensor) -> dict[int, Tensor]:
     return {1: aggregator.count(mask.any(-1)), 2: aggregator.count(mask)}
 
 
-def step_loss(rows: RolloutBatch, losses: LossFunction, aggregator: Aggregator, counts: Mapping[int, Tensor]) -> Tensor:
-    """Return what a microbatch adds to the loss of its optimizer step.
-
-        Σ over terms aggregate(term, mask, normalizer = count of the whole step)
+@dataclass(frozen=True)
+class Averaging:
+    """How each term of a loss becomes one number.
 
     Args:
-        rows: The microbatch.
-        losses: The terms of the loss, each per token (batch time) or per response (batch).
-        aggregator: How terms become a scalar.
-        counts: Normalizers of the step by number of axes, over all microbatches and ranks.
+        aggregators: One a term, or one for all of them.
+        counted: Whether each term is averaged over its slice of the batch's `counted`, where it has one, rather than
+            over all trained tokens.
     """
-    masks = {1: rows.response_mask.any(-1), 2: rows.response_mask}
-    terms = [aggregator(x, masks[x.ndim], normalizer=counts[x.ndim]) for x in losses(rows)]
-    return torch.stack([term.float() for term in terms] if terms[0].dtype != torch.float64 else terms).sum()
+
+    aggregators: tuple[Aggregator, ...]
+    counted: bool = False
+
+    def masks(self, rows: RolloutBatch) -> list[Tensor]:
+        """The tokens over which each term is averaged."""
+        if rows.counted is None or not self.counted:
+            return [rows.response_mask] * len(self.aggregators)
+        return list(rows.counted)
+
+    def counts(self, rows: RolloutBatch) -> list[Counts]:
+        """What each term is divided by when these rows are the whole optimizer step."""
+        return [loss_counts(*one) for one in zip(self.aggregators, self.masks(rows), strict=True)]
+
+    def __call__(self, terms: Sequence[Tensor], rows: RolloutBatch, counts: Sequence[Counts]) -> Tensor:
+        """Return what these rows add to the loss of their optimizer step.
+
+            Σ over terms aggregate(term, mask, normalizer = count of the whole step)
+
+        Args:
+            terms: Losses per token (batch time) or per response (batch).
+            rows: The rows that they are of.
+            counts: Normalizers of each term over all microbatches and ranks.
+        """
+        each = [self.aggregators, self.masks(rows), counts]
+        columns = [list(column) * len(terms) if len(column) == 1 else column for column in each]
+        sums = []
+        for term, aggregator, mask, count in zip(terms, *columns, strict=True):
+            over = mask if term.ndim == 2 else mask.any(-1)
+            sums.append(aggregator(term, over, normalizer=count[term.ndim]))
+        return torch.stack([one.float() for one in sums] if sums[0].dtype != torch.float64 else sums).sum()
 
 
 def accumulate_gradients(
@@ -69,7 +97,7 @@ def accumulate_gradients(
     aggregator: Aggregator,
     *,
     max_tokens: int,
-    counts: Mapping[int, Tensor] | None = None,
+    counts: Counts | None = None,
     whole_groups: bool = False,
     backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
 ) -> Tensor:
@@ -91,10 +119,12 @@ def accumulate_gradients(
     Returns:
         The loss of the step, without graph.
     """
-    counts = loss_counts(aggregator, batch.response_mask) if counts is None else counts
+    averaging = Averaging((aggregator,))
+    normalizers = averaging.counts(batch) if counts is None else [counts]
     total = torch.zeros((), device=batch.response_mask.device)
-    for rows in cut_by_tokens(batch, max_tokens, whole_groups=whole_groups):
-        loss = step_loss(batch.select(rows).trim(), losses, aggregator, counts)
+    for indices in cut_by_tokens(batch, max_tokens, whole_groups=whole_groups):
+        rows = batch.select(indices).trim()
+        loss = averaging(losses(rows), rows, normalizers)
         backward(loss)
         total = total + loss.detach()
     return total

@@ -25,6 +25,7 @@ from rl4llm.algorithms.judge import Passes, judge
 from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
+from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.observe import observe_batch
 from rl4llm.algorithms.policy_module import PolicyModule
 from rl4llm.algorithms.runtime import Runtime
@@ -156,7 +157,7 @@ class PolicyGradient(PolicyModule):
     def _deal(self, runtime: Runtime, batch: RolloutBatch) -> Iterator[Minibatch]:
         updates, loss = self.learning.updates, self.composition.loss
         random, whole, world = runtime.generator("deal", "policy"), loss.objective.whole_groups, runtime.world_size
-        return deal(batch, updates, loss.aggregator, generator=random, world_size=world, whole_groups=whole)
+        return deal(batch, updates, loss.averaging(), generator=random, world_size=world, whole_groups=whole)
 
     def _improve(self, runtime: Runtime, minibatches: Iterator[Minibatch], meter: Meter) -> None:
         duals: dict[str, Any] = dict(self.duals.items())
@@ -202,11 +203,11 @@ class PolicyGradient(PolicyModule):
         index = self._learner_names().index(name)
         optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
         if name == "policy":
-            aggregator = self.composition.loss.aggregator
-            return Learner(name, self.policy, optimizer, schedule, self.learning.updates, aggregator)
+            averaging = self.composition.loss.averaging()
+            return Learner(name, self.policy, optimizer, schedule, self.learning.updates, averaging)
         assert self.critics is not None
         module = self.critics.learners[name]
-        return Learner(name, module, optimizer, schedule, self.critic_learning.updates, TokenMean())
+        return Learner(name, module, optimizer, schedule, self.critic_learning.updates, Averaging((TokenMean(),)))
 
     def _learner_names(self) -> list[str]:
         return ["policy", *(self.critics.learners if self.critics is not None else ())]

@@ -101,6 +101,10 @@ PAPERS = {
     "2509.22611": ("Wu and others", "Quantile Advantage Estimation for Entropy-Safe Reasoning"),
     "2510.01656": ("Liu and others", "Asymmetric Proximal Policy Optimization: mini-critics boost LLM reasoning"),
     "2510.13786": ("Khatri and others", "The Art of Scaling Reinforcement Learning Compute for LLMs"),
+    "2510.18855": (
+        "Ling Team and others",
+        "Every Step Evolves: Scaling Reinforcement Learning for Trillion-Scale Thinking Model",
+    ),
     "2511.04439": ("Garg and Venkatesh", "CoRPO: Adding a Correctness Bias to GRPO Improves Generalization"),
     "2511.20347": ("Gao and others", "Soft Adaptive Policy Optimization"),
     "2512.05591": (

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
@@ -15,10 +15,18 @@ class Correction(Part):
 
     The loop multiplies the advantages with the weights, once for the rollout batch. Every objective that is
     proportional to its advantages is weighted so. It reads the trainer's own `old_log_probs`, which the loop computes.
+
+    Attributes:
+        in_divisor: Whether a token of weight 0 still counts in the divisor of the objective's mean.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("old_log_probs",)
+    in_divisor: bool = True
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Weight of every response token, at least 0, without graph; 0 where `response_mask` is False."""
+
+    def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """True where the token counts in the divisor of the objective's mean."""
+        return batch.response_mask if self.in_divisor else batch.response_mask & (self(batch) > 0)

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -29,11 +28,11 @@ def masked_importance(
     """Weights that are 0 where the ratio of the trainer's policy to the engine's leaves [low, high].
 
         wₜ = π_old(yₜ) / μ(yₜ)          level "token":    wₜ · 1[low ≤ wₜ ≤ high]
-                                        level "response": 1[low ≤ Πₜ wₜ ≤ high] at every token of the response
-                                        level "mean":     1[low ≤ (Πₜ wₜ)^(1/n) ≤ high], n its trained tokens
+                                        level "response": ρ · 1[low ≤ ρ ≤ high] at every token, ρ = Πₜ wₜ
+                                        level "mean":     the same of ρ = (Πₜ wₜ)^(1/n), n trained tokens
 
-    A token within the bounds counts with its weight; a response is either kept as it is or left out. The weights are
-    constants, compared and multiplied as logarithms and never above e²⁰.
+    What lies within the bounds counts with its ratio, what does not is left out. The weights are constants, compared
+    and multiplied as logarithms and never above e²⁰.
 
     Args:
         old_log_probs: log π_old(yₜ), as the trainer computes it, t in [0, T).
@@ -55,10 +54,10 @@ def masked_importance(
         >>> masked_importance(old, rollout, torch.ones(1, 3, dtype=torch.bool), low=0.5, high=5.0, level="token")
         tensor([[0.0000, 0.8000, 1.0000]])
         >>> masked_importance(old, rollout, torch.ones(1, 3, dtype=torch.bool), low=0.5, high=5.0, level="mean")
-        tensor([[1., 1., 1.]])
+        tensor([[1.8171, 1.8171, 1.8171]])
 
     References:
-        As in the code of several frameworks; no paper is known to us.
+        Ling Team, 2025 (token level: IcePop). arXiv:2510.18855. Response levels: as in the code of several frameworks.
     """
     check_masked_importance("masked_importance", low, high, level)
     log_ratio = engine_log_ratio(old_log_probs, rollout_log_probs, response_mask, by="masked_importance")
@@ -68,7 +67,7 @@ def masked_importance(
         "mean": masked_mean(log_ratio, response_mask, dim=-1)[:, None],
     }[level]
     inside = (compared >= (math.log(low) if low else -math.inf)) & (compared <= math.log(high))
-    weights = weight(log_ratio) if level == "token" else torch.ones_like(log_ratio)
+    weights = weight(compared).expand_as(log_ratio)
     return keep(weights, response_mask & inside).to(old_log_probs.dtype)
 
 
@@ -81,7 +80,7 @@ def check_masked_importance(by: str, low: float, high: float, level: str) -> Non
 
 @dataclass(frozen=True)
 class IcePop(Correction):
-    """Drops single tokens whose weight leaves the bounds; the others keep it. See [masked_importance][].
+    """Drops single tokens whose weight leaves the bounds; the others keep it (IcePop). See [masked_importance][].
 
     Args:
         low: Smallest weight that counts, in [0, 1].
@@ -90,7 +89,7 @@ class IcePop(Correction):
 
     low: float = 0.5
     high: float = 5.0
-    paper: ClassVar[str] = ""
+    paper: ClassVar[str] = "2510.18855"
 
     def __post_init__(self) -> None:
         check_masked_importance("IcePop", self.low, self.high, "token")
@@ -103,17 +102,19 @@ class IcePop(Correction):
 
 @dataclass(frozen=True)
 class MaskedImportance(Correction):
-    """Drops whole responses whose ratio leaves the bounds (MIS). See [masked_importance][].
+    """Drops whole responses whose ratio leaves the bounds and weighs the others by it (MIS). See [masked_importance][].
 
     Args:
         low: Smallest ratio that counts, in [0, 1].
         high: Largest ratio that counts, at least 1.
         level: The ratio of the response: the product of its tokens' ("response"), or their geometric mean ("mean").
+        in_divisor: Whether the responses that it drops still count in the divisor of the objective's mean.
     """
 
     low: float = 0.999
     high: float = 1.001
     level: Literal["response", "mean"] = "mean"
+    in_divisor: bool = False
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

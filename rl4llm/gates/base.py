@@ -14,11 +14,22 @@ from rl4llm.parts import Composite, Part
 
 
 class Gate(Part):
-    """Which response tokens a term of the loss may see: always a subset of `response_mask`."""
+    """Which response tokens a term of the loss may see: always a subset of `response_mask`.
+
+    Attributes:
+        in_divisor: Whether the tokens that it drops still count in the divisor of the term's mean. A gate that says
+            what a token is worth keeps them; one that takes responses out of the batch does not.
+    """
+
+    in_divisor: bool = True
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """True where the token is kept. Percentiles are taken over the batch that is passed."""
+
+    def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """True where the token counts in the divisor of the term's mean."""
+        return batch.response_mask if self.in_divisor else truth_values(self, batch)
 
     def __and__(self, other: "Gate") -> "Both":
         return Both(self, other)
@@ -63,6 +74,10 @@ class Both(Composite, Gate):
         """The intersection."""
         return truth_values(self.first, batch) & truth_values(self.second, batch)
 
+    def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """What counts for both."""
+        return self.first.counted(batch) & self.second.counted(batch)
+
 
 @dataclass(frozen=True)
 class Either(Composite, Gate):
@@ -81,6 +96,10 @@ class Either(Composite, Gate):
         """The union."""
         return truth_values(self.first, batch) | truth_values(self.second, batch)
 
+    def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """What counts for at least one."""
+        return self.first.counted(batch) | self.second.counted(batch)
+
 
 @dataclass(frozen=True)
 class Complement(Composite, Gate):
@@ -96,3 +115,8 @@ class Complement(Composite, Gate):
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """The complement within `response_mask`."""
         return batch.response_mask & ~truth_values(self.gate, batch)
+
+    @property
+    def in_divisor(self) -> bool:  # type: ignore[override]
+        """As for the gate."""
+        return self.gate.in_divisor

@@ -88,8 +88,15 @@ def _check_rows(by: str, response_mask: Tensor, **rows: Tensor) -> None:
 
 @dataclass(frozen=True)
 class FinishedResponses(Gate):
-    """Drops truncated responses whole. See [finished_responses][rl4llm.gates.outcome.finished_responses]."""
+    """Drops truncated responses whole. See [finished_responses][rl4llm.gates.outcome.finished_responses].
 
+    As the policy's gate it is the actor-only form of overlong filtering: critics still learn from all responses.
+
+    Args:
+        in_divisor: Whether their tokens still count in the divisor of the mean.
+    """
+
+    in_divisor: bool = False
     paper: ClassVar[str] = "2503.14476"
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
@@ -103,9 +110,11 @@ class CorrectResponses(Gate):
 
     Args:
         threshold: What a score must exceed.
+        in_divisor: Whether the tokens of the others still count in the divisor of the mean.
     """
 
     threshold: float = 0.0
+    in_divisor: bool = False
     paper: ClassVar[str] = "2504.05118"
 
     def __post_init__(self) -> None:

@@ -1,20 +1,15 @@
 """From losses of tokens to one number: the only place of the library that divides a loss."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_same_shape
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_sum
-from rl4llm.parts import Part
-
-Losses = Float[Tensor, "batch *time"]
-Mask = Bool[Tensor, "batch *time"]
-Normalizer = float | int | Tensor | None
+from rl4llm.objectives.base import Aggregator, Losses, Mask, Normalizer
 
 
 def token_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
@@ -159,22 +154,6 @@ def _divided(total: Tensor, normalizer: float | int | Tensor) -> Tensor:
     """Over the normalizer, or over 1 where that is 0: then nothing counts and the total is 0. It may be below 1."""
     divisor = torch.as_tensor(normalizer, dtype=total.dtype, device=total.device)
     return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-
-
-class Aggregator(Part):
-    """One number from the losses of tokens.
-
-    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
-    pieces' results sum to what the whole step would give.
-    """
-
-    @abstractmethod
-    def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """What the losses under this mask are divided by when they stand alone."""
-
-    @abstractmethod
-    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """The aggregate; `normalizer` is the count over the whole optimizer step."""
 
 
 @dataclass(frozen=True)

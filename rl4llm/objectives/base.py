@@ -1,15 +1,19 @@
-"""The family of policy objectives: `(policy, batch) -> loss` for each token or each response, to be minimized."""
+"""The families of policy objectives, `(policy, batch) -> loss` to be minimized, and of aggregators of losses."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.parts import Part
+
+Losses = Float[Tensor, "batch *time"]
+Mask = Bool[Tensor, "batch *time"]
+Normalizer = float | int | Tensor | None
 
 
 class PolicyObjective(Part):
@@ -31,6 +35,22 @@ class PolicyObjective(Part):
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
         """Loss of every response token (0 where `response_mask` is False), or of every response."""
+
+
+class Aggregator(Part):
+    """One number from the losses of tokens.
+
+    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
+    pieces' results sum to what the whole step would give.
+    """
+
+    @abstractmethod
+    def count(self, mask: Mask) -> Int[Tensor, ""]:
+        """What the losses under this mask are divided by when they stand alone."""
+
+    @abstractmethod
+    def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
+        """The aggregate; `normalizer` is the count over the whole optimizer step."""
 
 
 def _nothing(by: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.gates.base import Gate
+from rl4llm.objectives.base import Aggregator
 from rl4llm.parts import Part
 
 
@@ -18,6 +19,7 @@ class Regularizer(Part):
     The penalty itself is not gated: the loop evaluates `where` once on the whole rollout batch and multiplies.
 
     Attributes:
+        aggregator: How its tokens become one number; None: as those of the objective.
         kl_value: "exact" if its mean over the policy's own tokens is KL(π_θ‖π_ref), times `coef`; None: not declared.
         kl_gradient: Whether the mean of its gradient is that of KL(π_θ‖π_ref) ("exact"), that of KL(π_ref‖π_θ)
             ("reverse"), or zero ("none"); None: not declared.
@@ -27,6 +29,7 @@ class Regularizer(Part):
     kl_gradient: ClassVar[Literal["exact", "reverse", "none"] | None] = None
     coef: float
     where: Gate | None
+    aggregator: Aggregator | None = None
 
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:

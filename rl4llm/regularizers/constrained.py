@@ -11,7 +11,8 @@ from torch import Tensor
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError, check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
-from rl4llm.masked import masked_sum
+from rl4llm.masked import keep, masked_sum
+from rl4llm.objectives.base import Aggregator
 from rl4llm.parts import Composite
 from rl4llm.regularizers.base import Regularizer
 
@@ -22,7 +23,8 @@ class DualVariable(torch.nn.Module):
         λ ← clip(λ + lr · (mean − limit), 0, maximum)
 
     λ grows while the mean exceeds the limit and falls while it is below; at lr = 0 it stays, and the constraint is a
-    penalty of fixed weight. One step belongs to one step of the policy, with λ held constant in between. The multiplier
+    penalty of fixed weight. The mean is the one that the policy's loss takes, so that both sides play with one
+    Lagrangian. One step belongs to one step of the policy, with λ held constant in between. The multiplier
     alone is saved; it stays in float64 whatever the module is cast to, since a step is small beside it.
 
     Args:
@@ -45,13 +47,29 @@ class DualVariable(torch.nn.Module):
         super().__init__()
         self.limit, self.lr, self.maximum = limit, lr, maximum
         self.register_buffer("multiplier", torch.tensor(initial, dtype=torch.float64))
-        self._sums = torch.zeros(2, dtype=torch.float64)  # of the penalty, and how many tokens; never saved
+        self._sums = torch.zeros(2, dtype=torch.float64)  # aggregated penalty, and its divisor; never saved
 
-    def observe(self, penalty: Float[Tensor, "batch time"], where: Bool[Tensor, "batch time"]) -> None:
-        """Add the penalties of a microbatch (unweighted) at the tokens where the constraint holds."""
-        check_token_tensors("DualVariable.observe", where, penalty=penalty)
-        sums = torch.stack([masked_sum(penalty.detach().double(), where), where.sum().double()])
-        self._sums = self._sums.to(sums.device) + sums
+    def observe(
+        self,
+        penalty: Float[Tensor, "batch time"],
+        where: Bool[Tensor, "batch time"],
+        counted: Bool[Tensor, "batch time"] | None = None,
+        aggregator: Aggregator | None = None,
+    ) -> None:
+        """Add the penalties of a microbatch, averaged in the end as in the policy's loss.
+
+        Args:
+            penalty: Unweighted.
+            where: The tokens where the constraint holds.
+            counted: The tokens over which the mean is taken; None: those of `where`.
+            aggregator: Which mean; None: over tokens.
+        """
+        counted = where if counted is None else counted
+        check_token_tensors("DualVariable.observe", where, penalty=penalty, counted=counted)
+        kept = keep(penalty.detach().double(), where)
+        total = masked_sum(kept, counted) if aggregator is None else aggregator(kept, counted, normalizer=1)
+        count = counted.sum() if aggregator is None else aggregator.count(counted)
+        self._sums = self._sums.to(total.device) + torch.stack([total, count.to(total)])
 
     def forget(self) -> None:
         """Drop what was observed since the last step, which belongs to a step that is not made."""
@@ -127,6 +145,11 @@ class Constrained(Composite, Regularizer):
     def where(self) -> Gate | None:  # type: ignore[override]
         """The gate of the penalty."""
         return self.penalty.where
+
+    @property
+    def aggregator(self) -> Aggregator | None:  # type: ignore[override]
+        """How the penalty is averaged, for the policy and for the dual variable alike."""
+        return self.penalty.aggregator
 
     def build(self) -> DualVariable:
         """The dual variable of this constraint."""

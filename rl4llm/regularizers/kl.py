@@ -10,6 +10,7 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_choice, check_interval
 from rl4llm.gates.base import Gate
 from rl4llm.kl import KL_ESTIMATORS, kl_k2
+from rl4llm.objectives.base import Aggregator
 from rl4llm.regularizers.base import Regularizer
 
 
@@ -68,37 +69,45 @@ class KLPenalty(Regularizer):
         estimator: "k3" (positive, unbiased value), "k2" (unbiased gradient) or "k1" (no gradient in expectation).
         where: Gate that restricts it; all response tokens when None.
         unbiased_gradient: Whether the gradient is that of k2, whatever the value.
+        clip: Largest estimate of one token; beyond it and below 0 there is no gradient. None: no bound on either side.
+        aggregator: How its tokens become one number; None: as those of the objective.
     """
 
     coef: float = 1e-3
     estimator: str = "k3"
     where: Gate | None = None
     unbiased_gradient: bool = False
+    clip: float | None = None
+    aggregator: Aggregator | None = None
     reads: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
     paper: ClassVar[str] = "2402.03300"
 
     def __post_init__(self) -> None:
         check_interval("KLPenalty", 0.0, ends="[)", coef=self.coef)
+        check_interval("KLPenalty", 0.0, ends="(]", clip=self.clip)
         check_choice("KLPenalty", KL_ESTIMATORS, estimator=self.estimator)
 
     @property
     def kl_value(self) -> Literal["exact"] | None:  # type: ignore[override]
-        """Exact for k1 and k3."""
-        return None if self.estimator == "k2" else "exact"
+        """Exact for k1 and k3, unless clipped."""
+        return None if self.estimator == "k2" or self.clip is not None else "exact"
 
     @property
-    def kl_gradient(self) -> Literal["exact", "reverse", "none"]:  # type: ignore[override]
-        """Exact for k2 and where its gradient is borrowed."""
+    def kl_gradient(self) -> Literal["exact", "reverse", "none"] | None:  # type: ignore[override]
+        """Exact for k2 and where its gradient is borrowed, unless clipped."""
+        if self.clip is not None:
+            return None
         own: dict[str, Literal["exact", "reverse", "none"]] = {"k1": "none", "k2": "exact", "k3": "reverse"}
         return "exact" if self.unbiased_gradient else own[self.estimator]
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Penalty of every response token, times `coef`."""
         (reference,) = self.take(batch)
-        return self.coef * kl_penalty(
+        estimate = kl_penalty(
             policy.log_probs,
             reference,
             batch.response_mask,
             estimator=self.estimator,
             unbiased_gradient=self.unbiased_gradient,
         )
+        return self.coef * (estimate if self.clip is None else estimate.clamp(0.0, self.clip))

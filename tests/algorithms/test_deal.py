@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
 from rl4llm.algorithms.deal import Dealt, balanced
+from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.runtime import RankError, share
 from rl4llm.checks import UsageError
 from rl4llm.objectives import SequenceMean, TokenMean
@@ -56,15 +57,17 @@ def test_every_rank_runs_the_same_number_of_passes_and_idle_ones_train_nothing(b
 
 @given(batch=rollouts(max_batch=7), ranks=RANKS, minibatches=st.integers(1, 4), whole=st.booleans())
 def test_minibatches_and_their_normalizers_do_not_depend_on_the_number_of_ranks(batch, ranks, minibatches, whole):
-    updates, aggregator = Updates(epochs=2, minibatches=minibatches), SequenceMean()
+    updates, averaging = Updates(epochs=2, minibatches=minibatches), Averaging((SequenceMean(),))
 
     def dealt(world):
         random = generator("deal", 0)
-        return list(deal(batch, updates, aggregator, generator=random, world_size=world, whole_groups=whole))
+        return list(deal(batch, updates, averaging, generator=random, world_size=world, whole_groups=whole))
 
     for one, many in zip(dealt(1), dealt(ranks), strict=True):
         assert torch.equal(one.rows.response_ids, many.rows.response_ids)
-        assert {k: float(v) for k, v in one.counts.items()} == {k: float(v) for k, v in many.counts.items()}
+        assert [{k: float(v) for k, v in term.items()} for term in one.counts] == [
+            {k: float(v) for k, v in term.items()} for term in many.counts
+        ]
 
 
 @given(rollouts(max_batch=6, critics=2), st.integers(1, 40))
@@ -120,5 +123,5 @@ def test_a_failure_on_one_rank_is_the_same_error_on_all():
 
 @given(batch=rollouts(max_batch=5), ranks=RANKS)
 def test_counts_are_those_of_the_whole_minibatch(batch, ranks):
-    (only,) = deal(batch, Updates(minibatches=1), TokenMean(), generator=generator("x"), world_size=ranks)
-    assert int(only.counts[2]) == max(int(batch.response_mask.sum()), 0)
+    (only,) = deal(batch, Updates(minibatches=1), Averaging((TokenMean(),)), generator=generator("x"), world_size=ranks)
+    assert int(only.counts[0][2]) == max(int(batch.response_mask.sum()), 0)

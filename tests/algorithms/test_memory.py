@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl4llm.algorithms import Guards, Learner, Runtime, Updates, deal, improve
+from rl4llm.algorithms import Averaging, Guards, Learner, Runtime, Updates, deal, improve
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.batch import RolloutBatch
@@ -74,8 +74,8 @@ def step_of(losses, health, rows=4, tokens=64, lockstep=False, meter=None):
     updates = Updates(minibatches=1, microbatch_tokens=tokens)
     optimizer = SGD(module.parameters(), lr=0.1)
     schedule = updates.scheduler(optimizer, 10)
-    learner = Learner("critic_0", module, optimizer, schedule, updates, TokenMean())
-    dealt, runtime = deal(batch, updates, TokenMean(), generator=generator("x")), Runtime(lockstep=lockstep)
+    learner = Learner("critic_0", module, optimizer, schedule, updates, Averaging((TokenMean(),)))
+    dealt, runtime = deal(batch, updates, learner.averaging, generator=generator("x")), Runtime(lockstep=lockstep)
     improve(runtime, learner, dealt, lambda piece: losses(module, piece), meter or Meter(), health, counted=True)
 
 

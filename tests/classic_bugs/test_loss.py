@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rl4llm.advantages import GroupRelative
 from rl4llm.algorithms import (
+    Averaging,
     Composition,
     Credit,
     Guards,
@@ -83,7 +84,7 @@ def gradients(batch, aggregator, runtime=None, **updates):
     module, steps, runtime = torch.nn.Linear(1, 1).double(), [], runtime or Runtime()
     updates = Updates(**{"minibatches": 1, "max_grad_norm": None, "microbatch_tokens": 20, **updates})
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-    learner = Learner("policy", module, optimizer, updates.scheduler(optimizer, 9), updates, aggregator)
+    learner = Learner("policy", module, optimizer, updates.scheduler(optimizer, 9), updates, Averaging((aggregator,)))
 
     def losses(rows):
         return [rows.rollout_log_probs * module.weight.sum(), rows.scores.nan_to_num() * module.weight.sum()]
@@ -92,7 +93,7 @@ def gradients(batch, aggregator, runtime=None, **updates):
         steps.append(module.weight.grad.clone())
         optimizer.step()
 
-    dealt = deal(batch, updates, aggregator, generator=generator("deal"), world_size=runtime.world_size)
+    dealt = deal(batch, updates, learner.averaging, generator=generator("deal"), world_size=runtime.world_size)
     runtime = replace(runtime, step_optimizer=step)
     improve(runtime, learner, dealt, losses, Meter(), Health(Guards(), Path), counted=False)
     return torch.stack(steps)

@@ -125,8 +125,8 @@ EXAMPLES = {
     RandomGate: [RandomGate(fraction=0.4, seed=7)],
     CovarianceGate: [CovarianceGate(fraction=0.4, low=-0.3, high=2.0, seed=7), CovarianceGate()],
     HighCovariance: [HighCovariance(fraction=0.4), HighCovariance()],
-    FinishedResponses: [FinishedResponses()],
-    CorrectResponses: [CorrectResponses(threshold=0.3)],
+    FinishedResponses: [FinishedResponses(), FinishedResponses(in_divisor=True)],
+    CorrectResponses: [CorrectResponses(threshold=0.3), CorrectResponses(in_divisor=True)],
     Both: [AgreementGate(fraction=0.3) & ~HighEntropy(fraction=0.5)],
     Either: [AdvantageMagnitude(fraction=0.3) | DivergenceFilter(fraction=0.5)],
     Complement: [~RandomGate(fraction=0.3)],
@@ -160,7 +160,7 @@ EXAMPLES = {
     KLPenalty: [
         KLPenalty(coef=0.5, estimator=k, where=HighEntropy(), unbiased_gradient=k == "k1") for k in ("k1", "k2")
     ]
-    + [KLPenalty()],
+    + [KLPenalty(), KLPenalty(clip=0.5, aggregator=SequenceSum())],
     KLReward: [KLReward(coef=0.5, estimator="k3"), KLReward()],
     RatioPenalty: [RatioPenalty(coef=0.5, where=HighEntropy())],
     LogRatioPenalty: [LogRatioPenalty(coef=0.5, where=HighEntropy())],
@@ -173,7 +173,11 @@ EXAMPLES = {
     OverlongPenalty: [OverlongPenalty(max_tokens=6, cache_tokens=4, coef=0.5)],
     TruncatedImportance: [TruncatedImportance(cap=1.2, level="response"), TruncatedImportance()],
     IcePop: [IcePop(low=0.9, high=1.1), IcePop()],
-    MaskedImportance: [MaskedImportance(low=0.8, high=1.2, level="response"), MaskedImportance()],
+    MaskedImportance: [
+        MaskedImportance(low=0.8, high=1.2, level="response"),
+        MaskedImportance(),
+        MaskedImportance(in_divisor=True),
+    ],
     SquaredValueLoss: [SquaredValueLoss()],
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
 }

@@ -22,6 +22,7 @@ FAMILIES = (
 # What a family may import of a sibling: a base, or a default value, that stands in its own signatures.
 BASES_OF_SIBLINGS = {
     ("regularizers", "rl4llm.gates.base"): "the gate that restricts a penalty",
+    ("regularizers", "rl4llm.objectives.base"): "how the penalties of tokens become one number",
     ("regularizers", "rl4llm.rewards.shaping"): "divergence from the reference is charged in the reward too",
     ("critics", "rl4llm.segments.base"): "where the continuations of a response begin",
     ("critics", "rl4llm.segments.newline"): "the default of that slot",

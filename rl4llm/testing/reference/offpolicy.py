@@ -37,12 +37,12 @@ def loop_truncated_importance(old: Tensor, rollout: Tensor, response_mask: Tenso
 def loop_masked_importance(
     old: Tensor, rollout: Tensor, response_mask: Tensor, *, low: float, high: float, level: str
 ) -> Tensor:
-    """The weight of each token within the bounds; or 1 for responses whose product or geometric mean is."""
+    """The weight of each token within the bounds; or that of the response, a product or geometric mean, likewise."""
     weights = [[math.exp(a) / math.exp(b) for a, b in row] for row in _rows(response_mask, old, rollout)]
     if level == "token":
         return _spread(response_mask, [[w if low <= w <= high else 0.0 for w in row] for row in weights])
     products = [math.prod(row) ** (1 / len(row) if level == "mean" and row else 1.0) for row in weights]
-    kept = [[float(low <= p <= high)] * len(row) for p, row in zip(products, weights, strict=True)]
+    kept = [[p if low <= p <= high else 0.0] * len(row) for p, row in zip(products, weights, strict=True)]
     return _spread(response_mask, kept)
 
 
