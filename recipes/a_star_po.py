@@ -6,7 +6,7 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.critics import OptimalValue, ValueSpec
 from rl4llm.data import AbsoluteDifference, Filtered, PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import OptimalAdvantageRegression, PolicyObjective
+from rl4llm.objectives import Aggregator, OptimalAdvantageRegression, PolicyObjective, SequenceMean
 
 
 def a_star_po(
@@ -15,6 +15,7 @@ def a_star_po(
     critics: ValueSpec | None = OptimalValue(samples=8, beta=0.5, keep="all"),  # the offline stage, cached
     advantage: AdvantageEstimator | None = SingleStream(),  # r − V*, for the curves: the objective regresses on it
     objective: PolicyObjective = OptimalAdvantageRegression(beta=1e-3),
+    aggregator: Aggregator = SequenceMean(),
     updates: Updates = Updates(minibatches=2),
     **options: object,
 ) -> PolicyGradient:
@@ -32,6 +33,7 @@ def a_star_po(
         critics=critics,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         updates=updates,
         **options,
     )

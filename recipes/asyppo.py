@@ -10,7 +10,7 @@ from rl4llm.critics import MiniCritics, ValueSpec
 from rl4llm.data import PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter, Gate
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, SequenceMean
 from rl4llm.regularizers import EntropyBonus, Regularizer
 
 
@@ -22,6 +22,7 @@ def asyppo(
     gate: Gate | None = AgreementGate(fraction=0.2),  # no policy gradient where the critics agree most
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3, where=DivergenceFilter(fraction=0.2)),  # none where they diverge
+    aggregator: Aggregator = SequenceMean(),
     updates: Updates = Updates(epochs=1, minibatches=4),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-5, weight_decay=0.0),
     critic_updates: Updates = Updates(epochs=2, minibatches=4),
@@ -43,6 +44,7 @@ def asyppo(
         gate=gate,
         objective=objective,
         regularizers={"entropy": entropy},
+        aggregator=aggregator,
         updates=updates,
         optimizer=optimizer,
         critic_updates=critic_updates,

@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, SequenceMean
 
 
 def corpo(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = CorrectnessRelative(min_correct=0.5),  # between the task's scores 0 and 1
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy so that no failure is ever reinforced.
@@ -23,6 +24,7 @@ def corpo(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

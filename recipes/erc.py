@@ -6,12 +6,14 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, EntropyRatioClip, PolicyObjective, PPOClip, TokenMean
+from rl4llm.rollouts import DynamicSampling
 
 
 def erc(
     policy: str | Pretrained = "rl4llm/digits",
+    dynamic_sampling: DynamicSampling | None = DynamicSampling(max_draws=10),
     advantage: AdvantageEstimator = GroupRelative(),
-    objective: PolicyObjective = EntropyRatioClip(PPOClip(clip_low=0.2, clip_high=0.28)),
+    objective: PolicyObjective = EntropyRatioClip(PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=10.0)),
     aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
@@ -22,6 +24,7 @@ def erc(
     """
     return compose(
         policy,
+        dynamic_sampling=dynamic_sampling,
         advantage=advantage,
         objective=objective,
         aggregator=aggregator,

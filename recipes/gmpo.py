@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import GMPO, PolicyObjective
+from rl4llm.objectives import GMPO, Aggregator, PolicyObjective, SequenceMean
 
 
 def gmpo(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = GMPO(clip=0.4),
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with the geometric mean of clipped ratios.
@@ -23,6 +24,7 @@ def gmpo(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

@@ -5,7 +5,7 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, SequenceMean
 from rl4llm.regularizers import Regularizer
 
 
@@ -14,6 +14,7 @@ def grpo(
     advantage: AdvantageEstimator = GroupRelative(normalize_std=True),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     kl: Regularizer | None = None,  # the paper's is KLPenalty(coef=0.04, estimator="k3")
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against the mean and spread of each prompt's scores.
@@ -26,6 +27,7 @@ def grpo(
         advantage=advantage,
         objective=objective,
         regularizers={"kl": kl},
+        aggregator=aggregator,
         **options,
     )
 

@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import GSPO, PolicyObjective
+from rl4llm.objectives import GSPO, Aggregator, PolicyObjective, SequenceMean
 
 
 def gspo(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = GSPO(clip_low=3e-4, clip_high=4e-4),
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with a ratio of whole responses.
@@ -24,6 +25,7 @@ def gspo(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

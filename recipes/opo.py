@@ -8,13 +8,14 @@ from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, Reinforce
+from rl4llm.objectives import Aggregator, PolicyObjective, Reinforce, SequenceSum
 
 
 def opo(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = OptimalBaseline(),
     objective: PolicyObjective = Reinforce(),
+    aggregator: Aggregator = SequenceSum(),
     updates: Updates = Updates(minibatches=1),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
@@ -24,6 +25,7 @@ def opo(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         updates=updates,
         optimizer=optimizer,
         **options,

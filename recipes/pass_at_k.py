@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 
 def pass_at_k(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = PassAtKTraining(k=4),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
+    aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy for the best of k responses.
@@ -23,6 +24,7 @@ def pass_at_k(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

@@ -6,7 +6,7 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.critics import SymmetricCritic, ValueSpec
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus, Regularizer
 
 
@@ -17,6 +17,7 @@ def ppo(
     whitening: Whiten | None = Whiten(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
     entropy: Regularizer | None = EntropyBonus(1e-3),
+    aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against its critic's value.
@@ -31,6 +32,7 @@ def ppo(
         whitening=whitening,
         objective=objective,
         regularizers={"entropy": entropy},
+        aggregator=aggregator,
         **options,
     )
 

@@ -5,13 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
 
 
 def qae(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = QuantileRelative(quantile=0.4),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
+    aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against a quantile of each prompt's scores.
@@ -24,6 +25,7 @@ def qae(
         policy,
         advantage=advantage,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

@@ -5,7 +5,7 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import ImportanceWeighted, PolicyObjective
+from rl4llm.objectives import Aggregator, ImportanceWeighted, PolicyObjective, TokenMean
 from rl4llm.regularizers import Constrained, RatioPenalty, Regularizer
 from rl4llm.replay import FIFOReplay, ReplaySpec
 
@@ -16,6 +16,7 @@ def r2vpo(
     advantage: AdvantageEstimator = GroupRelative(),
     objective: PolicyObjective = ImportanceWeighted(),
     variance: Regularizer = Constrained(RatioPenalty(), limit=0.04, initial=0.04, lr=0.05),
+    aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy on fresh and stored responses under a constraint on the variance of its ratios.
@@ -29,6 +30,7 @@ def r2vpo(
         advantage=advantage,
         objective=objective,
         regularizers={"variance": variance},
+        aggregator=aggregator,
         **options,
     )
 

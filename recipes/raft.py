@@ -7,6 +7,7 @@ from rl4llm.data import PromptData
 from rl4llm.gates import CorrectResponses, Gate
 from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, TokenMean
+from rl4llm.regularizers import KLPenalty, Regularizer
 
 
 def raft(
@@ -14,6 +15,7 @@ def raft(
     advantage: AdvantageEstimator = MonteCarlo(),
     gate: Gate | None = CorrectResponses(),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    kl: Regularizer | None = KLPenalty(coef=1e-3, estimator="k3"),
     aggregator: Aggregator = TokenMean(),
     **options: object,
 ) -> PolicyGradient:
@@ -22,12 +24,14 @@ def raft(
     Args:
         advantage: The score, at every token.
         gate: Tokens from which the policy learns: those of correct responses.
+        kl: Penalty on the divergence from the reference policy; null: none, and no reference is loaded.
     """
     return compose(
         policy,
         advantage=advantage,
         gate=gate,
         objective=objective,
+        regularizers={"kl": kl},
         aggregator=aggregator,
         **options,
     )

@@ -4,12 +4,13 @@ from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import REBEL, PolicyObjective
+from rl4llm.objectives import REBEL, Aggregator, PolicyObjective, SequenceMean
 
 
 def rebel(
     policy: str | Pretrained = "rl4llm/digits",
     objective: PolicyObjective = REBEL(eta=1.0),
+    aggregator: Aggregator = SequenceMean(),
     updates: Updates = Updates(epochs=2, minibatches=2),
     **options: object,
 ) -> PolicyGradient:
@@ -21,6 +22,7 @@ def rebel(
     return compose(
         policy,
         objective=objective,
+        aggregator=aggregator,
         updates=updates,
         **options,
     )

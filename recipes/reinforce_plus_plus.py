@@ -5,7 +5,7 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, PPOClip
+from rl4llm.objectives import Aggregator, PolicyObjective, PPOClip, SequenceMean
 from rl4llm.regularizers import KLReward
 
 
@@ -16,12 +16,13 @@ def reinforce_plus_plus(
     advantage: AdvantageEstimator = MonteCarlo(),
     whitening: Whiten | None = Whiten(level="token"),
     objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.2),
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy against the mean of the whole batch.
 
     Args:
-        advantage: The return of each token; GroupRelative with normalize_std=false is the paper's baseline form.
+        advantage: The return of each token.
     """
     return compose(
         policy,
@@ -30,6 +31,7 @@ def reinforce_plus_plus(
         advantage=advantage,
         whitening=whitening,
         objective=objective,
+        aggregator=aggregator,
         **options,
     )
 

@@ -6,7 +6,7 @@ from rl4llm.cli import RecipeCLI
 from rl4llm.critics import TrunkCritic, ValueSpec
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, SoLS
+from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean, SoLS
 from rl4llm.regularizers import Regularizer, ValueRegression
 from rl4llm.replay import ReplaySpec, SuccessReplay
 
@@ -18,6 +18,7 @@ def sols(
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=1.0),  # R − V(sₜ)
     objective: PolicyObjective = SoLS(clip=0.2),
     value: Regularizer = ValueRegression(coef=0.5),
+    aggregator: Aggregator = SequenceMean(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with a value head on its own trunk and a store of its successes.
@@ -34,6 +35,7 @@ def sols(
         advantage=advantage,
         objective=objective,
         regularizers={"value": value},
+        aggregator=aggregator,
         **options,
     )
 

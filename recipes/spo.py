@@ -1,7 +1,7 @@
 """Single-stream Policy Optimization (arXiv:2509.13232): one response a prompt, against its tracked value."""
 
 from rl4llm.advantages import AdvantageEstimator, SingleStream, Whiten
-from rl4llm.algorithms import PolicyGradient, compose
+from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.critics import BetaTracker, ValueSpec
 from rl4llm.data import AbsoluteDifference, Prioritized, PromptData
@@ -15,8 +15,9 @@ def spo(
     critics: ValueSpec | None = BetaTracker(samples=8, rho_min=0.875, rho_max=0.96, half_life=0.06),
     advantage: AdvantageEstimator = SingleStream(),
     whitening: Whiten | None = Whiten(level="response"),
-    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28),
+    objective: PolicyObjective = PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=10.0),
     aggregator: Aggregator = TokenMean(),
+    updates: Updates = Updates(minibatches=8),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy without groups.
@@ -33,6 +34,7 @@ def spo(
         whitening=whitening,
         objective=objective,
         aggregator=aggregator,
+        updates=updates,
         **options,
     )
 

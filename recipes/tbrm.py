@@ -7,13 +7,14 @@ from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import PolicyObjective, TrajectoryBellmanResidual
+from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean, TrajectoryBellmanResidual
 
 
 def tbrm(
     policy: str | Pretrained = "rl4llm/digits",
     responses_per_prompt: int = 4,
     objective: PolicyObjective = TrajectoryBellmanResidual(beta=0.02),  # short responses take a larger β
+    aggregator: Aggregator = SequenceMean(),
     updates: Updates = Updates(minibatches=1),
     optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-4, weight_decay=0.0),
     **options: object,
@@ -27,6 +28,7 @@ def tbrm(
         policy,
         responses_per_prompt=responses_per_prompt,
         objective=objective,
+        aggregator=aggregator,
         updates=updates,
         optimizer=optimizer,
         **options,

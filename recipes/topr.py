@@ -5,14 +5,14 @@ from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceMean
+from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceSum
 
 
 def topr(
     policy: str | Pretrained = "rl4llm/digits",
     advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
     objective: PolicyObjective = TOPR(),
-    aggregator: Aggregator = SequenceMean(),
+    aggregator: Aggregator = SequenceSum(),
     **options: object,
 ) -> PolicyGradient:
     """Train a policy with tapered weights.

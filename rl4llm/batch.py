@@ -55,6 +55,7 @@ _ENTROPIES = {
     "source": "engine",
     "provider": "the forward pass before the update (the loop asks for them when a part needs them)",
 }
+_PRESENT = {"source": "gate", "provider": "the loop, for gates that are chosen anew at each optimizer step"}
 _REFERENCE = {"source": "reference", "provider": "a reference policy (the loop loads one when a part needs it)"}
 _VALUES = {"source": "critics", "provider": "a value source (the `critics` slot)"}
 _ENSEMBLE = {"source": "critics", "provider": "an ensemble of critics (the `critics` slot)"}
@@ -94,6 +95,7 @@ class RolloutBatch:
         rewards: B×T, `scores` on the last response token plus any per-token shaping.
         rollout_log_probs: B×T, as the sampling engine reported them.
         old_log_probs: B×T, under the policy at the start of the update.
+        present_log_probs: B×T, under the policy at the optimizer step, for gates that are chosen anew at each.
         ref_log_probs: B×T, under the frozen reference.
         ref_logsumexp: B×T, log Σ exp(logits) under the frozen reference.
         critic_values: M×B×T, one slice a critic.
@@ -122,6 +124,7 @@ class RolloutBatch:
     rewards: Float[Tensor, "batch time"]
     rollout_log_probs: Float[Tensor, "batch time"]
     old_log_probs: Float[Tensor, "batch time"]
+    present_log_probs: Float[Tensor, "batch time"] | None = field(default=None, metadata=_PRESENT)
     ref_log_probs: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
     ref_logsumexp: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
     critic_values: Float[Tensor, "critic batch time"] | None = field(default=None, metadata=_ENSEMBLE)

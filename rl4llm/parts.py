@@ -19,11 +19,14 @@ class Part(ABC):  # noqa: B024 — each family has its own abstract method
             `old_log_probs` is named by a part that must have them recomputed by the trainer even before the first step.
         asks: Fields of `PolicyOutput` that it reads beyond the log-probs: "entropies", "logsumexp", "values" or
             "top_log_probs".
+        anchored: Whether it compares the policy with `old_log_probs`, which the loop then computes before the first of
+            several steps.
         paper: arXiv id of its source.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[tuple[str, ...]] = ()
+    anchored: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 
     def take(self, batch: RolloutBatch) -> tuple[Tensor, ...]:
@@ -72,6 +75,11 @@ class Composite(Part):
     def asks(self) -> tuple[str, ...]:  # type: ignore[override]
         """What the inner parts ask, then what it asks itself, each once."""
         return _once(*(part.asks for part in self.inner), self.own_asks)
+
+    @property
+    def anchored(self) -> bool:  # type: ignore[override]
+        """Whether one of the inner parts is."""
+        return any(part.anchored for part in self.inner)
 
 
 def _once(*names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from torch.optim import AdamW
 from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.updates import Updates
-from rl4llm.checks import check_at_least
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError, check_at_least, check_interval
 from rl4llm.corrections import Correction
-from rl4llm.critics import ValueSpec
+from rl4llm.critics import ValueSpec, explained_variance
 from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean
 from rl4llm.regularizers import KLReward, Regularizer
@@ -96,6 +97,12 @@ class Loss:
         """Return the regularizers that are there, by slot name."""
         return {slot: part for slot, part in self.regularizers.items() if part is not None}
 
+    @property
+    def moves(self) -> bool:
+        """Whether some gate depends on the policy as it moves."""
+        gates = [self.gate, *(part.where for part in self.active_regularizers().values())]
+        return any(gate.each_step for gate in gates if gate is not None)
+
     def averaging(self) -> Averaging:
         """How the objective and each regularizer become a scalar."""
         own = [part.aggregator or self.aggregator for part in self.active_regularizers().values()]
@@ -127,13 +134,27 @@ class CriticLearning(Learning):
     Args:
         first: Train the critics before their values are read, rather than after the policy's update.
         warmup: Rollout batches on which only the critics learn.
+        warmup_until: Explained variance of a whole rollout batch at which the warm-up ends before that; None: it lasts.
     """
 
     first: bool = False
     warmup: int = 0
+    warmup_until: float | None = None
 
     def __post_init__(self) -> None:
         check_at_least("CriticLearning", 0, warmup=self.warmup)
+        check_interval("CriticLearning", 0.0, 1.0, "[)", warmup_until=self.warmup_until)
+        if self.warmup_until is not None and not self.warmup:
+            raise UsageError(
+                f"CriticLearning: warmup_until={self.warmup_until} ends a warm-up, and there is none; set the most "
+                "rollout batches that it may take, --model.critic_warmup=50."
+            )
+
+    def ends_warmup(self, batch: RolloutBatch) -> bool:
+        """Whether the critics explain as much of a judged batch as was asked of their warm-up."""
+        if self.warmup_until is None or batch.values is None or batch.returns is None:
+            return False
+        return float(explained_variance(batch.values, batch.returns, batch.scored_mask)) >= self.warmup_until
 
 
 @dataclass(frozen=True)

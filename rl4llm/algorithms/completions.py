@@ -24,6 +24,7 @@ def complete(
     *,
     samples: int,
     greedy: bool = False,
+    unfinished: float | None = None,
 ) -> Tensor:
     """Score completions of responses that are cut before the given columns.
 
@@ -39,6 +40,7 @@ def complete(
         cuts: Before which column.
         samples: Completions per cut.
         greedy: Whether the likeliest tokens are taken.
+        unfinished: Score of completions that the length limit cuts off; None: what the reward gives.
 
     Returns:
         Scores, cut × sample; NaN where one could not be scored.
@@ -58,9 +60,11 @@ def complete(
         if not len(places):
             return torch.zeros(0, samples)
         seeds = runtime.seeds("completion", places)
-        texts = _completed(answering, batch, rows[own], cuts[own], seeds, samples=samples, greedy=greedy)
+        texts, ended = _completed(answering, batch, rows[own], cuts[own], seeds, samples=samples, greedy=greedy)
         draws = batch.group_ids[rows[own]].repeat_interleave(samples).tolist()
-        return prompts.score(texts, draws, answering.scorer).scores.reshape(len(places), samples)
+        scores = prompts.score(texts, draws, answering.scorer).scores
+        scores = scores if unfinished is None else scores.masked_fill(~ended.to(scores.device), unfinished)
+        return scores.reshape(len(places), samples)
 
     with runtime.whole_weights(answering.policy):
         return torch.cat(runtime.together(completed)).to(batch.response_ids.device)
@@ -68,8 +72,8 @@ def complete(
 
 def _completed(
     answering: Answering, batch: RolloutBatch, rows: Tensor, cuts: Tensor, seeds: Tensor, *, samples: int, greedy: bool
-) -> list[str]:
-    """Texts of the cut responses with their completions."""
+) -> tuple[list[str], Tensor]:
+    """Texts of the cut responses with their completions, and which came to an end."""
     policy, device = answering.policy, batch.response_ids.device
     ids, mask = _prefixes(batch, rows, cuts, policy.pad_id)
     limits = (answering.sampling.max_response_tokens - cuts).to(device)
@@ -79,7 +83,7 @@ def _completed(
     whole = [torch.cat([beginnings[i // samples], ids]) for i, ids in enumerate(drawn.ids)]
     widths = drawn.widths + cuts.to(device).repeat_interleave(samples)
     padded = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=policy.pad_id)
-    return decode(policy, padded, widths)
+    return decode(policy, padded, widths), drawn.ended
 
 
 def _prefixes(batch: RolloutBatch, rows: Tensor, cuts: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:

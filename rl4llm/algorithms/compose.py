@@ -46,6 +46,7 @@ def compose(
     critic_updates: Updates = Updates(),
     critic_optimizer: OptimizerCallable = lambda params: AdamW(params, lr=5e-4, weight_decay=0.0),
     critic_warmup: int = 0,
+    critic_warmup_until: float | None = None,
     learn_critics_first: bool = False,
     reference_interval: int | None = None,
     evaluation: Evaluation = Evaluation(),
@@ -80,6 +81,7 @@ def compose(
         critic_updates: Optimizer steps of each critic on its part of one rollout batch.
         critic_optimizer: Optimizer of each critic.
         critic_warmup: Rollout batches on which only the critics learn.
+        critic_warmup_until: Explained variance at which that ends sooner; null: it lasts as long.
         learn_critics_first: Train the critics before their values are read, rather than after.
         reference_interval: Rollout batches after which the reference becomes the policy as it is; null: never.
         evaluation: How the policy is evaluated on held-out prompts.
@@ -91,7 +93,9 @@ def compose(
         Credit(advantage, critics, whitening, correction, length_penalty, kl_reward),
         Loss(objective, gate, regularizers, aggregator, reference_interval),
         Learning(optimizer, updates),
-        CriticLearning(critic_optimizer, critic_updates, first=learn_critics_first, warmup=critic_warmup),
+        CriticLearning(
+            critic_optimizer, critic_updates, learn_critics_first, critic_warmup, warmup_until=critic_warmup_until
+        ),
         evaluation,
         guards,
     )

@@ -59,6 +59,11 @@ class Composition:
         return {slot: part for slot, part in found if isinstance(part, Constrained)}
 
     @property
+    def anchored(self) -> bool:
+        """Whether some part compares the policy with `old_log_probs`."""
+        return any(part.anchored for _, part in self._declared())
+
+    @property
     def refers(self) -> bool:
         """Whether some part compares with the frozen reference policy."""
         return self.reads("ref_log_probs") or self.reads("ref_logsumexp")
@@ -74,15 +79,39 @@ class Composition:
                     f"{slot}={type(part).__name__} compares the likeliest tokens, and the engine "
                     f"{type(engine).__name__} tells none; set --model.engine.top_log_probs=20 or a binary divergence."
                 )
+        correction, objective = self.credit.correction, self.loss.objective
+        if correction is not None and "advantages" not in objective.reads:
+            raise UsageError(
+                f"correction={type(correction).__name__} weighs advantages, and objective={type(objective).__name__} "
+                "reads none; set --model.correction=null or an objective of advantages."
+            )
         if self.loss.objective.level == "response" and self.loss.gate is not None:
             raise UsageError(
                 f"gate={type(self.loss.gate).__name__} works on tokens, but {type(self.loss.objective).__name__} has "
                 "one loss per response; set --model.gate=null or a token-level objective."
             )
+        self._check_replay()
         if self.rollout.trust_log_probs and self.credit.correction is not None:
             raise UsageError(
                 f"correction={type(self.credit.correction).__name__} compares the trainer's log-probs with the "
                 "engine's, and trust_rollout_log_probs=true computes none; set one of the two to false or null."
+            )
+
+    def _check_replay(self) -> None:
+        replay, critics = self.rollout.replay, self.credit.critics
+        if replay is None:
+            return
+        name = type(replay).__name__
+        if self.loss.objective.on_policy_only:
+            raise UsageError(
+                f"replay={name} brings responses of earlier policies, and objective="
+                f"{type(self.loss.objective).__name__} has no ratio that makes up for it; set --model.replay=null or "
+                "another --model.objective, for example ImportanceWeighted."
+            )
+        if critics is not None and critics.completes:
+            raise UsageError(
+                f"critics={type(critics).__name__} completes the prompts of a batch, and those of replay={name} are no "
+                "longer at hand; set --model.replay=null or other --model.critics."
             )
 
     def _check_values(self, slot: str, part: Part) -> None:

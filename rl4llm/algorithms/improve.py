@@ -49,6 +49,7 @@ def improve(
     health: Health,
     *,
     counted: bool,
+    prepare: Callable[[Minibatch], Minibatch] = lambda minibatch: minibatch,
     before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
@@ -67,11 +68,13 @@ def improve(
         meter: Receives the gradient's norm.
         health: Counts skipped steps and ends a run that only skips.
         counted: Whether the Trainer counts this learner's last step.
+        prepare: From each minibatch to that on which the step is made, just before it.
         before_step: Called before each step, and once more if it is done again with smaller microbatches.
         after_step: Called after each step that was not skipped.
     """
     minibatches = list(minibatches)
-    for index, minibatch in enumerate(minibatches):
+    for index, dealt in enumerate(minibatches):
+        minibatch = prepare(dealt)
         loss = _accumulate(runtime, learner, minibatch, losses, meter, health, before_step)
         norm = _clip(learner)
         finite = math.isfinite(loss) and math.isfinite(norm)

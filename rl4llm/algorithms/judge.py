@@ -18,6 +18,7 @@ from rl4llm.borders import (
     checked_whitened,
 )
 from rl4llm.critics import ValueContext, ValueSource
+from rl4llm.gates import Gate
 
 BatchFunction = Callable[[RolloutBatch], RolloutBatch]
 
@@ -142,12 +143,36 @@ def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
 
     Percentiles are of the whole batch. What a correction takes out of the objective's divisor is not counted.
     """
-    chosen = [composition.loss.gate, *(part.where for part in composition.loss.active_regularizers().values())]
+    chosen = _gates(composition)
     kept = [batch.response_mask if gate is None else checked_gate(gate, batch) for gate in chosen]
     counted = [batch.response_mask if gate is None else gate.counted(batch) for gate in chosen]
     if composition.credit.correction is not None:
         counted[0] = counted[0] & composition.credit.correction.counted(batch)
     return batch.replace(gates=torch.stack(kept), counted=torch.stack(counted))
+
+
+@torch.no_grad()
+def with_moving_gates(rows: RolloutBatch, composition: Composition, present: Tensor) -> RolloutBatch:
+    """Return the rows of an optimizer step with those gates evaluated anew that depend on the policy as it moves.
+
+    Args:
+        rows: A judged minibatch, the same on every rank.
+        composition: The parts.
+        present: Log-probs of the present policy.
+    """
+    gates, counted = (tensor.clone() for tensor in rows.require("gates", "counted", by="with_moving_gates"))
+    rows = rows.replace(present_log_probs=present)
+    for index, gate in enumerate(_gates(composition)):
+        if gate is not None and gate.each_step:
+            gates[index], counted[index] = checked_gate(gate, rows), gate.counted(rows)
+    if composition.credit.correction is not None:
+        counted[0] &= composition.credit.correction.counted(rows)
+    return rows.replace(gates=gates, counted=counted)
+
+
+def _gates(composition: Composition) -> list[Gate | None]:
+    """The gate of the objective, then of each regularizer."""
+    return [composition.loss.gate, *(part.where for part in composition.loss.active_regularizers().values())]
 
 
 def _check_finite(part: str, what: str, numbers: Tensor, mask: Tensor) -> None:

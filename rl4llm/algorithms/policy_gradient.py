@@ -17,11 +17,12 @@ from rl4llm.algorithms.collect import Collected, collect
 from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.critic_evaluation import critic_evaluators
 from rl4llm.algorithms.deal import Minibatch, deal, map_dealt
+from rl4llm.algorithms.duals import dual_hooks
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.gather import gather
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
-from rl4llm.algorithms.judge import Passes, judge
+from rl4llm.algorithms.judge import Passes, judge, with_moving_gates
 from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
@@ -86,6 +87,7 @@ class PolicyGradient(PolicyModule):
         self.duals = nn.ModuleDict({slot: part.build() for slot, part in composition.constrained().items()})
         self.health = Health(guards, self.run_folder)
         self.warming_up = False  # whether only the critics learn from the present rollout batch
+        self.warmed_up = False  # whether the critics explained as much as was asked of their warm-up
 
     # --- one rollout batch ------------------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class PolicyGradient(PolicyModule):
         started, meter, runtime = time.perf_counter(), Meter(), self.runtime()
         seed_global("step", runtime.seed, runtime.step)
         self.drawn += 1
-        self.warming_up = self.trainer.global_step < self.critic_learning.warmup
+        self.warming_up = self.trainer.global_step < self.critic_learning.warmup and not self.warmed_up
         batch = self._checked(gather(runtime, partial(self._collect, runtime, prompts, meter)), prompts)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
@@ -110,6 +112,7 @@ class PolicyGradient(PolicyModule):
             return
         self.health.judged(self._learner_names())
         observe_batch(batch, self.composition, meter)
+        self.warmed_up = self.warmed_up or self.critic_learning.ends_warmup(batch)
         if not self.warming_up:
             self._improve(runtime, self._deal(runtime, batch), meter)
         if self.critics is not None and context is not None and not self.critic_learning.first:
@@ -149,7 +152,6 @@ class PolicyGradient(PolicyModule):
             version=self.policy_version,
             before_update=self._reads_old_log_probs(),
         )
-
         critics = self.critics if self.critic_learning.first else None
         learning = None if critics is None or context is None else partial(learn, critics, context=context)
         return judge(batch, self.composition, passes, self.critics, context, learn=learning)
@@ -167,18 +169,19 @@ class PolicyGradient(PolicyModule):
             version = None if trust else self.policy_version
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
-        def before_step() -> None:
-            for dual in duals.values():
-                dual.forget()
-
-        def after_step() -> None:
-            self.policy_version += 1
-            for slot, dual in duals.items():
-                dual.step(runtime.sum)
-                meter.add(f"penalty/{slot}_multiplier", dual.multiplier.reshape(1))
-
-        hooks = {"before_step": before_step, "after_step": after_step}
+        hooks: dict[str, Any] = dual_hooks(duals, runtime, meter, self._next_version)
+        if self.composition.loss.moves:
+            hooks["prepare"] = partial(self._chosen_anew, runtime)
         improve(runtime, self.learner("policy"), minibatches, losses, meter, self.health, counted=True, **hooks)
+
+    def _next_version(self) -> None:
+        self.policy_version += 1
+
+    def _chosen_anew(self, runtime: Runtime, minibatch: Minibatch) -> Minibatch:
+        """The minibatch under gates that depend on the policy as it moves, at the cost of one more forward pass."""
+        present = self._pass(runtime, self.policy, minibatch.rows, "log_probs")
+        rows = with_moving_gates(minibatch.rows, self.composition, present)
+        return replace(minibatch, rows=rows, counts=self.composition.loss.averaging().counts(rows))
 
     def _remember(self, batch: RolloutBatch) -> None:
         """Keep fresh rows for later, and renew the reference at its interval."""
@@ -214,7 +217,7 @@ class PolicyGradient(PolicyModule):
 
     def _reads_old_log_probs(self) -> bool:
         """Whether the trainer's `old_log_probs` are needed before the update's own passes give them."""
-        several = self.learning.updates.steps > 1 and not self.warming_up
+        several = self.learning.updates.steps > 1 and not self.warming_up and self.composition.anchored
         return (several or self.composition.reads("old_log_probs")) and not self.composition.rollout.trust_log_probs
 
     def _pass(self, runtime: Runtime, policy: Policy | None, rows: RolloutBatch, field: str) -> Tensor:
@@ -230,20 +233,18 @@ class PolicyGradient(PolicyModule):
 
     def value_context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
         """Return what the loop lends to the value source for these prompts; None where there is no such source."""
-        return (
-            None
-            if self.critics is None
-            else value_context(
-                runtime,
-                self.answering(),
-                prompts,
-                self.learner,
-                lambda rows, field: self._pass(runtime, self.policy, rows, field),
-                meter,
-                self.health,
-                max_tokens=self.critic_learning.updates.microbatch_tokens,
-                counted=self._learner_names()[-1] if self.warming_up else None,
-            )
+        if self.critics is None:
+            return None
+        return value_context(
+            runtime,
+            self.answering(),
+            prompts,
+            self.learner,
+            lambda rows, field: self._pass(runtime, self.policy, rows, field),
+            meter,
+            self.health,
+            max_tokens=self.critic_learning.updates.microbatch_tokens,
+            counted=self._learner_names()[-1] if self.warming_up else None,
         )
 
     # --- set-up and state -------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ class PolicyGradient(PolicyModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""
-        counters = {"seed": self.seed, "drawn": self.drawn, "policy_version": self.policy_version}
+        counters = {name: getattr(self, name) for name in ("seed", "drawn", "policy_version", "warmed_up")}
         checkpoint["loop"] = {"counters": counters, "health": self.health.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,7 +21,14 @@ class Complete(Protocol):
     """Draws completions of cut responses and scores them."""
 
     def __call__(
-        self, batch: RolloutBatch, rows: Tensor, cuts: Tensor, *, samples: int, greedy: bool = False
+        self,
+        batch: RolloutBatch,
+        rows: Tensor,
+        cuts: Tensor,
+        *,
+        samples: int,
+        greedy: bool = False,
+        unfinished: float | None = None,
     ) -> Tensor:
         """Scores, cut × sample.
 
@@ -31,6 +38,7 @@ class Complete(Protocol):
             cuts: Before which column of the response; 0 starts from the prompt alone.
             samples: Completions of each cut response, each as long as the response may still become.
             greedy: Whether the likeliest tokens are taken instead of drawn ones.
+            unfinished: Score of completions that the length limit cuts off; None: what the reward gives.
         """
 
 
@@ -108,10 +116,12 @@ class ValueSpec(Part):
         sees_scores: Whether learning from a batch shows its values the batch's own scores, so that it must not learn
             before they are read.
         shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
+        completes: Whether it draws completions of the batch's prompts, which must be at hand for that.
     """
 
     sees_scores: ClassVar[bool] = False
     shares_trunk: ClassVar[bool] = False
+    completes: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, source: "ModelSource", policy: "Policy") -> ValueSource:

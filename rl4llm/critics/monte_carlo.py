@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_at_least
+from rl4llm.checks import check_at_least, check_interval
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.prompts import distinct_prefixes
 from rl4llm.masked import keep, masked_mean
@@ -23,11 +23,15 @@ class MonteCarloValuesSource(ValueSource):
         samples: Continuations of each state.
         segmenter: Where the steps begin whose first states are valued.
         max_segments: States beyond the first of each response for which continuations are drawn; None: all.
+        unfinished: Score of continuations that the length limit cuts off; None: what the reward gives.
     """
 
-    def __init__(self, *, samples: int, segmenter: Segmenter, max_segments: int | None) -> None:
+    def __init__(
+        self, *, samples: int, segmenter: Segmenter, max_segments: int | None, unfinished: float | None
+    ) -> None:
         super().__init__()
-        self.samples, self.segmenter, self.max_segments = samples, segmenter, max_segments
+        self.samples, self.segmenter = samples, segmenter
+        self.max_segments, self.unfinished = max_segments, unfinished
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
         """The batch with `segment_ids`, and at every trained token the value at the beginning of its step."""
@@ -46,7 +50,8 @@ class MonteCarloValuesSource(ValueSource):
         asked, stands_for = distinct_prefixes(batch, rows, cuts)
         if not len(asked):
             return torch.zeros(0, device=rows.device)
-        scores = context.complete(batch, rows[asked], cuts[asked], samples=self.samples)
+        cut_off = {} if self.unfinished is None else {"unfinished": self.unfinished}
+        scores = context.complete(batch, rows[asked], cuts[asked], samples=self.samples, **cut_off)
         return masked_mean(scores, ~scores.isnan(), dim=-1)[stands_for]
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
@@ -64,20 +69,29 @@ class MonteCarloValues(ValueSpec):
         segmenter: Where steps begin.
         max_segments: M: continuations are drawn from the prompt and after each of the first M steps only; None: all.
             Beyond, the response's own score is the value, so that later steps have advantage 0.
+        unfinished: Score of continuations that the length limit cuts off; None: what the reward gives.
     """
 
     samples: int = 9
     segmenter: Segmenter = Newline()  # noqa: RUF009
     max_segments: int | None = None
+    unfinished: float | None = None
+    completes: ClassVar[bool] = True
     paper: ClassVar[str] = "2410.01679"
 
     def __post_init__(self) -> None:
         check_at_least("MonteCarloValues", 1, samples=self.samples)
         check_at_least("MonteCarloValues", 0, max_segments=self.max_segments)
+        check_interval("MonteCarloValues", ends="()", unfinished=self.unfinished)
 
     def check(self, source: object, responses_per_prompt: int) -> None:
         """Nothing can be wrong: one response a prompt is enough."""
 
     def build(self, source: object, policy: nn.Module | None = None) -> MonteCarloValuesSource:
         """The value source."""
-        return MonteCarloValuesSource(samples=self.samples, segmenter=self.segmenter, max_segments=self.max_segments)
+        return MonteCarloValuesSource(
+            samples=self.samples,
+            segmenter=self.segmenter,
+            max_segments=self.max_segments,
+            unfinished=self.unfinished,
+        )

@@ -2,9 +2,17 @@
 
 from rl4llm.gates.agreement import AgreementGate, agreement_gate
 from rl4llm.gates.base import Both, Complement, Either, Gate
-from rl4llm.gates.covariance import CovarianceGate, HighCovariance, covariance, covariance_gate, high_covariance
+from rl4llm.gates.covariance import (
+    CovarianceGate,
+    HighCovariance,
+    clipped_tokens,
+    covariance,
+    covariance_gate,
+    high_covariance,
+)
 from rl4llm.gates.divergence import DivergenceFilter, divergence_filter
-from rl4llm.gates.entropy import HighEntropy, high_entropy
+from rl4llm.gates.entropy import HighEntropy, LowEntropy, high_entropy, low_entropy
+from rl4llm.gates.noise import content_noise
 from rl4llm.gates.outcome import CorrectResponses, FinishedResponses, correct_responses, finished_responses
 from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
 
@@ -19,7 +27,10 @@ __all__ = [
     # by entropy
     "high_entropy",
     "HighEntropy",
+    "low_entropy",
+    "LowEntropy",
     # by covariance of log-prob and advantage
+    "clipped_tokens",
     "covariance",
     "covariance_gate",
     "CovarianceGate",
@@ -40,5 +51,6 @@ __all__ = [
     "Either",
     "Complement",
     # the shared core
+    "content_noise",
     "drop_smallest",
 ]

@@ -10,6 +10,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_critic_values, check_fraction
 from rl4llm.critic_values import critic_std
 from rl4llm.gates.base import Gate
+from rl4llm.gates.noise import tie_breaks
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32
 
@@ -19,6 +20,7 @@ def agreement_gate(
     response_mask: Bool[Tensor, "batch time"],
     *,
     fraction: float = 0.2,
+    ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
     """Drops the trained tokens where the critics agree most: they have little left to teach.
 
@@ -31,6 +33,7 @@ def agreement_gate(
         critic_values: Vₘ(sₜ), m in [0, M), t in [0, T). Read only where `response_mask` is True.
         response_mask: True at trained tokens.
         fraction: Share of the trained tokens to drop, in [0, 1).
+        ties: Ranks equal tokens, see [drop_smallest][]; None: ties are kept whole.
 
     Returns:
         True where the token is kept; a subset of `response_mask`.
@@ -49,7 +52,7 @@ def agreement_gate(
     """
     check_critic_values("agreement_gate", critic_values, response_mask)
     spread = critic_std(at_least_float32(critic_values))
-    return drop_smallest(spread, response_mask, fraction, by="agreement_gate")
+    return drop_smallest(spread, response_mask, fraction, ties=ties, by="agreement_gate")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class AgreementGate(Gate):
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
     fraction: float = 0.2
+    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("critic_values",)
     paper: ClassVar[str] = "2510.01656"
 
@@ -70,4 +75,5 @@ class AgreementGate(Gate):
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`agreement_gate` of `batch.critic_values`."""
         (critic_values,) = self.take(batch)
-        return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction)
+        ties = tie_breaks(batch, self.exact)
+        return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction, ties=ties)

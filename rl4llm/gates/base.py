@@ -19,9 +19,12 @@ class Gate(Part):
     Attributes:
         in_divisor: Whether the tokens that it drops still count in the divisor of the term's mean. A gate that says
             what a token is worth keeps them; one that takes responses out of the batch does not.
+        each_step: Whether it depends on the policy as it moves, so that the loop evaluates it anew on the rows of every
+            optimizer step, with `present_log_probs`. Others are evaluated once, on the whole rollout batch.
     """
 
     in_divisor: bool = True
+    each_step: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
@@ -57,8 +60,15 @@ def truth_values(gate: Gate, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
     return kept
 
 
+class _Joined(Composite, Gate):
+    @property
+    def each_step(self) -> bool:  # type: ignore[override]
+        """Whether one of the gates is."""
+        return any(gate.each_step for gate in self.inner if isinstance(gate, Gate))
+
+
 @dataclass(frozen=True)
-class Both(Composite, Gate):
+class Both(_Joined):
     """Keeps what both gates keep: `first & second`.
 
     Args:
@@ -80,7 +90,7 @@ class Both(Composite, Gate):
 
 
 @dataclass(frozen=True)
-class Either(Composite, Gate):
+class Either(_Joined):
     """Keeps what at least one gate keeps: `first | second`.
 
     Args:
@@ -102,7 +112,7 @@ class Either(Composite, Gate):
 
 
 @dataclass(frozen=True)
-class Complement(Composite, Gate):
+class Complement(_Joined):
     """Keeps the response tokens that the gate drops: `~gate`.
 
     Args:

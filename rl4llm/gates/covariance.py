@@ -1,6 +1,6 @@
 """Gates by the covariance of log-prob and advantage, which says what a token does to the policy's entropy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_fraction, check_token_tensors
+from rl4llm.checks import UsageError, check_at_least, check_fraction, check_interval, check_token_tensors
 from rl4llm.gates.base import Gate
 from rl4llm.gates.share import drop_smallest, random_gate, whole_part
 from rl4llm.masked import at_least_float32, keep, masked_mean
 from rl4llm.randomness import seed_of
+from rl4llm.ratios import token_ratio
 
 
 def covariance(
@@ -59,29 +60,35 @@ def covariance_gate(
     response_ids: Int[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
     *,
+    old_log_probs: Float[Tensor, "batch time"] | None = None,
     fraction: float = 0.0002,
     low: float = 1.0,
     high: float = 5.0,
     seed: int = 0,
+    clip_low: float = 1.0,
+    clip_high: float = 1.0,
 ) -> Bool[Tensor, "batch time"]:
     """Drops at random a few of the trained tokens whose covariance is high but not extreme.
 
-        Cₜ = low < covₜ < high          keepₜ = maskₜ ∧ t ∉ a random choice of k of the tokens with Cₜ
+        Cₜ = low < covₜ < high, not clipped     keepₜ = maskₜ ∧ t ∉ a random choice of k of the tokens with Cₜ
         k = max(1, ⌊fraction · n⌋), at most as many as there are; n counts all trained tokens
 
     Nothing is dropped where no token qualifies or fraction is 0. The choice is made by content, as that of
     [random_gate][]: by the seed and by what the rows hold, not by where they stand. See [covariance][].
 
     Args:
-        log_probs: log π_old(yₜ), t in [0, T).
+        log_probs: log π(yₜ), t in [0, T).
         advantages: Aₜ.
         prompt_uids: Identity of the prompts.
         response_ids: Tokens. All but `prompt_uids` are read only where `response_mask` is True.
         response_mask: True at trained tokens.
+        old_log_probs: log π_old(yₜ), against which the objective clips; None: no token counts as clipped.
         fraction: Share of the trained tokens to drop, in [0, 1).
         low: Covariance above which a token may be dropped.
         high: Covariance below which a token may be dropped.
         seed: Which of the many random choices.
+        clip_low: Width below 1 of the objective's clip; see [clipped_tokens][].
+        clip_high: Width above 1.
 
     Returns:
         True where the token is kept; a subset of `response_mask`.
@@ -98,7 +105,7 @@ def covariance_gate(
     References:
         Cui et al., 2025 (Clip-Cov). arXiv:2505.22617 (as in the authors' code).
     """
-    check_covariance_gate("covariance_gate", fraction, low, high, seed)
+    check_covariance_gate("covariance_gate", fraction, low, high, seed, clip_low, clip_high)
     check_token_tensors("covariance_gate", response_mask, response_ids=response_ids)
     if prompt_uids.shape != response_mask.shape[:1]:
         raise UsageError(
@@ -107,6 +114,9 @@ def covariance_gate(
         )
     covariances = covariance(log_probs, advantages, response_mask)
     candidates = response_mask & (covariances > low) & (covariances < high)
+    if old_log_probs is not None:
+        widths = {"clip_low": clip_low, "clip_high": clip_high}
+        candidates &= ~clipped_tokens(log_probs, old_log_probs, advantages, response_mask, **widths)
     found, wanted = int(candidates.sum()), max(1, whole_part(fraction, int(response_mask.sum()))) if fraction else 0
     if wanted >= found:
         return response_mask & ~candidates
@@ -116,8 +126,53 @@ def covariance_gate(
     return response_mask & (spared | ~candidates)
 
 
-def check_covariance_gate(by: str, fraction: float, low: float, high: float, seed: int) -> None:
+def clipped_tokens(
+    log_probs: Float[Tensor, "batch time"],
+    old_log_probs: Float[Tensor, "batch time"],
+    advantages: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    clip_low: float = 1.0,
+    clip_high: float = 1.0,
+) -> Bool[Tensor, "batch time"]:
+    """Tokens of which PPO's clip has taken the gradient.
+
+        (Aₜ > 0 and rₜ > 1 + clip_high) or (Aₜ < 0 and rₜ < 1 − clip_low)          rₜ = π(yₜ) / π_old(yₜ)
+
+    Args:
+        log_probs: log π(yₜ), of the policy as it is now.
+        old_log_probs: log π_old(yₜ).
+        advantages: Aₜ.
+        response_mask: True at trained tokens; the three are read only there.
+        clip_low: Width below 1.
+        clip_high: Width above 1.
+
+    Returns:
+        True where the token is clipped; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ or the mask is not boolean.
+
+    Example:
+        >>> log_probs, old = torch.tensor([[0.9, 0.9, 0.1]]).log(), torch.full((1, 3), 0.3).log()
+        >>> clipped_tokens(log_probs, old, torch.tensor([[1.0, -1.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+        tensor([[ True, False, False]])
+
+    References:
+        Cui et al., 2025 (Clip-Cov, as in the authors' code). arXiv:2505.22617.
+    """
+    check_token_tensors("clipped_tokens", response_mask, log_probs=log_probs, advantages=advantages)
+    check_interval("clipped_tokens", 0.0, clip_low=clip_low, clip_high=clip_high)
+    ratios = token_ratio(at_least_float32(log_probs.detach()), old_log_probs, response_mask)
+    up, down = (advantages > 0) & (ratios > 1 + clip_high), (advantages < 0) & (ratios < 1 - clip_low)
+    return response_mask & (up | down)
+
+
+def check_covariance_gate(
+    by: str, fraction: float, low: float, high: float, seed: int, clip_low: float, clip_high: float
+) -> None:
     """Raise unless the hyperparameters are in their ranges."""
+    check_interval(by, 0.0, clip_low=clip_low, clip_high=clip_high)
     check_fraction(by, fraction=fraction)
     check_at_least(by, 0, seed=seed)
     if not low < high:
@@ -174,31 +229,40 @@ class CovarianceGate(Gate):
         low: Covariance above which a token may be dropped.
         high: Covariance below which a token may be dropped.
         seed: Which of the many random choices.
+        clip_low: Width below 1 at which the objective has clipped a token already, so that it is no candidate.
+        clip_high: Width above 1, likewise.
     """
 
     fraction: float = 0.0002
     low: float = 1.0
     high: float = 5.0
     seed: int = 0
+    clip_low: float = 1.0
+    clip_high: float = 1.0
+    each_step: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:
-        check_covariance_gate("CovarianceGate", self.fraction, self.low, self.high, self.seed)
+        check_covariance_gate("CovarianceGate", **{field.name: getattr(self, field.name) for field in fields(self)})
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`covariance_gate` of `batch.old_log_probs` and `batch.advantages`."""
+        """`covariance_gate` of the policy's present log-probs and `batch.advantages`."""
         (advantages,) = self.take(batch)
         return covariance_gate(
-            batch.old_log_probs,
+            present_log_probs(batch),
             advantages,
             batch.prompt_uids,
             batch.response_ids,
             batch.response_mask,
+            old_log_probs=batch.old_log_probs,
             fraction=self.fraction,
             low=self.low,
             high=self.high,
             seed=self.seed,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
         )
 
 
@@ -211,6 +275,8 @@ class HighCovariance(Gate):
     """
 
     fraction: float = 0.002
+    each_step: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = "2505.22617"
 
@@ -218,6 +284,11 @@ class HighCovariance(Gate):
         check_fraction("HighCovariance", fraction=self.fraction)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`high_covariance` of `batch.old_log_probs` and `batch.advantages`."""
+        """`high_covariance` of the policy's present log-probs and `batch.advantages`."""
         (advantages,) = self.take(batch)
-        return high_covariance(batch.old_log_probs, advantages, batch.response_mask, fraction=self.fraction)
+        return high_covariance(present_log_probs(batch), advantages, batch.response_mask, fraction=self.fraction)
+
+
+def present_log_probs(batch: RolloutBatch) -> Float[Tensor, "batch time"]:
+    """Give log π(yₜ) at the optimizer step; before the first, that is log π_old(yₜ)."""
+    return batch.old_log_probs if batch.present_log_probs is None else batch.present_log_probs

@@ -9,11 +9,16 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_fraction, check_token_tensors
 from rl4llm.gates.base import Gate
+from rl4llm.gates.noise import tie_breaks
 from rl4llm.gates.share import drop_smallest
 
 
 def high_entropy(
-    entropies: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, fraction: float = 0.8
+    entropies: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    fraction: float = 0.8,
+    ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
     """Drops the trained tokens where the policy was most decided, keeping the forks of the reasoning.
 
@@ -26,6 +31,7 @@ def high_entropy(
         entropies: Hₜ = H(π(·|sₜ)), t in [0, T). Read only where `response_mask` is True.
         response_mask: True at trained tokens.
         fraction: Share of the trained tokens to drop, in [0, 1).
+        ties: Ranks equal tokens, see [drop_smallest][]; None: ties are kept whole.
 
     Returns:
         True where the token is kept; a subset of `response_mask`.
@@ -42,7 +48,32 @@ def high_entropy(
         Wang et al., 2025. arXiv:2506.01939, section 5 (training on the tokens of highest entropy).
     """
     check_token_tensors("high_entropy", response_mask, entropies=entropies)
-    return drop_smallest(entropies, response_mask, fraction, by="high_entropy")
+    return drop_smallest(entropies, response_mask, fraction, ties=ties, by="high_entropy")
+
+
+def low_entropy(
+    entropies: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    fraction: float = 0.2,
+    ties: Float[Tensor, "batch time"] | None = None,
+) -> Bool[Tensor, "batch time"]:
+    """Drops the trained tokens where the policy was least decided: a control for the filter by critics' spread.
+
+        keepₜ = maskₜ ∧ Hₜ not among the ⌊fraction · n⌋ largest of the n trained tokens
+
+    Arguments, ties, NaN, result and errors as in [high_entropy][].
+
+    Example:
+        >>> import torch
+        >>> low_entropy(torch.tensor([[0.1, 2.0, 0.3]]), torch.ones(1, 3, dtype=torch.bool), fraction=0.4)
+        tensor([[ True, False,  True]])
+
+    References:
+        A control; no paper.
+    """
+    check_token_tensors("low_entropy", response_mask, entropies=entropies)
+    return drop_smallest(-entropies, response_mask, fraction, ties=ties, by="low_entropy")
 
 
 @dataclass(frozen=True)
@@ -51,9 +82,11 @@ class HighEntropy(Gate):
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
     fraction: float = 0.8
+    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("entropies",)
     paper: ClassVar[str] = "2506.01939"
 
@@ -63,4 +96,29 @@ class HighEntropy(Gate):
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_entropy` of `batch.entropies`."""
         (entropies,) = self.take(batch)
-        return high_entropy(entropies, batch.response_mask, fraction=self.fraction)
+        ties = tie_breaks(batch, self.exact)
+        return high_entropy(entropies, batch.response_mask, fraction=self.fraction, ties=ties)
+
+
+@dataclass(frozen=True)
+class LowEntropy(Gate):
+    """Drops the tokens of highest entropy. See [low_entropy][rl4llm.gates.entropy.low_entropy].
+
+    Args:
+        fraction: Share of the trained tokens to drop, in [0, 1).
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
+    """
+
+    fraction: float = 0.2
+    exact: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("entropies",)
+    paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fraction("LowEntropy", fraction=self.fraction)
+
+    def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """`low_entropy` of `batch.entropies`."""
+        (entropies,) = self.take(batch)
+        ties = tie_breaks(batch, self.exact)
+        return low_entropy(entropies, batch.response_mask, fraction=self.fraction, ties=ties)

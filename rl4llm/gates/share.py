@@ -1,19 +1,17 @@
 """Dropping a share of the response tokens: the core of every gate, and two controls that a gate should beat."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_fraction, check_token_tensors
+from rl4llm.checks import check_at_least, check_fraction, check_token_tensors
 from rl4llm.gates.base import Gate
+from rl4llm.gates.noise import content_noise, tie_breaks
 from rl4llm.masked import at_least_float32, keep
-from rl4llm.randomness import generator, seed_of
 
 
 def drop_smallest(
@@ -21,6 +19,7 @@ def drop_smallest(
     response_mask: Bool[Tensor, "batch time"],
     fraction: float,
     *,
+    ties: Float[Tensor, "batch time"] | None = None,
     by: str = "drop_smallest",
 ) -> Bool[Tensor, "batch time"]:
     """Keeps the trained tokens of a batch except the share with the smallest `x`.
@@ -29,13 +28,16 @@ def drop_smallest(
 
     n counts the trained tokens of all rows, x₍ᵢ₎ is the i-th smallest of their values. Without ties exactly k are
     dropped. A tie across the border is kept whole, never broken by position: rows may be permuted, and constant `x`
-    drops nothing. A NaN at a trained token counts as the largest value, so that it is kept.
+    drops nothing. With `ties` equal tokens are ranked by these instead, and exactly k are dropped, also of a constant
+    `x`. A NaN at a trained token counts as the largest value, so that it is kept.
 
     Args:
         x: What to rank by, t in [0, T). Read only where `response_mask` is True.
         response_mask: True at trained tokens.
         fraction: Share of the trained tokens to drop, in [0, 1). A product within rounding of a whole number is that
             number: 0.29 of 100 is 29.
+        ties: Ranks equal tokens; numbers that follow from content, as [content_noise][rl4llm.gates.noise.content_noise]
+            gives, keep the result independent of the order of the rows. None: ties are kept whole.
         by: Whom an error message names.
 
     Returns:
@@ -56,7 +58,14 @@ def drop_smallest(
     dropped = whole_part(fraction, counted.numel())
     if dropped == 0:
         return response_mask.clone()
-    return response_mask & (ranked >= counted.kthvalue(dropped + 1).values)
+    if ties is None:
+        return response_mask & (ranked >= counted.kthvalue(dropped + 1).values)
+    check_token_tensors(by, response_mask, ties=ties)
+    order = ties[response_mask].argsort(stable=True)
+    order = order[counted[order].argsort(stable=True)]
+    kept = response_mask.clone()
+    kept[response_mask] = order.argsort() >= dropped
+    return kept
 
 
 def whole_part(fraction: float, count: int) -> int:
@@ -68,7 +77,11 @@ def whole_part(fraction: float, count: int) -> int:
 
 
 def advantage_magnitude(
-    advantages: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, fraction: float = 0.2
+    advantages: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    fraction: float = 0.2,
+    ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
     """Drops the trained tokens whose advantage is closest to 0: a control without critics' spread.
 
@@ -80,6 +93,7 @@ def advantage_magnitude(
         advantages: Aₜ, t in [0, T). Read only where `response_mask` is True.
         response_mask: True at trained tokens.
         fraction: Share of the trained tokens to drop, in [0, 1).
+        ties: Ranks equal tokens, see [drop_smallest][]; None: ties are kept whole.
 
     Returns:
         True where the token is kept; a subset of `response_mask`.
@@ -95,7 +109,7 @@ def advantage_magnitude(
         A control; no paper.
     """
     check_token_tensors("advantage_magnitude", response_mask, advantages=advantages)
-    return drop_smallest(advantages.abs(), response_mask, fraction, by="advantage_magnitude")
+    return drop_smallest(advantages.abs(), response_mask, fraction, ties=ties, by="advantage_magnitude")
 
 
 def random_gate(
@@ -110,10 +124,8 @@ def random_gate(
 
         keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens,          uₜ ~ U[0, 1)
 
-    No global random state is read or changed. Each row draws u from its own generator, seeded by `seed`, by the
-    trained tokens of the row and its prompt, and by those of the whole batch: the same batch gives the same gate, in
-    any order of the rows and on any device, and another batch gives another. Only identical responses to one prompt
-    are told apart by their order.
+    u follows from the seed and from what the rows hold, not from where they stand: see
+    [content_noise][rl4llm.gates.noise.content_noise].
 
     Args:
         prompt_uids: Identity of the prompts.
@@ -136,25 +148,8 @@ def random_gate(
     References:
         A control; no paper.
     """
-    check_token_tensors("random_gate", response_mask, response_ids=response_ids)
-    check_at_least("random_gate", 0, seed=seed)
-    if prompt_uids.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"random_gate: prompt_uids has shape {tuple(prompt_uids.shape)}, response_mask "
-            f"{tuple(response_mask.shape)}; pass one identity per response."
-        )
-    mask = response_mask.cpu()
-    rows = [
-        seed_of(uid, *ids[trained].tolist())
-        for uid, ids, trained in zip(prompt_uids.tolist(), response_ids.cpu(), mask, strict=True)
-    ]
-    batch, seen = seed_of(*sorted(rows)), Counter[int]()
-    noise = torch.zeros(mask.shape, dtype=torch.float64)
-    for row, trained in enumerate(mask):
-        own = generator(seed, batch, rows[row], seen[rows[row]])
-        seen[rows[row]] += 1
-        noise[row, trained] = torch.rand(int(trained.sum()), generator=own, dtype=torch.float64)
-    return drop_smallest(noise.to(response_mask.device), response_mask, fraction, by="random_gate")
+    noise = content_noise(prompt_uids, response_ids, response_mask, seed=seed, by="random_gate")
+    return drop_smallest(noise, response_mask, fraction, by="random_gate")
 
 
 @dataclass(frozen=True)
@@ -163,9 +158,11 @@ class AdvantageMagnitude(Gate):
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
     fraction: float = 0.2
+    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = ""
 
@@ -175,7 +172,8 @@ class AdvantageMagnitude(Gate):
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`advantage_magnitude` of `batch.advantages`."""
         (advantages,) = self.take(batch)
-        return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction)
+        ties = tie_breaks(batch, self.exact)
+        return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction, ties=ties)
 
 
 @dataclass(frozen=True)

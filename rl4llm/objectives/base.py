@@ -24,13 +24,16 @@ class PolicyObjective(Part):
         whole_groups: Whether the loss of a response depends on its siblings, so that the loop never cuts a group.
         smallest_group: Responses of one prompt below which it gives no signal.
         is_policy_gradient: Whether its gradient is that of REINFORCE while the policy is the one that acted.
+        on_policy_only: Whether it is wrong for responses of another policy, since no ratio makes up for the difference.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("advantages",)
+    anchored: ClassVar[bool] = True  # unless it says otherwise: too many log-probs cost time, too few a wrong ratio
     level: ClassVar[Literal["token", "response"]] = "token"
     whole_groups: ClassVar[bool] = False
     smallest_group: ClassVar[int] = 1
     is_policy_gradient: ClassVar[bool] = False
+    on_policy_only: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
@@ -78,6 +81,11 @@ class RatioObjective(PolicyObjective):
 
     def __post_init__(self) -> None:
         self.check(type(self).__name__, **options_of(self))
+
+    @property
+    def anchored(self) -> bool:  # type: ignore[override]
+        """Whether the anchor is `old_log_probs`."""
+        return self.anchor == "old_log_probs"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
         """Loss of every response token, or of every response."""

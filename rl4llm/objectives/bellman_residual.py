@@ -96,6 +96,7 @@ class TrajectoryBellmanResidual(PolicyObjective):
     calibrated: bool = False
     asks: ClassVar[tuple[str, ...]] = ("logsumexp",)
     level: ClassVar[Literal["token", "response"]] = "response"
+    anchored: ClassVar[bool] = False
     paper: ClassVar[str] = "2505.15311"
 
     def __post_init__(self) -> None:

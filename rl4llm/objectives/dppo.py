@@ -213,6 +213,11 @@ class DPPO(PolicyObjective):
         return ("top_log_probs",) if self._lists else ()
 
     @property
+    def anchored(self) -> bool:  # type: ignore[override]
+        """Only where the divergence is measured against π_old."""
+        return self.anchor == "old"
+
+    @property
     def _lists(self) -> bool:
         return self.divergence.startswith("topk")
 

@@ -82,6 +82,7 @@ class OptimalAdvantageRegression(PolicyObjective):
     beta: float = 1e-3
     reads: ClassVar[tuple[str, ...]] = ("ref_log_probs", "values")
     level: ClassVar[Literal["token", "response"]] = "response"
+    anchored: ClassVar[bool] = False
     paper: ClassVar[str] = "2505.20686"
 
     def __post_init__(self) -> None:

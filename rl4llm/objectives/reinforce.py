@@ -91,6 +91,8 @@ class Reinforce(PolicyObjective):
     """The plain policy gradient, for strictly on-policy steps. See [reinforce][]."""
 
     is_policy_gradient: ClassVar[bool] = True
+    anchored: ClassVar[bool] = False
+    on_policy_only: ClassVar[bool] = True
     paper: ClassVar[str] = "2402.14740"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:

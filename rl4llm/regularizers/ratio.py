@@ -88,6 +88,7 @@ class RatioPenalty(Regularizer):
 
     coef: float = 0.04
     where: Gate | None = None
+    anchored: ClassVar[bool] = True
     paper: ClassVar[str] = "2601.03320"
 
     def __post_init__(self) -> None:
@@ -109,6 +110,7 @@ class LogRatioPenalty(Regularizer):
 
     coef: float = 1.0
     where: Gate | None = None
+    anchored: ClassVar[bool] = True
     paper: ClassVar[str] = "2505.22617"
 
     def __post_init__(self) -> None:

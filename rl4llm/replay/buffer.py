@@ -40,6 +40,10 @@ class BufferSpec(ReplaySpec):
     def cut(self, batch: RolloutBatch) -> Sequence[Tensor]:
         """Rows of each new unit, from fresh rows that could be scored."""
 
+    def order(self, units: Sequence[Unit], generator: Generator) -> list[int]:
+        """Indices of the units in the order in which they are drawn; any order is as likely as any other by default."""
+        return torch.randperm(len(units), generator=generator, device=generator.device).tolist()
+
     @abstractmethod
     def retained(self, units: Sequence[Unit]) -> list[Unit]:
         """The units that stay, of all there are, oldest first; in the same order."""
@@ -50,7 +54,7 @@ class BufferSpec(ReplaySpec):
 
 
 class ReplayBuffer(Replay):
-    """A store of units, drawn uniformly without replacement until they make up a share of the mixed batch.
+    """A store of units, drawn without replacement until they make up a share of the mixed batch.
 
     A stored row holds prompt, response, score, the log-probs of the policy and the engine of that time and, where
     there, whatever else the engine gave: entropies, top tokens, the version of the policy. `rewards` are the scores
@@ -100,7 +104,7 @@ class ReplayBuffer(Replay):
     def _draw(self, fresh: int, generator: Generator) -> list[RolloutBatch]:
         wanted, count = fresh * self.spec.share / (1 - self.spec.share), 0
         drawn = []
-        for index in torch.randperm(len(self.units), generator=generator, device=generator.device).tolist():
+        for index in self.spec.order(self.units, generator):
             rows = self.units[index].rows
             if count + len(rows) / 2 > wanted:
                 break

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_interval
@@ -14,7 +14,10 @@ from rl4llm.replay.buffer import BufferSpec, Unit
 
 @dataclass(frozen=True)
 class SuccessReplay(BufferSpec):
-    """Replays single successful responses (score > 0), uniformly over all that are stored (SoLS, arXiv:2509.01720).
+    """Replays single successful responses (score > 0), as many of each prompt (SoLS, arXiv:2509.01720).
+
+    They are drawn in rounds: one of every prompt that has any left, prompts and successes in random order, until the
+    share is filled. So a prompt that was solved once comes as often as one that was solved fifty times, while it lasts.
 
     Every replayed row is a group of its own: its advantage cannot come from siblings. The paper stores single steps
     of an episode; a whole response is the reading for one-turn tasks.
@@ -44,6 +47,16 @@ class SuccessReplay(BufferSpec):
                 "prompts uids, or use FIFOReplay."
             )
         return (batch.scores > 0).nonzero().unbind()
+
+    def order(self, units: Sequence[Unit], generator: Generator) -> list[int]:
+        """In rounds over the prompts, at random within each."""
+        rounds: dict[int, list[int]] = {}
+        drawn = Counter[int]()
+        for index in super().order(units, generator):
+            uid = int(units[index].rows.prompt_uids)
+            rounds.setdefault(drawn[uid], []).append(index)
+            drawn[uid] += 1
+        return [index for _, indices in sorted(rounds.items()) for index in indices]
 
     def retained(self, units: Sequence[Unit]) -> list[Unit]:
         """The newest `per_prompt` of each prompt."""

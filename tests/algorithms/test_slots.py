@@ -8,15 +8,13 @@ import torch
 
 from rl4llm.advantages import GAE, CorrectnessRelative, SegmentMonteCarlo, SingleStream
 from rl4llm.algorithms import Updates
-from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction, TruncatedImportance
-from rl4llm.critics import BetaTracker, GreedyValue, MonteCarloValues, TrunkCritic
+from rl4llm.critics import BetaTracker, MonteCarloValues, TrunkCritic
 from rl4llm.objectives import (
     ImportanceWeighted,
-    PPOClip,
 )
 from rl4llm.regularizers import Constrained, EntropyBonus, RatioPenalty, ValueRegression
-from rl4llm.replay import FIFOReplay, SuccessReplay
+from rl4llm.replay import FIFOReplay
 from rl4llm.rewards import OverlongPenalty
 from rl4llm.rollouts import DynamicSampling, HuggingFaceRollout
 from rl4llm.segments import FixedTokens
@@ -66,14 +64,6 @@ def test_replay_survives_a_checkpoint_bit_for_bit(tiny_policy, tmp_path):
         assert torch.equal(a.rows.old_log_probs, b.rows.old_log_probs)
         assert torch.equal(a.rows.response_ids, b.rows.response_ids)
     assert second.duals["variance"].multiplier == first.duals["variance"].multiplier > 0.04
-
-
-def test_replayed_prompts_cannot_be_completed(tiny_policy):
-    module = loop(
-        tiny_policy, critics=GreedyValue(), advantage=SingleStream(), replay=SuccessReplay(), objective=PPOClip()
-    )
-    with pytest.raises(UsageError, match=r"replayed responses cannot be completed.*--model\.replay=null"):
-        run(module, steps=4)
 
 
 # --- constraints ----------------------------------------------------------------------------------------------------

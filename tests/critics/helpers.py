@@ -70,7 +70,7 @@ class World:
             [chr(97 + i % 26) for i in row[:width]] for row, width in zip(batch.response_ids, batch.widths, strict=True)
         ]
 
-    def _complete(self, batch, rows, cuts, *, samples, greedy=False):
+    def _complete(self, batch, rows, cuts, *, samples, greedy=False, unfinished=None):
         states = [
             (
                 tuple(batch.prompt_ids[row][batch.prompt_mask[row]].tolist()),

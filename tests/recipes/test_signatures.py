@@ -72,12 +72,12 @@ UNNAMED = [
     ("--model.whitening=Whiten", "whitening.class_path", "rl4llm.advantages.Whiten"),
     ("--model.correction=IcePop", "correction.class_path", "rl4llm.corrections.IcePop"),
     ("--model.gate=HighEntropy", "gate.class_path", "rl4llm.gates.HighEntropy"),
-    ("--model.aggregator=TokenMean", "aggregator.class_path", "rl4llm.objectives.TokenMean"),
     ("--model.updates.minibatches=2", "updates.minibatches", 2),
     ("--model.optimizer=SGD", "optimizer.class_path", "torch.optim.SGD"),
     ("--model.critic_updates.epochs=2", "critic_updates.epochs", 2),
     ("--model.critic_optimizer.lr=1e-5", "critic_optimizer.init_args.lr", 1e-5),
     ("--model.critic_warmup=3", "critic_warmup", 3),
+    ("--model.critic_warmup_until=0.3", "critic_warmup_until", 0.3),
     ("--model.learn_critics_first=true", "learn_critics_first", True),
     ("--model.reference_interval=10", "reference_interval", 10),
     ("--model.evaluation.samples=8", "evaluation.samples", 8),
@@ -89,7 +89,7 @@ UNNAMED = [
 
 @pytest.mark.parametrize(("flag", "where", "value"), UNNAMED, ids=lambda x: str(x))
 def test_a_slot_that_the_recipe_does_not_name_is_one_flag(flag, where, value):
-    assert set(own_slots("grpo")) == {"policy", "advantage", "objective", "kl"}
+    assert set(own_slots("grpo")) == {"policy", "advantage", "objective", "kl", "aggregator"}
     found = at(config("grpo", flag)["model"], where)
     if isinstance(value, dict):
         found = {key: found[key] for key in value}
@@ -103,7 +103,7 @@ def test_a_recipe_without_a_regularizer_takes_any_by_name():
 
 def test_every_slot_of_compose_is_among_those_flags():
     tried = {flag.removeprefix("--model.").partition("=")[0].partition(".")[0] for flag, *_ in UNNAMED}
-    assert tried == set(SLOTS) - {"advantage", "objective", "regularizers"}
+    assert tried == set(SLOTS) - {"advantage", "objective", "regularizers", "aggregator"}
 
 
 def test_flags_of_unnamed_slots_reach_the_run(tmp_path):

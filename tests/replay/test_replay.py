@@ -234,8 +234,30 @@ def test_of_groups_that_do_not_fit_the_nearest_number_is_drawn():
     assert counts == [0, 4, 4, 8, 8, 12]
 
 
+def test_every_prompt_gives_as_many_successes_however_many_it_has():
+    """Stores of 50 and of 1: one of each, where drawing uniformly would give the second once in 25 draws."""
+    replay = filled(SuccessReplay(), [small([1.0] * 51, uids=[0] * 50 + [1])])
+    fresh, generator = small([0.0] * 4, first=100), seeded()
+    for _ in range(20):
+        mixed = replay.mix(fresh, generator)
+        assert sorted(mixed.prompt_uids[mixed.replayed].tolist()) == [0, 1]
+
+
+def test_successes_come_in_rounds_over_the_prompts():
+    replay = filled(SuccessReplay(), [small([1.0] * 7, uids=[0, 0, 0, 0, 1, 1, 2])])
+    generator, firsts = seeded(), torch.zeros(7)
+    for _ in range(300):
+        mixed = replay.mix(small([0.0] * 12, first=100), generator)  # six of them
+        drawn = mixed.prompt_uids[mixed.replayed].tolist()
+        assert sorted(drawn[:3]) == [0, 1, 2]
+        assert sorted(drawn[3:5]) == [0, 1]
+        assert drawn[5:] == [0]
+        firsts[label(mixed.select(mixed.replayed))[drawn.index(0)]] += 1
+    assert ((firsts[:4] - 75).abs() < 40).all()  # standard deviation 7.5
+
+
 def test_every_stored_row_is_as_likely_as_any_other():
-    replay = filled(SuccessReplay(per_prompt=3), [small([1.0] * 6, uids=[0, 0, 0, 1, 1, 2])])
+    replay = filled(SuccessReplay(), [small([1.0] * 6, uids=[0, 1, 2, 3, 4, 5])])
     fresh, generator, counts = small([0.0] * 4, first=100), seeded(), torch.zeros(6)
     for _ in range(900):
         mixed = replay.mix(fresh, generator)

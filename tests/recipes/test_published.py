@@ -1,0 +1,123 @@
+"""What each recipe composes by default is what its paper or its authors' code runs, as far as that is known."""
+
+import inspect
+
+import pytest
+
+from rl4llm.advantages import GroupRelative, Whiten
+from rl4llm.algorithms import Updates, compose
+from rl4llm.critics import MonteCarloValues
+from rl4llm.gates import CorrectResponses, CovarianceGate
+from rl4llm.objectives import (
+    Aggregator,
+    ConstantNorm,
+    ImportanceWeighted,
+    PPOClip,
+    SequenceMean,
+    SequenceSum,
+    TokenMean,
+)
+from rl4llm.regularizers import KLPenalty, Likelihood
+from rl4llm.rollouts import DynamicSampling
+from tests.recipes.helpers import RECIPES, REINFORCEMENT
+
+AGGREGATORS = {
+    SequenceSum: {"opo", "topr", "dppo"},
+    ConstantNorm: {"dr_grpo"},
+    TokenMean: {
+        "cispo", "clip_cov", "dapo", "erc", "kl_cov", "max_rl", "minpro", "pass_at_k", "ppo", "qae", "r2vpo", "raft",
+        "spo", "vapo", "vineppo",
+    },
+}  # fmt: skip
+
+
+def slots(name):
+    """The defaults of a recipe's own slots, and of those of `compose` that it does not name."""
+    own = inspect.signature(RECIPES[name]).parameters
+    defaults = {**inspect.signature(compose).parameters, **own}
+    return {slot: one.default for slot, one in defaults.items()}
+
+
+@pytest.mark.parametrize("name", REINFORCEMENT)
+def test_every_recipe_states_its_aggregator(name):
+    stated = inspect.signature(RECIPES[name]).parameters["aggregator"]
+    assert stated.annotation is Aggregator
+    assert isinstance(stated.default, Aggregator)
+
+
+@pytest.mark.parametrize(("kind", "names"), AGGREGATORS.items(), ids=lambda x: getattr(x, "__name__", ""))
+def test_the_published_aggregator(kind, names):
+    assert {name: type(slots(name)["aggregator"]) for name in names} == dict.fromkeys(names, kind)
+
+
+@pytest.mark.parametrize("name", ["max_rl", "opo"])
+def test_strictly_on_policy_methods_step_once_a_batch(name):
+    assert slots(name)["updates"].steps == 1
+
+
+def test_max_rl_clips_as_its_authors_do():
+    assert slots("max_rl")["objective"] == PPOClip(clip_low=0.2, clip_high=0.2)
+
+
+def test_vineppo_as_its_authors_code_runs_it():
+    composed = slots("vineppo")
+    assert composed["updates"].epochs == 2
+    assert composed["kl"] == KLPenalty(coef=1e-4, estimator="k3", clip=10.0, aggregator=SequenceSum())
+    assert isinstance(composed["critics"], MonteCarloValues)
+    assert composed["critics"].unfinished == 0.0
+
+
+def test_vapo_imitates_by_the_tokens_of_correct_responses():
+    likelihood = slots("vapo")["likelihood"]
+    assert likelihood == Likelihood(coef=0.1, where=CorrectResponses())
+    assert not likelihood.where.in_divisor
+
+
+def test_the_baseline_form_of_reinforce_plus_plus():
+    composed = slots("reinforce_plus_plus_baseline")
+    assert composed["kl_reward"] is None
+    assert composed["kl"].estimator == "k2"
+    assert composed["advantage"] == GroupRelative(normalize_std=False)
+    assert composed["whitening"] == Whiten(level="token")
+    assert composed["responses_per_prompt"] > 1
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_the_covariance_recipes_filter_groups_and_step_eight_times(name):
+    composed = slots(name)
+    assert composed["updates"] == Updates(minibatches=8)
+    assert composed["dynamic_sampling"] == DynamicSampling(max_draws=10)
+
+
+def test_clip_cov_passes_over_what_its_objective_has_clipped():
+    composed = slots("clip_cov")
+    assert composed["objective"] == PPOClip(clip_low=1.0, clip_high=1.0, dual_clip=10.0)
+    assert composed["gate"] == CovarianceGate(fraction=0.0002, low=1.0, high=5.0, clip_low=1.0, clip_high=1.0)
+    assert composed["gate"].each_step
+
+
+def test_kl_cov_has_no_clip():
+    assert slots("kl_cov")["objective"] == ImportanceWeighted()
+    assert slots("kl_cov")["held"].where.each_step
+
+
+def test_spo_clips_twice_and_steps_eight_times():
+    composed = slots("spo")
+    assert composed["objective"] == PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
+    assert composed["updates"].steps == 8
+
+
+def test_erc_filters_groups_and_clips_twice():
+    composed = slots("erc")
+    assert composed["objective"].base == PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
+    assert composed["dynamic_sampling"] == DynamicSampling(max_draws=10)
+
+
+def test_raft_holds_the_policy_near_its_reference_and_averages_over_what_it_keeps():
+    composed = slots("raft")
+    assert composed["kl"] == KLPenalty(coef=1e-3, estimator="k3")
+    assert composed["gate"] == CorrectResponses(in_divisor=False)
+
+
+def test_asyppo_averages_each_response_first():
+    assert slots("asyppo")["aggregator"] == SequenceMean()
