@@ -138,6 +138,7 @@ SAME_DOMAIN = [
     ("agreement_gate", gates.AgreementGate, {"fraction": "fraction"}),
     ("divergence_filter", gates.DivergenceFilter, {"fraction": "fraction"}),
     ("high_entropy", gates.HighEntropy, {"fraction": "fraction"}),
+    ("low_entropy", gates.LowEntropy, {"fraction": "fraction"}),
     ("advantage_magnitude", gates.AdvantageMagnitude, {"fraction": "fraction"}),
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),

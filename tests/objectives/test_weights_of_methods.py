@@ -97,6 +97,8 @@ def test_topr_s_effective_positive_share_follows_from_the_constant_baseline(unch
     mask = torch.ones(2, 1, dtype=torch.bool)
     advantages = torch.tensor([[1.0 - baseline], [-1.0 - baseline]], dtype=torch.float64)
     losses = topr(log_probs, log_probs.detach(), advantages, mask)
-    pushes = -torch.autograd.grad(losses.sum(), log_probs)[0][:, 0] * torch.tensor([chance, 1 - chance], dtype=torch.float64)
+    pushes = -torch.autograd.grad(losses.sum(), log_probs)[0][:, 0] * torch.tensor(
+        [chance, 1 - chance], dtype=torch.float64
+    )
     share = pushes[0] / pushes.abs().sum()
     assert share.item() == pytest.approx(chance * (1 - baseline) / (1 + (1 - 2 * chance) * baseline), rel=1e-12)
