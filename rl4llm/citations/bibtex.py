@@ -33,13 +33,13 @@ def citations(recipe: Any) -> str:
         The library's own entry, then one a paper, by arXiv number. A paper that the table lacks has its number only.
 
     Example:
-        >>> from rl4llm.gates import AgreementGate
-        >>> print(citations(AgreementGate()).partition("@misc")[2], end="")
-        {arXiv:2510.01656,
-          title = {Asymmetric Proximal Policy Optimization: mini-critics boost LLM reasoning},
-          author = {Liu and others},
+        >>> from rl4llm.critics import BetaTracker
+        >>> print(citations(BetaTracker()).partition("@misc")[2], end="")
+        {arXiv:2509.13232,
+          title = {Single-stream Policy Optimization},
+          author = {Zhongwen Xu and Zihan Ding},
           year = {2025},
-          eprint = {2510.01656},
+          eprint = {2509.13232},
           archivePrefix = {arXiv},
         }
     """

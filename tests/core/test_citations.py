@@ -27,6 +27,8 @@ from rl4llm.replay import FIFOReplay, SuccessReplay
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("compare", "report", "sft"))
 ENTRY = re.compile(r'@(\w+)\{([\w.:]+),\n((?:  \w+ = \{[^"\n]*\},\n)+)\}\n')
+NAME = re.compile(r"(?:\{[\w ]+\}|[^\W\d_]\S*(?: [\w.'-]+)+)")
+SOURCES = Path(__file__).with_name("paper_sources.tsv")
 PAGES = [ROOT / "docs/papers.md", *(ROOT / "docs/components").glob("*.md"), *(ROOT / "docs/recipes").glob("*.md")]
 
 
@@ -63,8 +65,21 @@ def test_the_table_is_sorted_and_plain():
     assert list(PAPERS) == sorted(PAPERS)
     for number, (author, title) in PAPERS.items():
         assert re.fullmatch(r"\d{4}\.\d{4,5}", number)
-        assert re.fullmatch(r"[A-Z][\w -]*(?: and (?:others|[A-Z][\w -]*))+", author), author
+        assert re.fullmatch(rf"{NAME.pattern}(?: and {NAME.pattern})+", author), author
         assert re.fullmatch(r"[A-Z][^{}%&#_$\\\"]*[\w+?]", title), title
+
+
+def test_every_paper_is_as_its_source_has_it():
+    head, *rows = [line.split("\t") for line in SOURCES.read_text(encoding="utf-8").splitlines()]
+    assert head == ["id", "title", "authors", "source"]
+    seen = {number: (title, authors) for number, title, authors, _ in rows}
+    assert len(seen) == len(rows)
+    assert all(source for *_, source in rows)
+    assert {number: (title, author.replace(" and ", ", ")) for number, (author, title) in PAPERS.items()} == seen
+
+
+def test_no_author_list_is_cut():
+    assert not [number for number, (author, _) in PAPERS.items() if "others" in author]
 
 
 def test_the_whole_table_is_bibtex():
