@@ -1,4 +1,4 @@
-"""MaxRL (tajwarfahim/maxrl): advantages over the success rate, so rare successes weigh most."""
+"""MaxRL (arXiv:2602.02710): advantages over the success rate, so rare successes weigh most."""
 
 from rl4llm.advantages import AdvantageEstimator, MaxRL
 from rl4llm.algorithms import PolicyGradient, compose

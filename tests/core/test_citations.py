@@ -20,7 +20,7 @@ from rl4llm.citations import citations, paper_ids
 from rl4llm.citations.__main__ import main
 from rl4llm.citations.papers import PAPERS
 from rl4llm.gates import AgreementGate, CorrectResponses, Gate, HighEntropy, RandomGate
-from rl4llm.objectives import PPOClip, SequenceMean
+from rl4llm.objectives import REBEL, PPOClip, SequenceMean
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.replay import FIFOReplay, SuccessReplay
 
@@ -186,6 +186,47 @@ def test_slots_that_a_recipe_hands_on_are_those_of_the_function_that_composes():
 def recipe_of(path):
     """The recipe function of a file."""
     return runpy.run_path(str(path))[path.stem]
+
+
+OWN = re.compile(r"\(arXiv:(\d{4}\.\d{4,5})\)")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_cites_the_paper_that_its_docstring_names(path):
+    recipe = recipe_of(path)
+    (own,) = OWN.findall(recipe.__globals__["__doc__"])
+    assert own in PAPERS
+    assert own in paper_ids(recipe)
+
+
+@pytest.mark.parametrize(
+    ("stem", "foreign"),
+    [
+        ("remax", "2509.13232"),
+        ("a_star_po", "2509.13232"),
+        ("a_star_po", "2402.03300"),
+        ("tbrm", "2402.03300"),
+        ("rebel", "2402.03300"),
+        ("raft", "2402.14740"),
+        ("ppo", "2501.03262"),
+        ("asyppo", "2501.03262"),
+        ("spo", "2501.03262"),
+    ],
+)
+def test_a_recipe_cites_no_paper_whose_method_it_does_not_use(stem, foreign):
+    assert foreign not in paper_ids(recipe_of(ROOT / f"recipes/{stem}.py"))
+
+
+def test_an_aggregator_is_cited_only_where_the_loss_is_one_number_per_token():
+    @dataclass(frozen=True)
+    class Composed:
+        objective: object
+        aggregator: object = MEAN
+
+    assert paper_ids(Composed(PPOClip())) == sorted({PPOClip.paper, SequenceMean.paper})
+    assert paper_ids(Composed(REBEL())) == [REBEL.paper]
+    assert paper_ids({"objective": REBEL(), "aggregator": MEAN}) == [REBEL.paper]
+    assert paper_ids(MEAN) == [SequenceMean.paper]
 
 
 def test_asyppo_cites_the_paper_of_each_of_its_parts():
