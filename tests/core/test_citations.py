@@ -18,6 +18,7 @@ import rl4llm
 from rl4llm.advantages import GAE
 from rl4llm.citations import citations, paper_ids
 from rl4llm.citations.__main__ import main
+from rl4llm.citations.methods import KINDS, METHODS
 from rl4llm.citations.papers import PAPERS
 from rl4llm.gates import AgreementGate, CorrectResponses, Gate, HighEntropy, RandomGate
 from rl4llm.objectives import REBEL, PPOClip, SequenceMean
@@ -251,6 +252,34 @@ def test_every_recipe_file_is_cited_from_the_command_line(path, capsys):
     printed = entries(capsys.readouterr().out)
     assert list(printed) == ["rl4llm", *(f"arXiv:{number}" for number in paper_ids(recipe_of(path)))]
     assert len(printed) > 1
+
+
+def test_the_page_of_papers_is_what_the_generator_gives(capsys):
+    main(["--papers"])
+    printed = capsys.readouterr().out
+    assert (ROOT / "docs/papers.md").read_text(encoding="utf-8") == printed, (
+        "write it again: python -m rl4llm.citations --papers > docs/papers.md"
+    )
+
+
+def test_every_method_says_what_was_read_and_what_differs():
+    assert len({method.name for method in METHODS}) == len(METHODS)
+    for method in METHODS:
+        assert set(method.numbers) <= set(PAPERS), method.name
+        assert method.read, method.name
+        assert set(method.read) <= {*KINDS}, method.name
+        assert re.fullmatch(r"[A-Zαβ`].*\.", method.differs), method.name
+
+
+def test_the_page_names_the_paper_of_every_part_and_every_recipe():
+    numbers = {number for method in METHODS for number in method.numbers}
+    missing = {c.__name__: number for c in classes() for number in paper_ids(c) if number not in numbers}
+    assert not missing, f"add these to rl4llm/citations/methods.py: {missing}"
+    listed = " ".join(method.recipe for method in METHODS)
+    assert not [path.stem for path in RECIPES if not re.search(rf"\b{path.stem}\b", listed)]
+    for path in RECIPES:
+        (own,) = OWN.findall(recipe_of(path).__globals__["__doc__"])
+        assert own in numbers, path.stem
 
 
 @pytest.mark.parametrize("paths", [[], ["nowhere.py"]])
