@@ -51,10 +51,7 @@ class PolicyOutput(NamedTuple):
 # Who gives a field that a batch may lack: in one word for the library, in a sentence for messages.
 _ENGINE = {"source": "engine", "provider": "the rollout engine"}
 _TOP = {"source": "engine", "provider": "a rollout engine asked for them (HuggingFaceRollout(top_log_probs=20))"}
-_ENTROPIES = {
-    "source": "engine",
-    "provider": "the forward pass before the update (the loop asks for them when a part needs them)",
-}
+_ENTROPIES = {"source": "engine", "provider": "a rollout engine that reports them (HuggingFaceRollout does)"}
 _PRESENT = {"source": "gate", "provider": "the loop, for gates that are chosen anew at each optimizer step"}
 _REFERENCE = {"source": "reference", "provider": "a reference policy (the loop loads one when a part needs it)"}
 _VALUES = {"source": "critics", "provider": "a value source (the `critics` slot)"}
@@ -100,7 +97,7 @@ class RolloutBatch:
         ref_logsumexp: B×T, log Σ exp(logits) under the frozen reference.
         critic_values: M×B×T, one slice a critic.
         values: B×T, what the estimator uses: V(sₜ), sₜ = the prefix before token t.
-        entropies: B×T, H(π(·|sₜ)) at rollout time.
+        entropies: B×T, H(μ(·|sₜ)) at the sampled tokens, as the sampling engine reported them.
         advantages: B×T, Aₜ as the objective uses it.
         returns: B×T, the value targets.
         gates: G×B×T bool, one slice a gate of the composed algorithm (the objective's first).

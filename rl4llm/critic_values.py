@@ -53,7 +53,7 @@ def critic_mean(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tens
         tensor([[2., 2.]])
 
     References:
-        Liu et al., 2025. arXiv:2510.01656, eq. 3.
+        Liu et al., 2025. arXiv:2510.01656, as public notes of the paper have it.
     """
     _check_critics("critic_mean", critic_values)
     lowest, above = _above_lowest(critic_values)

@@ -35,7 +35,7 @@ def value_loss(
         tensor([[4., 0.]])
 
     References:
-        Schulman et al., 2017. arXiv:1707.06347, eq. 9. Liu et al., 2025. arXiv:2510.01656, eq. 2.
+        Schulman et al., 2017. arXiv:1707.06347, eq. 9. Liu et al., 2025. arXiv:2510.01656.
     """
     check_token_tensors("value_loss", response_mask, values=values, returns=returns)
     error = _trained(values, response_mask) - _trained(returns.detach(), response_mask)

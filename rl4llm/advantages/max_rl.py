@@ -39,7 +39,7 @@ def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> F
         tensor([ 3., -1., -1., -1.])
 
     References:
-        MaxRL, as in its authors' code (github.com/tajwarfahim/maxrl).
+        Tajwar et al., 2026 (MaxRL). arXiv:2602.02710, as in the authors' code (github.com/tajwarfahim/maxrl).
     """
     check_group_tensors("max_rl", group_ids, scores=scores)
     if bool((scores < 0).any()):
@@ -63,7 +63,7 @@ class MaxRL(AdvantageEstimator):
     compares: ClassVar[Literal["nothing", "group", "batch"]] = "group"
     domain: ClassVar[Literal["real", "non-negative", "binary"]] = "non-negative"
     invariances: ClassVar[tuple[str, ...]] = ("scale",)
-    paper: ClassVar[str] = ""
+    paper: ClassVar[str] = "2602.02710"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""

@@ -58,7 +58,7 @@ class MonteCarlo(AdvantageEstimator):
     """
 
     gamma: float = 1.0
-    paper: ClassVar[str] = "2402.14740"
+    paper: ClassVar[str] = ""  # older than the methods that use it
 
     def __post_init__(self) -> None:
         check_interval("MonteCarlo", 0.0, 1.0, gamma=self.gamma)

@@ -55,7 +55,7 @@ class SingleStream(AdvantageEstimator):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("values",)
-    paper: ClassVar[str] = "2509.13232"
+    paper: ClassVar[str] = ""  # the value source names the paper: SPO, ReMax and A*-PO share this difference
 
     def update_scale(self, size: int) -> float:
         """1: a score less a baseline that does not know the response."""

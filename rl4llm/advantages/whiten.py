@@ -129,7 +129,7 @@ class Whiten(Part):
 
     level: Level = "token"
     unbiased: bool = True
-    paper: ClassVar[str] = "2501.03262"
+    paper: ClassVar[str] = ""  # older than the methods that use it
 
     def __post_init__(self) -> None:
         check_choice("Whiten", _LEVELS, level=self.level)

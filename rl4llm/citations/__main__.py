@@ -1,4 +1,7 @@
-"""`python -m rl4llm.citations RECIPE.py ...`: prints the BibTeX of what recipe files compose by default."""
+"""`python -m rl4llm.citations RECIPE.py ...`: prints the BibTeX of what recipe files compose by default.
+
+With `--papers` it prints the page of papers instead.
+"""
 
 import runpy
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4llm.citations.bibtex import citations
+from rl4llm.citations.page import papers_page
 
 _MODULE = "recipe"
 
@@ -19,7 +23,10 @@ def recipes_of(path: str) -> Iterator[Any]:
 
 
 def main(paths: list[str]) -> None:
-    """Print the entries, or leave with one line."""
+    """Print the entries, or the page of papers, or leave with one line."""
+    if paths == ["--papers"]:
+        print(papers_page(), end="")
+        return
     missing = [path for path in paths if not Path(path).is_file()]
     if missing or not paths:
         named = missing[0] if missing else "no argument"

@@ -1,5 +1,6 @@
 """From what was composed to the papers that it comes from, as BibTeX."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, isclass, isfunction, signature
@@ -23,8 +24,11 @@ def citations(recipe: Any) -> str:
     """BibTeX entries of the library and of every paper that a composition uses.
 
     What counts as used is the `paper` of each part and, through fields, slots and attributes, of the parts inside it.
-    Of a recipe function it is the default value of every slot; the slots that it does not name but hands on are
-    those of `compose`, or of the module that it returns.
+    A recipe function cites the paper that the docstring of its file names as `(arXiv:ID)`, and the default value of
+    every slot; the slots that it does not name but hands on are those of `compose`, or of the module that it returns.
+
+    An aggregator is left out beside an objective that has one loss per response, because it then only takes the
+    mean over responses.
 
     Args:
         recipe: A module such as `PolicyGradient`, a recipe function, a component, or any iterable of these.
@@ -33,13 +37,13 @@ def citations(recipe: Any) -> str:
         The library's own entry, then one a paper, by arXiv number. A paper that the table lacks has its number only.
 
     Example:
-        >>> from rl4llm.gates import AgreementGate
-        >>> print(citations(AgreementGate()).partition("@misc")[2], end="")
-        {arXiv:2510.01656,
-          title = {Asymmetric Proximal Policy Optimization: mini-critics boost LLM reasoning},
-          author = {Liu and others},
+        >>> from rl4llm.critics import BetaTracker
+        >>> print(citations(BetaTracker()).partition("@misc")[2], end="")
+        {arXiv:2509.13232,
+          title = {Single-stream Policy Optimization},
+          author = {Zhongwen Xu and Zihan Ding},
           year = {2025},
-          eprint = {2510.01656},
+          eprint = {2509.13232},
           archivePrefix = {arXiv},
         }
     """
@@ -56,9 +60,16 @@ def paper_ids(recipe: Any) -> list[str]:
     """
     several = isinstance(recipe, Iterable) and not isinstance(recipe, str | Tensor | nn.Module | Mapping)
     roots = list(recipe) if several else [recipe]
-    roots = [_defaults(root) if isfunction(root) else root for root in roots]
-    papers = (getattr(part, "paper", None) for part in _parts(roots, {}))
+    own = [_own_papers(root) for root in roots if isfunction(root)]
+    parts = _parts([_defaults(root) if isfunction(root) else root for root in roots], {})
+    papers = [*own, *(getattr(part, "paper", None) for part in parts)]
     return sorted({number.strip() for paper in papers if isinstance(paper, str) for number in paper.split(",")} - {""})
+
+
+def _own_papers(recipe: Callable[..., Any]) -> str:
+    """The numbers that the docstring of the recipe's file names as its source."""
+    found = re.search(r"\(arXiv:(\d{4}\.\d{4,5}(?:, \d{4}\.\d{4,5})*)\)", recipe.__globals__.get("__doc__") or "")
+    return found.group(1) if found else ""
 
 
 def _defaults(recipe: Callable[..., Any]) -> dict[str, Any]:
@@ -89,13 +100,18 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[Any]:
 
 
 def _inner(thing: Any) -> list[Any]:
+    slots = _slots(thing)
+    if getattr(slots.get("objective"), "level", "token") == "response":
+        slots = {name: part for name, part in slots.items() if name != "aggregator"}
+    return list(thing) if isinstance(thing, list | tuple | set | frozenset) else list(slots.values())
+
+
+def _slots(thing: Any) -> Mapping[Any, Any]:
     if isinstance(thing, nn.Module):
-        return list(vars(thing).values())
+        return vars(thing)
     if is_dataclass(thing) and not isclass(thing):
-        return [getattr(thing, field.name, None) for field in fields(thing)]
-    if isinstance(thing, Mapping):
-        return list(thing.values())
-    return list(thing) if isinstance(thing, list | tuple | set | frozenset) else []
+        return {field.name: getattr(thing, field.name, None) for field in fields(thing)}
+    return thing if isinstance(thing, Mapping) else {}
 
 
 def _entry(number: str) -> str:

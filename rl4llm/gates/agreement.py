@@ -48,7 +48,7 @@ def agreement_gate(
         tensor([[False,  True,  True]])
 
     References:
-        Liu et al., 2025. arXiv:2510.01656, eq. 4.
+        Liu et al., 2025. arXiv:2510.01656, as public notes of the paper have it.
     """
     check_critic_values("agreement_gate", critic_values, response_mask)
     spread = critic_std(at_least_float32(critic_values))

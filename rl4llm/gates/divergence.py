@@ -49,7 +49,7 @@ def divergence_filter(
         tensor([[ True, False,  True]])
 
     References:
-        Liu et al., 2025. arXiv:2510.01656, eq. 5.
+        Liu et al., 2025. arXiv:2510.01656, as public notes of the paper have it.
     """
     check_critic_values("divergence_filter", critic_values, response_mask)
     spread = critic_std(at_least_float32(critic_values))

@@ -54,7 +54,7 @@ def topr(
                 [ 0.2500,  0.2500]])
 
     References:
-        Le Roux et al., 2025. arXiv:2503.14286, eq. 8.
+        Le Roux et al., 2025. arXiv:2503.14286, as in framework code that cites it.
     """
     check_topr("topr", whole_response)
     log_ratios = token_log_ratio(at_least_float32(log_probs.detach()), old_log_probs, response_mask)

@@ -158,7 +158,7 @@ def test_every_field_that_the_library_can_miss_has_a_provider():
         ("values", "value source"),
         ("critic_values", "ensemble of critics"),
         ("ref_log_probs", "reference policy"),
-        ("entropies", "forward pass before the update"),
+        ("entropies", "rollout engine that reports them"),
         ("advantages", "advantage estimator"),
         ("returns", "value targets"),
     ]:

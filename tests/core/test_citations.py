@@ -18,15 +18,18 @@ import rl4llm
 from rl4llm.advantages import GAE
 from rl4llm.citations import citations, paper_ids
 from rl4llm.citations.__main__ import main
+from rl4llm.citations.methods import KINDS, METHODS
 from rl4llm.citations.papers import PAPERS
 from rl4llm.gates import AgreementGate, CorrectResponses, Gate, HighEntropy, RandomGate
-from rl4llm.objectives import PPOClip, SequenceMean
+from rl4llm.objectives import REBEL, PPOClip, SequenceMean
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.replay import FIFOReplay, SuccessReplay
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("compare", "report", "sft"))
 ENTRY = re.compile(r'@(\w+)\{([\w.:]+),\n((?:  \w+ = \{[^"\n]*\},\n)+)\}\n')
+NAME = re.compile(r"(?:\{[\w ]+\}|[^\W\d_]\S*(?: [\w.'-]+)+)")
+SOURCES = Path(__file__).with_name("paper_sources.tsv")
 PAGES = [ROOT / "docs/papers.md", *(ROOT / "docs/components").glob("*.md"), *(ROOT / "docs/recipes").glob("*.md")]
 
 
@@ -63,8 +66,21 @@ def test_the_table_is_sorted_and_plain():
     assert list(PAPERS) == sorted(PAPERS)
     for number, (author, title) in PAPERS.items():
         assert re.fullmatch(r"\d{4}\.\d{4,5}", number)
-        assert re.fullmatch(r"[A-Z][\w -]*(?: and (?:others|[A-Z][\w -]*))+", author), author
+        assert re.fullmatch(rf"{NAME.pattern}(?: and {NAME.pattern})+", author), author
         assert re.fullmatch(r"[A-Z][^{}%&#_$\\\"]*[\w+?]", title), title
+
+
+def test_every_paper_is_as_its_source_has_it():
+    head, *rows = [line.split("\t") for line in SOURCES.read_text(encoding="utf-8").splitlines()]
+    assert head == ["id", "title", "authors", "source"]
+    seen = {number: (title, authors) for number, title, authors, _ in rows}
+    assert len(seen) == len(rows)
+    assert all(source for *_, source in rows)
+    assert {number: (title, author.replace(" and ", ", ")) for number, (author, title) in PAPERS.items()} == seen
+
+
+def test_no_author_list_is_cut():
+    assert not [number for number, (author, _) in PAPERS.items() if "others" in author]
 
 
 def test_the_whole_table_is_bibtex():
@@ -173,6 +189,47 @@ def recipe_of(path):
     return runpy.run_path(str(path))[path.stem]
 
 
+OWN = re.compile(r"\(arXiv:(\d{4}\.\d{4,5})\)")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_cites_the_paper_that_its_docstring_names(path):
+    recipe = recipe_of(path)
+    (own,) = OWN.findall(recipe.__globals__["__doc__"])
+    assert own in PAPERS
+    assert own in paper_ids(recipe)
+
+
+@pytest.mark.parametrize(
+    ("stem", "foreign"),
+    [
+        ("remax", "2509.13232"),
+        ("a_star_po", "2509.13232"),
+        ("a_star_po", "2402.03300"),
+        ("tbrm", "2402.03300"),
+        ("rebel", "2402.03300"),
+        ("raft", "2402.14740"),
+        ("ppo", "2501.03262"),
+        ("asyppo", "2501.03262"),
+        ("spo", "2501.03262"),
+    ],
+)
+def test_a_recipe_cites_no_paper_whose_method_it_does_not_use(stem, foreign):
+    assert foreign not in paper_ids(recipe_of(ROOT / f"recipes/{stem}.py"))
+
+
+def test_an_aggregator_is_cited_only_where_the_loss_is_one_number_per_token():
+    @dataclass(frozen=True)
+    class Composed:
+        objective: object
+        aggregator: object = MEAN
+
+    assert paper_ids(Composed(PPOClip())) == sorted({PPOClip.paper, SequenceMean.paper})
+    assert paper_ids(Composed(REBEL())) == [REBEL.paper]
+    assert paper_ids({"objective": REBEL(), "aggregator": MEAN}) == [REBEL.paper]
+    assert paper_ids(MEAN) == [SequenceMean.paper]
+
+
 def test_asyppo_cites_the_paper_of_each_of_its_parts():
     cited = paper_ids(recipe_of(ROOT / "recipes/asyppo.py"))
     for number in ("2510.01656", "1707.06347", "1506.02438", "1602.01783"):
@@ -195,6 +252,34 @@ def test_every_recipe_file_is_cited_from_the_command_line(path, capsys):
     printed = entries(capsys.readouterr().out)
     assert list(printed) == ["rl4llm", *(f"arXiv:{number}" for number in paper_ids(recipe_of(path)))]
     assert len(printed) > 1
+
+
+def test_the_page_of_papers_is_what_the_generator_gives(capsys):
+    main(["--papers"])
+    printed = capsys.readouterr().out
+    assert (ROOT / "docs/papers.md").read_text(encoding="utf-8") == printed, (
+        "write it again: python -m rl4llm.citations --papers > docs/papers.md"
+    )
+
+
+def test_every_method_says_what_was_read_and_what_differs():
+    assert len({method.name for method in METHODS}) == len(METHODS)
+    for method in METHODS:
+        assert set(method.numbers) <= set(PAPERS), method.name
+        assert method.read, method.name
+        assert set(method.read) <= {*KINDS}, method.name
+        assert re.fullmatch(r"[A-Zαβ`].*\.", method.differs), method.name
+
+
+def test_the_page_names_the_paper_of_every_part_and_every_recipe():
+    numbers = {number for method in METHODS for number in method.numbers}
+    missing = {c.__name__: number for c in classes() for number in paper_ids(c) if number not in numbers}
+    assert not missing, f"add these to rl4llm/citations/methods.py: {missing}"
+    listed = " ".join(method.recipe for method in METHODS)
+    assert not [path.stem for path in RECIPES if not re.search(rf"\b{path.stem}\b", listed)]
+    for path in RECIPES:
+        (own,) = OWN.findall(recipe_of(path).__globals__["__doc__"])
+        assert own in numbers, path.stem
 
 
 @pytest.mark.parametrize("paths", [[], ["nowhere.py"]])
