@@ -163,10 +163,9 @@ class PolicyGradient(PolicyModule):
 
     def _improve(self, runtime: Runtime, minibatches: Iterator[Minibatch], meter: Meter) -> None:
         duals: dict[str, Any] = dict(self.duals.items())
-        trust = self.composition.rollout.trust_log_probs
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
-            version = None if trust else self.policy_version
+            version = None if self.composition.rollout.trust_log_probs else self.policy_version
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
         hooks: dict[str, Any] = dual_hooks(duals, runtime, meter, self._next_version)

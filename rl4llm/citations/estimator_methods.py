@@ -58,7 +58,7 @@ ESTIMATOR_METHODS = (
         numbers=("2501.03262",),
         name="REINFORCE++",
         parts='`Whiten(level="token")`',
-        recipe="[reinforce_plus_plus](recipes/baselines.md)",
+        recipe="[reinforce_plus_plus](recipes/baselines.md), [reinforce_plus_plus_baseline](recipes/baselines.md)",
         read=(FRAMEWORK, NOTES),
         differs="The recipe draws 256 prompts with one response each, as many responses as the others draw.",
     ),

@@ -1,6 +1,8 @@
 """What each recipe composes by default is what its paper or its authors' code runs, as far as that is known."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from rl4llm.objectives import (
     SequenceSum,
     TokenMean,
 )
-from rl4llm.regularizers import KLPenalty, Likelihood
+from rl4llm.regularizers import KLPenalty, KLReward, Likelihood
 from rl4llm.rollouts import DynamicSampling
 from tests.recipes.helpers import RECIPES, REINFORCEMENT
 
@@ -121,3 +123,39 @@ def test_raft_holds_the_policy_near_its_reference_and_averages_over_what_it_keep
 
 def test_asyppo_averages_each_response_first():
     assert slots("asyppo")["aggregator"] == SequenceMean()
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def shown_clip(objective):
+    """The widths of an objective, as the page shows them."""
+    objective = getattr(objective, "base", objective)
+    if hasattr(objective, "clip_low"):
+        dual = getattr(objective, "dual_clip", None)
+        return f"{objective.clip_low:g} / {objective.clip_high:g}" + (f", dual {dual:g}" if dual else "")
+    if hasattr(objective, "delta_low"):
+        return f"divergence {objective.delta_low:g} / {objective.delta_high:g}"
+    return f"±{objective.clip:g}" if hasattr(objective, "clip") else "–"
+
+
+def shown_divergence(composed):
+    """What is charged for leaving the reference."""
+    where = {KLPenalty: "loss", KLReward: "reward"}
+    found = [part for part in composed.values() if type(part) in where]
+    return "; ".join(f"{part.estimator} {part.coef:g} in the {where[type(part)]}" for part in found) or "–"
+
+
+def test_the_page_of_settings_says_what_the_recipes_compose():
+    page = Path("docs/recipes/settings.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+)(?:\(\d+\))? \| ([^|]+) \| (\d+) × (\d+) \| ([^|]+) \| ([^|]+) \|$", page, re.M
+    )
+    assert [name for name, *_ in rows] == REINFORCEMENT
+    for name, aggregator, clip, epochs, minibatches, divergence, source in rows:
+        composed = slots(name)
+        assert type(composed["aggregator"]).__name__ == aggregator
+        assert shown_clip(composed["objective"]) == clip
+        assert (composed["updates"].epochs, composed["updates"].minibatches) == (int(epochs), int(minibatches))
+        assert shown_divergence(composed) == divergence
+        assert source.strip()
