@@ -97,6 +97,7 @@ class RolloutBatch:
         ref_logsumexp: B×T, log Σ exp(logits) under the frozen reference.
         critic_values: M×B×T, one slice a critic.
         values: B×T, what the estimator uses: V(sₜ), sₜ = the prefix before token t.
+        end_values: B, V after the last token of truncated responses, where it is bootstrapped; 0 for the others.
         entropies: B×T, H(μ(·|sₜ)) at the sampled tokens, as the sampling engine reported them.
         advantages: B×T, Aₜ as the objective uses it.
         returns: B×T, the value targets.
@@ -126,6 +127,7 @@ class RolloutBatch:
     ref_logsumexp: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
     critic_values: Float[Tensor, "critic batch time"] | None = field(default=None, metadata=_ENSEMBLE)
     values: Float[Tensor, "batch time"] | None = field(default=None, metadata=_VALUES)
+    end_values: Float[Tensor, " batch"] | None = field(default=None, metadata=_VALUES)
     entropies: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ENTROPIES)
     advantages: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ADVANTAGES)
     returns: Float[Tensor, "batch time"] | None = field(default=None, metadata=_RETURNS)

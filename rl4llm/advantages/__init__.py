@@ -1,6 +1,7 @@
 """Advantage estimators: functions of tensors, and frozen components that feed them from a batch."""
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
+from rl4llm.advantages.bootstrap import bootstrap_truncated
 from rl4llm.advantages.correctness import CorrectnessRelative, correctness_relative
 from rl4llm.advantages.gae import GAE, LengthAdaptiveGAE, gae, length_adaptive_gae
 from rl4llm.advantages.group import GroupRelative, group_relative
@@ -48,6 +49,7 @@ __all__ = [
     "SingleStream",
     "SegmentMonteCarlo",
     # Transforms
+    "bootstrap_truncated",
     "whiten",
     "Whiten",
     # Building blocks

@@ -9,9 +9,10 @@ from torch.optim import AdamW
 
 from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.algorithms.microbatches import Averaging
+from rl4llm.algorithms.truncation import TRUNCATIONS, Truncation
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_interval
+from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 from rl4llm.corrections import Correction
 from rl4llm.critics import ValueSpec, explained_variance
 from rl4llm.gates import Gate
@@ -62,6 +63,9 @@ class Credit:
         correction: Weighs the advantages by how far the engine and the trainer disagree.
         length_penalty: Charge on length, in the reward.
         kl_reward: Charge on the divergence from the reference policy, in the reward.
+        truncation: What a response counts for that the length limit cut off: "terminal": it ended there, with its
+            score; "bootstrap": it would have gone on with the critics' value at the cut; "drop": nothing learns from
+            it; "actor_only": the critics do, the policy does not.
     """
 
     advantage: AdvantageEstimator | None = None
@@ -70,6 +74,10 @@ class Credit:
     correction: Correction | None = None
     length_penalty: RewardShaping | None = None
     kl_reward: KLReward | None = None
+    truncation: Truncation = "terminal"
+
+    def __post_init__(self) -> None:
+        check_choice("Credit", TRUNCATIONS, truncation=self.truncation)
 
 
 @dataclass(frozen=True)

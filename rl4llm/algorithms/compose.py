@@ -9,6 +9,7 @@ from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.algorithms.choices import Credit, CriticLearning, Guards, Learning, Loss, Rollout
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.policy_gradient import PolicyGradient
+from rl4llm.algorithms.truncation import Truncation
 from rl4llm.algorithms.updates import Updates
 from rl4llm.corrections import Correction
 from rl4llm.critics import ValueSpec
@@ -33,6 +34,7 @@ def compose(
     trust_rollout_log_probs: bool = False,
     length_penalty: RewardShaping | None = None,
     kl_reward: KLReward | None = None,
+    truncation: Truncation = "terminal",
     critics: ValueSpec | None = None,
     advantage: AdvantageEstimator | None = None,
     whitening: Whiten | None = None,
@@ -68,6 +70,8 @@ def compose(
         trust_rollout_log_probs: Take the engine's log-probs as the old ones instead of computing them again.
         length_penalty: Charge on length, in the reward.
         kl_reward: Charge on the divergence from the reference policy, in the reward.
+        truncation: What responses count for that the length limit cut off: terminal (they end there), bootstrap (with
+            the critics' value at the cut), drop (nothing learns from them), actor_only (only the critics do).
         critics: Where values come from; null for critic-free methods.
         advantage: From rewards (and values) to advantages.
         whitening: Normalizes the advantages of the whole rollout batch, before the gate.
@@ -90,7 +94,7 @@ def compose(
     return PolicyGradient(
         policy,
         Rollout(engine, sampling, responses_per_prompt, scoring, dynamic_sampling, replay, trust_rollout_log_probs),
-        Credit(advantage, critics, whitening, correction, length_penalty, kl_reward),
+        Credit(advantage, critics, whitening, correction, length_penalty, kl_reward, truncation),
         Loss(objective, gate, regularizers, aggregator, reference_interval),
         Learning(optimizer, updates),
         CriticLearning(

@@ -91,10 +91,26 @@ class Composition:
                 "one loss per response; set --model.gate=null or a token-level objective."
             )
         self._check_replay()
+        self._check_bootstrap()
         if self.rollout.trust_log_probs and self.credit.correction is not None:
             raise UsageError(
                 f"correction={type(self.credit.correction).__name__} compares the trainer's log-probs with the "
                 "engine's, and trust_rollout_log_probs=true computes none; set one of the two to false or null."
+            )
+
+    def _check_bootstrap(self) -> None:
+        credit = self.credit
+        if credit.truncation != "bootstrap":
+            return
+        if credit.critics is None or credit.critics.completes:
+            raise UsageError(
+                "truncation=bootstrap reads the critics' value at the cut, and there are no critics that have one; set "
+                "--model.critics=MiniCritics or another --model.truncation."
+            )
+        if not hasattr(credit.advantage, "gamma") or "values" not in getattr(credit.advantage, "reads", ()):
+            raise UsageError(
+                f"truncation=bootstrap changes the last reward, and advantage={type(credit.advantage).__name__} does "
+                "not go on from it with values; set --model.advantage=GAE or another --model.truncation."
             )
 
     def _check_replay(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rl4llm.algorithms.composition import Composition
+from rl4llm.algorithms.truncation import bootstrapped, spared, with_end_values, without_truncated
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import (
     NotFiniteError,
@@ -66,11 +67,13 @@ def judge(
     Raises:
         NotFiniteError: If a model or a part gives numbers that are not finite at trained tokens.
     """
+    bootstrap = composition.credit.truncation == "bootstrap"
+    batch = without_truncated(batch) if composition.credit.truncation == "drop" else batch
     batch = with_rewards(with_log_probs(batch, composition, passes), composition)
-    batch = with_advantages(with_values(batch, critics, context), composition)
+    batch = with_advantages(with_values(batch, critics, context, bootstrap=bootstrap), composition)
     if learn is not None:
         learn(batch)
-        batch = with_advantages(with_values(batch, critics, context), composition)
+        batch = with_advantages(with_values(batch, critics, context, bootstrap=bootstrap), composition)
     return with_gates(batch, composition)
 
 
@@ -113,15 +116,18 @@ def with_rewards(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
 
 
 @torch.no_grad()
-def with_values(batch: RolloutBatch, critics: ValueSource | None, context: ValueContext | None) -> RolloutBatch:
-    """Return the batch with the values of the value source, if there is one."""
+def with_values(
+    batch: RolloutBatch, critics: ValueSource | None, context: ValueContext | None, *, bootstrap: bool = False
+) -> RolloutBatch:
+    """Return the batch with the values of the value source, if there is one, and on request those at cuts."""
     if critics is None:
         return batch
     assert context is not None
     valued = critics.values(batch, context)
     for index, values in enumerate(valued.critic_values if valued.critic_values is not None else ()):
         _check_finite(f"critic_{index}", "values", values, valued.response_mask)
-    return checked_values(type(critics).__name__, valued)
+    valued = checked_values(type(critics).__name__, valued)
+    return with_end_values(valued, critics, context) if bootstrap else valued
 
 
 def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
@@ -129,7 +135,8 @@ def with_advantages(batch: RolloutBatch, composition: Composition) -> RolloutBat
     credit = composition.credit
     if credit.advantage is None:
         return batch
-    estimate = checked_advantages(credit.advantage, batch)
+    gamma = getattr(credit.advantage, "gamma", 1.0)
+    estimate = checked_advantages(credit.advantage, bootstrapped(batch, gamma))
     advantages = estimate.advantages
     if credit.whitening is not None:
         advantages = checked_whitened(credit.whitening, advantages, batch)
@@ -148,7 +155,7 @@ def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
     counted = [batch.response_mask if gate is None else gate.counted(batch) for gate in chosen]
     if composition.credit.correction is not None:
         counted[0] = counted[0] & composition.credit.correction.counted(batch)
-    return batch.replace(gates=torch.stack(kept), counted=torch.stack(counted))
+    return _gated(batch, torch.stack(kept), torch.stack(counted), composition)
 
 
 @torch.no_grad()
@@ -167,7 +174,14 @@ def with_moving_gates(rows: RolloutBatch, composition: Composition, present: Ten
             gates[index], counted[index] = checked_gate(gate, rows), gate.counted(rows)
     if composition.credit.correction is not None:
         counted[0] &= composition.credit.correction.counted(rows)
-    return rows.replace(gates=gates, counted=counted)
+    return _gated(rows, gates, counted, composition)
+
+
+def _gated(batch: RolloutBatch, gates: Tensor, counted: Tensor, composition: Composition) -> RolloutBatch:
+    """The batch with its gates, where the policy learns from truncated responses or not."""
+    if composition.credit.truncation == "actor_only":
+        gates, counted = spared(gates, batch), spared(counted, batch)
+    return batch.replace(gates=gates, counted=counted)
 
 
 def _gates(composition: Composition) -> list[Gate | None]:

@@ -50,8 +50,8 @@ class MonteCarloValuesSource(ValueSource):
         asked, stands_for = distinct_prefixes(batch, rows, cuts)
         if not len(asked):
             return torch.zeros(0, device=rows.device)
-        cut_off = {} if self.unfinished is None else {"unfinished": self.unfinished}
-        scores = context.complete(batch, rows[asked], cuts[asked], samples=self.samples, **cut_off)
+        rows, cuts = rows[asked], cuts[asked]
+        scores = context.complete(batch, rows, cuts, samples=self.samples, unfinished=self.unfinished)
         return masked_mean(scores, ~scores.isnan(), dim=-1)[stands_for]
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:

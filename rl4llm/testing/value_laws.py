@@ -20,7 +20,15 @@ def stand_in(seen: list[str] | None = None) -> ValueContext:
         seen: Where the names of minimized learners go.
     """
 
-    def complete(batch: RolloutBatch, rows: Tensor, cuts: Tensor, *, samples: int, greedy: bool = False) -> Tensor:
+    def complete(
+        batch: RolloutBatch,
+        rows: Tensor,
+        cuts: Tensor,
+        *,
+        samples: int,
+        greedy: bool = False,
+        unfinished: float | None = None,
+    ) -> Tensor:
         begun = torch.stack([batch.response_ids[row, :cut].sum() for row, cut in zip(rows, cuts, strict=True)])
         return ((begun[:, None] + torch.arange(samples)) % 2).to(batch.scores.dtype)
 

@@ -68,6 +68,7 @@ UNNAMED = [
     ("--model.trust_rollout_log_probs=true", "trust_rollout_log_probs", True),
     ("--model.length_penalty=OverlongPenalty", "length_penalty.class_path", "rl4llm.rewards.OverlongPenalty"),
     ("--model.kl_reward.coef=0.05", "kl_reward.init_args.coef", 0.05),
+    ("--model.truncation=actor_only", "truncation", "actor_only"),
     ("--model.critics=SymmetricCritic", "critics.class_path", "rl4llm.critics.SymmetricCritic"),
     ("--model.whitening=Whiten", "whitening.class_path", "rl4llm.advantages.Whiten"),
     ("--model.correction=IcePop", "correction.class_path", "rl4llm.corrections.IcePop"),
