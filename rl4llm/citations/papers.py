@@ -8,6 +8,7 @@ PAPERS = {
     ),
     "1602.01783": ("Mnih and others", "Asynchronous Methods for Deep Reinforcement Learning"),
     "1707.06347": ("Schulman and others", "Proximal Policy Optimization Algorithms"),
+    "1710.10044": ("Dabney and others", "Distributional Reinforcement Learning with Quantile Regression"),
     "1802.09477": ("Fujimoto and others", "Addressing Function Approximation Error in Actor-Critic Methods"),
     "1806.04613": ("Imani and White", "Improving Regression Performance with Distributional Losses"),
     "1909.08593": ("Ziegler and others", "Fine-Tuning Language Models from Human Preferences"),
@@ -124,5 +125,7 @@ PAPERS = {
         "Shen and others",
         "VESPO: Variational Sequence-Level Soft Policy Optimization for Stable Off-Policy LLM Training",
     ),
+    "2604.08865": ("Wang and others", "SPPO: Sequence-Level PPO for Long-Horizon Reasoning Tasks"),
     "2605.26784": ("Luo and others", "Ratio-Variance Regularized Policy Optimization"),
+    "2608.23566": ("Qi and Zhou and Lee", "BPCO"),
 }
