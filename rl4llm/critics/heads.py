@@ -13,6 +13,7 @@ from rl4llm.checks import check_at_least, check_choice, check_interval, check_ra
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.hl_gauss import TARGETS, Target, hl_gauss_loss, hl_gauss_value
 from rl4llm.critics.quantiles import quantile_loss
+from rl4llm.masked import keep
 from rl4llm.parts import Part
 from rl4llm.value_losses import binary_value_loss, value_loss
 
@@ -89,9 +90,10 @@ class BoundedHead(Head):
         return bounded_value(outputs[..., 0], low=self.low, high=self.high)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`value_loss` against `batch.returns`."""
+        """`value_loss` of the bounded value against `batch.returns`."""
         (returns,) = self.take(batch)
-        return value_loss(self.value(outputs), returns, batch.scored_mask)
+        mask = batch.scored_mask
+        return value_loss(self.value(keep(outputs, mask[..., None])), returns, mask)
 
 
 @dataclass(frozen=True)
