@@ -41,7 +41,7 @@ class MiniCritics(ValueSpec):
     size: int = 2
     shards: Literal["group", "prompt", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
-    head: Head = LinearHead()  # noqa: RUF009
+    head: Head = LinearHead()
     loss: ValueLoss | None = None
     inputs: Inputs = "prefix"
     head_scale: float = 0.1
@@ -92,7 +92,7 @@ class SymmetricCritic(ValueSpec):
         seed: Of the head.
     """
 
-    head: Head = LinearHead()  # noqa: RUF009
+    head: Head = LinearHead()
     loss: ValueLoss | None = None
     inputs: Inputs = "prefix"
     head_scale: float = 0.1

@@ -30,7 +30,7 @@ class TrunkCritic(ValueSpec):
         seed: Of the head.
     """
 
-    head: Head = SigmoidHead()  # noqa: RUF009
+    head: Head = SigmoidHead()
     head_scale: float = 0.1
     seed: int = 0
     shares_trunk: ClassVar[bool] = True

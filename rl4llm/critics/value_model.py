@@ -41,7 +41,7 @@ class ValueModel(nn.Module):
     def __init__(
         self,
         backbone: PreTrainedModel,
-        head: Head = LinearHead(),  # noqa: B008
+        head: Head = LinearHead(),
         *,
         inputs: Inputs = "prefix",
         head_scale: float = 1.0,
@@ -57,7 +57,7 @@ class ValueModel(nn.Module):
     def load(
         cls,
         source: ModelSource,
-        head: Head = LinearHead(),  # noqa: B008
+        head: Head = LinearHead(),
         *,
         inputs: Inputs = "prefix",
         head_scale: float = 1.0,
