@@ -3,7 +3,7 @@
 from rl4llm.advantages import GAE, AdvantageEstimator
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
-from rl4llm.critics import TrunkCritic, ValueSpec
+from rl4llm.critics import SigmoidHead, TrunkCritic, ValueSpec
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.models import Pretrained
 from rl4llm.objectives import Aggregator, PolicyObjective, SequenceMean, SoLS
@@ -14,7 +14,7 @@ from rl4llm.replay import ReplaySpec, SuccessReplay
 def sols(
     policy: str | Pretrained = "rl4llm/digits",
     replay: ReplaySpec | None = SuccessReplay(per_prompt=50),
-    critics: ValueSpec | None = TrunkCritic(bounded=True),  # V in (0, 1): the sign of R − V is that of success
+    critics: ValueSpec | None = TrunkCritic(head=SigmoidHead()),  # V in (0, 1): the sign of R − V is that of success
     advantage: AdvantageEstimator = GAE(gamma=1.0, lam=1.0),  # R − V(sₜ)
     objective: PolicyObjective = SoLS(clip=0.2),
     value: Regularizer = ValueRegression(coef=0.5),

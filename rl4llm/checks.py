@@ -106,6 +106,12 @@ def check_interval(
             raise UsageError(f"{by}: {name} must be in {left}{low:g}, {high:g}{right}, got {value}.")
 
 
+def check_range(by: str, *, low: float, high: float) -> None:
+    """Raise unless `low` and `high` are finite and enclose an interval."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"{by}: low must be below high and both finite, got low={low}, high={high}.")
+
+
 def check_fraction(by: str, **fractions: float) -> None:
     """Raise unless each is a share in [0, 1): the part of the response tokens that is dropped."""
     check_interval(by, 0.0, 1.0, "[)", **fractions)

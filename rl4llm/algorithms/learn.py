@@ -51,9 +51,11 @@ def value_context(
 
     def minimize(name: str, rows: RolloutBatch, loss: Callable[[RolloutBatch], Tensor]) -> None:
         def losses(piece: RolloutBatch) -> list[Tensor]:
-            per_token = loss(piece)
-            meter.add(f"{name}/value_loss", per_token, piece.response_mask)
-            return [per_token]
+            term = loss(piece)
+            meter.add(
+                f"{name}/value_loss", term, piece.response_mask if term.ndim == 2 else piece.response_mask.any(-1)
+            )
+            return [term]
 
         one, world = learner(name), runtime.world_size
         dealt = deal(rows, one.updates, one.averaging, generator=runtime.generator("deal", name), world_size=world)

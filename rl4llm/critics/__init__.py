@@ -5,15 +5,19 @@ from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
+from rl4llm.critics.heads import BoundedHead, Head, HistogramHead, LinearHead, QuantileHead, SigmoidHead
 from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
+from rl4llm.critics.layers import ValueHead
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
+from rl4llm.critics.quantiles import quantile_loss, quantile_spread
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
-from rl4llm.value_losses import clipped_value_loss, value_loss
+from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
 _LAZY = {
@@ -25,7 +29,6 @@ _LAZY = {
     "BatchMeanSource": "batch_mean",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
-    "ValueHead": "trunk",
 }
 
 __all__ = [
@@ -43,7 +46,17 @@ __all__ = [
     "ValueModel",
     "TrunkCritic",
     "TrunkCriticSource",
+    # heads
+    "Head",
+    "LinearHead",
+    "BoundedHead",
+    "SigmoidHead",
+    "HistogramHead",
+    "QuantileHead",
     "ValueHead",
+    "bounded_value",
+    "quantile_spread",
+    "hl_gauss_value",
     # other sources
     "BetaTracker",
     "BetaTrackerSource",
@@ -69,8 +82,9 @@ __all__ = [
     "clipped_value_loss",
     "SquaredValueLoss",
     "ClippedValueLoss",
+    "binary_value_loss",
     "hl_gauss_loss",
-    "hl_gauss_value",
+    "quantile_loss",
     # diagnostics
     "explained_variance",
     "spread_error_correlation",

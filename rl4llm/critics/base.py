@@ -69,8 +69,8 @@ class ValueContext:
     Args:
         map: `map(f, batch)` evaluates f without grad on microbatches of the batch and gives its result for the
             whole batch (the batch and time axes are f's last two).
-        minimize: `minimize(name, batch, f)` steps the optimizer of the learner `name` on the per-token losses that
-            f gives, over the epochs, minibatches and microbatches of its schedule.
+        minimize: `minimize(name, batch, f)` steps the optimizer of the learner `name` on the mean of the losses that
+            f gives, one a token or one a response, over the epochs, minibatches and microbatches of its schedule.
         log_probs: log π of the response tokens under the policy as it is now, without grad, in microbatches.
         own_values: V(sₜ) of the policy's own value head, likewise.
         complete: Draws completions of cut responses with the policy as it is now and scores them.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,7 @@ from rl4llm.critics.base import ValueContext, ValueSource
 from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import learns_from
 from rl4llm.critics.value_model import ValueModel
+from rl4llm.masked import masked_mean
 
 Shards = Callable[[Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
 Aggregate = Callable[[Float[Tensor, "critic batch time"]], Float[Tensor, "batch time"]]
@@ -20,18 +22,23 @@ Aggregate = Callable[[Float[Tensor, "critic batch time"]], Float[Tensor, "batch 
 class CriticEnsemble(ValueSource):
     """M value models side by side.
 
-        V(sₜ) = aggregate over m of Vₘ(sₜ; φₘ)        L(φ) = Σₘ E over (sₜ, Rₜ) in shard m of loss(Vₘ(sₜ; φₘ), Rₜ)
+        V(sₜ) = aggregate over m of Vₘ(sₜ; φₘ)        L(φ) = Σₘ E over (sₜ, Rₜ) in shard m of loss(zₘ(sₜ; φₘ), Rₜ)
 
-    Every critic judges all responses; each learns from its own shard of them.
+    Every critic judges all responses; each learns from its own shard of them. The loss is that of the head on its
+    outputs z, or the one given on the values that the head reads from them. E is the mean over tokens; for critics
+    that read the prompt alone, it is the mean over responses of the mean over their tokens, since such a response has
+    one value and is to count once, however long it is.
 
     Args:
         critics: The value models.
         shards: Which critic learns from which response (`group_shards`, `prompt_shards`, `shared_shards`).
         aggregate: From the critics' values to the estimator's (`critic_mean`, `critic_min`).
-        loss: Value loss of one token.
+        loss: Value loss of one token; None for the head's own.
     """
 
-    def __init__(self, critics: list[ValueModel], *, shards: Shards, aggregate: Aggregate, loss: ValueLoss) -> None:
+    def __init__(
+        self, critics: list[ValueModel], *, shards: Shards, aggregate: Aggregate, loss: ValueLoss | None = None
+    ) -> None:
         super().__init__()
         self.critics = nn.ModuleList(critics)
         self.shards, self.aggregate, self.loss = shards, aggregate, loss
@@ -57,9 +64,16 @@ class CriticEnsemble(ValueSource):
         """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
         critic_values, _ = batch.require("critic_values", "returns", by="CriticEnsemble.learn")
         shards = self.shards(batch.group_ids, len(self))
-        for index, (name, critic) in enumerate(self.learners.items()):
+        for index, name in enumerate(self.learners):
             own = batch.replace(values=critic_values[index]).select(learns_from(shards, index))
-            context.minimize(name, own, partial(self._losses, critic))
+            context.minimize(name, own, partial(self._losses, index))
 
-    def _losses(self, critic: nn.Module, rows: RolloutBatch) -> Float[Tensor, "batch time"]:
-        return self.loss(critic(rows), rows)
+    def _losses(self, index: int, rows: RolloutBatch) -> Float[Tensor, "*axes"]:
+        """One loss a token; one a response where the critic has one value a response."""
+        critic: Any = self.critics[index]
+        outputs = critic.outputs(rows)
+        if self.loss is None:
+            losses = critic.head.choice.loss(outputs, rows)
+        else:
+            losses = self.loss(critic.read(outputs, rows), rows)
+        return masked_mean(losses, rows.response_mask, dim=1) if critic.inputs == "prompt" else losses

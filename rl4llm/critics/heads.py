@@ -1,44 +1,197 @@
-"""`Float32Linear`: the last layer of value heads, kept in float32 when the rest of the model is narrower."""
+"""Heads of critics: how many numbers a critic gives at each token, how they say a value, and how they learn it."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-_WIDTH = torch.float32.itemsize
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_at_least, check_choice, check_interval, check_range
+from rl4llm.critics.bounded import bounded_value
+from rl4llm.critics.hl_gauss import TARGETS, Target, hl_gauss_loss, hl_gauss_value
+from rl4llm.critics.quantiles import quantile_loss
+from rl4llm.masked import keep
+from rl4llm.parts import Part
+from rl4llm.value_losses import binary_value_loss, value_loss
+
+Outputs = Float[Tensor, "batch time output"]
+PerToken = Float[Tensor, "batch time"]
 
 
-class Float32Linear(nn.Linear):
-    """An affine layer whose weights stay in float32 at least, whatever precision the module around it is cast to.
+class Head(Part):
+    """What a critic's outputs mean.
 
-    Value losses are small differences of values: in bfloat16 a value of 1 moves in steps of 1/128. Inputs are widened
-    before the product, also under autocast.
+    The layer that gives them is a [ValueHead][rl4llm.critics.layers.ValueHead]; a head has no weights.
+    Responses that could not be scored have no return to learn from; the loss is 0 there (`batch.scored_mask`).
 
-    Args:
-        inputs: Width of the hidden states.
-        outputs: Numbers given at each position.
-
-    Example:
-        >>> layer = Float32Linear(4, 1).to(torch.bfloat16)
-        >>> layer.weight.dtype, layer(torch.ones(1, 4, dtype=torch.bfloat16)).dtype
-        (torch.float32, torch.float32)
+    Attributes:
+        domain: Which returns its loss takes: "real", or "unit" for those in [0, 1].
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, dtype=torch.float32)
+    reads: ClassVar[tuple[str, ...]] = ("returns",)
+    domain: ClassVar[str] = "real"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def widest(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            narrowed = moved.is_floating_point() and moved.dtype.itemsize < _WIDTH
-            return tensor.to(moved.device) if narrowed else moved
+    @property
+    def size(self) -> int:
+        """Numbers that it needs at each position."""
+        return 1
 
-        return super()._apply(widest, recurse)
+    @abstractmethod
+    def value(self, outputs: Outputs) -> PerToken:
+        """V(sₜ) of every position, pointwise; masked positions are to be ignored downstream."""
 
-    def forward(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes outputs"]:
-        """The layer's outputs in float32, or in float64 where it was widened to that."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+    @abstractmethod
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """The head's own loss at every trained token. Gradient flows through `outputs` only."""
+
+
+@dataclass(frozen=True)
+class LinearHead(Head):
+    """The value is the output; squared error. See [value_loss][rl4llm.value_losses.value_loss].
+
+    V = z        l = (V − R)²
+    """
+
+    paper: ClassVar[str] = "1707.06347"
+
+    def value(self, outputs: Outputs) -> PerToken:
+        """The output."""
+        return outputs[..., 0]
+
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """`value_loss` against `batch.returns`."""
+        (returns,) = self.take(batch)
+        return value_loss(self.value(outputs), returns, batch.scored_mask)
+
+
+@dataclass(frozen=True)
+class BoundedHead(Head):
+    """The value stays between bounds; squared error. See [bounded_value][rl4llm.critics.bounded.bounded_value].
+
+        V = low + (high − low) (½ + arctan(z)/π)        l = (V − R)²
+
+    Args:
+        low: Smallest return.
+        high: Largest return.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    paper: ClassVar[str] = "2608.23566"
+
+    def __post_init__(self) -> None:
+        check_range("BoundedHead", low=self.low, high=self.high)
+
+    def value(self, outputs: Outputs) -> PerToken:
+        """`bounded_value` of the output."""
+        return bounded_value(outputs[..., 0], low=self.low, high=self.high)
+
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """`value_loss` of the bounded value against `batch.returns`."""
+        (returns,) = self.take(batch)
+        mask = batch.scored_mask
+        return value_loss(self.value(keep(outputs, mask[..., None])), returns, mask)
+
+
+@dataclass(frozen=True)
+class SigmoidHead(Head):
+    """The value is a probability; cross-entropy. See [binary_value_loss][rl4llm.value_losses.binary_value_loss].
+
+        V = σ(z)        l = −R log V − (1 − R) log(1 − V)
+
+    Its own loss takes returns in [0, 1] only; a squared error takes any.
+    """
+
+    domain: ClassVar[str] = "unit"
+    paper: ClassVar[str] = "2604.08865"
+
+    def value(self, outputs: Outputs) -> PerToken:
+        """Sigmoid of the output."""
+        return outputs[..., 0].sigmoid()
+
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """`binary_value_loss` against `batch.returns`."""
+        (returns,) = self.take(batch)
+        return binary_value_loss(outputs[..., 0], returns, batch.scored_mask)
+
+
+@dataclass(frozen=True)
+class HistogramHead(Head):
+    """The value is the mean of a histogram; HL-Gauss. See [hl_gauss_loss][rl4llm.critics.hl_gauss.hl_gauss_loss].
+
+        V = Σₖ softmax(z)ₖ cₖ        l = −Σₖ pₖ log softmax(z)ₖ, p a Gaussian around R
+
+    Args:
+        low: Lower end of the support, some `sigma` below the smallest return.
+        high: Upper end of the support, some `sigma` above the largest return.
+        bins: Bins of equal width.
+        sigma: Width of the Gaussian; about three quarters of a bin are common.
+        target: A bin's share of the Gaussian: its mass there ("mass"), or its density at the bin's centre ("density").
+    """
+
+    low: float = -0.1
+    high: float = 1.1
+    bins: int = 51
+    sigma: float = 0.02
+    target: Target = "mass"
+    paper: ClassVar[str] = "2403.03950"
+
+    def __post_init__(self) -> None:
+        check_range("HistogramHead", low=self.low, high=self.high)
+        check_at_least("HistogramHead", 2, bins=self.bins)
+        check_interval("HistogramHead", 0.0, math.inf, "()", sigma=self.sigma)
+        check_choice("HistogramHead", TARGETS, target=self.target)
+
+    @property
+    def size(self) -> int:
+        """One logit a bin."""
+        return self.bins
+
+    def value(self, outputs: Outputs) -> PerToken:
+        """`hl_gauss_value` of the logits."""
+        return hl_gauss_value(outputs, low=self.low, high=self.high)
+
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """`hl_gauss_loss` against `batch.returns`."""
+        (returns,) = self.take(batch)
+        return hl_gauss_loss(
+            outputs, returns, batch.scored_mask, low=self.low, high=self.high, sigma=self.sigma, target=self.target
+        )
+
+
+@dataclass(frozen=True)
+class QuantileHead(Head):
+    """The value is the mean of quantiles. See [quantile_loss][rl4llm.critics.quantiles.quantile_loss].
+
+        V = (1/N) Σᵢ zᵢ        l = (1/N) Σᵢ |τᵢ − 1{R < zᵢ}| Hκ(R − zᵢ)/κ
+
+    Args:
+        count: N, how many quantiles.
+        kappa: κ, where the error turns from quadratic to linear, in units of the return; small against their range, or
+            values are drawn to its middle.
+    """
+
+    count: int = 32
+    kappa: float = 0.01
+    paper: ClassVar[str] = "1710.10044"
+
+    def __post_init__(self) -> None:
+        check_at_least("QuantileHead", 1, count=self.count)
+        check_interval("QuantileHead", 0.0, math.inf, "()", kappa=self.kappa)
+
+    @property
+    def size(self) -> int:
+        """One output a quantile."""
+        return self.count
+
+    def value(self, outputs: Outputs) -> PerToken:
+        """Mean of the quantiles."""
+        return outputs.mean(-1)
+
+    def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
+        """`quantile_loss` against `batch.returns`."""
+        (returns,) = self.take(batch)
+        return quantile_loss(outputs, returns, batch.scored_mask, kappa=self.kappa)

@@ -1,15 +1,17 @@
 """`MiniCritics` and `SymmetricCritic`: frozen choices of critics, built when a run starts."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 from rl4llm.critic_values import critic_mean, critic_min
 from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
-from rl4llm.critics.losses import SquaredValueLoss, ValueLoss
+from rl4llm.critics.heads import Head, LinearHead
+from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import group_shards, prompt_shards, shared_shards
-from rl4llm.critics.value_model import ValueModel
+from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
 from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
 
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "shared": shared_shards}
@@ -27,8 +29,11 @@ class MiniCritics(ValueSpec):
         shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt") or all
             of them ("shared").
         aggregate: The estimator's value: "mean" or "min" over critics.
-        loss: Value loss of one token.
-        head_scale: Scale of the new heads' weights; 0 starts all values at 0.
+        head: How a critic's outputs say a value.
+        loss: Value loss of one token, on the values; None for the head's own.
+        inputs: What a critic reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with
+            one value for all tokens of a response and one term of the loss a response.
+        head_scale: Scale of the new heads' weights; 0 starts all values at the head's middle.
         seed: Of the heads.
     """
 
@@ -36,7 +41,9 @@ class MiniCritics(ValueSpec):
     size: int = 2
     shards: Literal["group", "prompt", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
-    loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
+    head: Head = LinearHead()
+    loss: ValueLoss | None = None
+    inputs: Inputs = "prefix"
     head_scale: float = 0.1
     seed: int = 0
 
@@ -44,6 +51,7 @@ class MiniCritics(ValueSpec):
         check_at_least("MiniCritics", 1, size=self.size)
         check_choice("MiniCritics", _SHARDS, shards=self.shards)
         check_choice("MiniCritics", _AGGREGATES, aggregate=self.aggregate)
+        check_choice("MiniCritics", INPUTS, inputs=self.inputs)
         check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
@@ -58,13 +66,15 @@ class MiniCritics(ValueSpec):
             check_compatible(source, self.model)
 
     def check_context(self, tokens: int) -> None:
-        """Raise if prompts with their responses may be longer than the critics' context."""
-        check_context(self.model, tokens, "critics' base")
+        """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""
+        if self.inputs == "prefix":
+            check_context(self.model, tokens, "critics' base")
 
     def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
         """The critics, with the same base weights and different heads."""
         heads = range(self.seed, self.seed + self.size)
-        critics = [ValueModel.load(self.model, head_scale=self.head_scale, seed=seed) for seed in heads]
+        load = partial(ValueModel.load, self.model, self.head, inputs=self.inputs, head_scale=self.head_scale)
+        critics = [load(seed=seed) for seed in heads]
         shards, aggregate = _SHARDS[self.shards], _AGGREGATES[self.aggregate]
         return CriticEnsemble(critics, shards=shards, aggregate=aggregate, loss=self.loss)
 
@@ -74,16 +84,22 @@ class SymmetricCritic(ValueSpec):
     """One critic as large as the policy: classic PPO.
 
     Args:
-        loss: Value loss of one token.
-        head_scale: Scale of the new head's weights; 0 starts all values at 0.
+        head: How the critic's outputs say a value.
+        loss: Value loss of one token, on the values; None for the head's own.
+        inputs: What it reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with one
+            value for all tokens of a response and one term of the loss a response.
+        head_scale: Scale of the new head's weights; 0 starts all values at the head's middle.
         seed: Of the head.
     """
 
-    loss: ValueLoss = SquaredValueLoss()  # noqa: RUF009
+    head: Head = LinearHead()
+    loss: ValueLoss | None = None
+    inputs: Inputs = "prefix"
     head_scale: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_choice("SymmetricCritic", INPUTS, inputs=self.inputs)
         check_interval("SymmetricCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
@@ -91,5 +107,6 @@ class SymmetricCritic(ValueSpec):
 
     def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
         """One critic from the policy's base weights."""
-        critic = ValueModel.load(source, head_scale=self.head_scale, seed=self.seed)
+        load = partial(ValueModel.load, source, self.head, inputs=self.inputs)
+        critic = load(head_scale=self.head_scale, seed=self.seed)
         return CriticEnsemble([critic], shards=shared_shards, aggregate=critic_mean, loss=self.loss)

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.heads import Float32Linear
+from rl4llm.critics.heads import Head, SigmoidHead
+from rl4llm.critics.layers import ValueHead
 from rl4llm.models.policy import ModelSource, Policy
 
 
@@ -18,18 +17,20 @@ from rl4llm.models.policy import ModelSource, Policy
 class TrunkCritic(ValueSpec):
     """A value head that shares the policy's weights (as in SoLS, arXiv:2509.01720).
 
-        V(sₜ) = σ(wᵀ hₜ + b)        (without σ when `bounded` is False)
+        zₜ = W hₜ + b        V(sₜ) = value of zₜ by the head, σ(zₜ) by default
 
     hₜ is the policy's last hidden state at the position that predicts token t. It is trained by a
-    [ValueRegression][rl4llm.regularizers.ValueRegression] beside the objective, whose gradient reaches all weights.
+    [ValueRegression][rl4llm.regularizers.ValueRegression] beside the objective, whose gradient reaches all weights: a
+    squared error of the values, whatever loss the head has of its own.
 
     Args:
-        bounded: Whether values lie in (0, 1), which makes every success better than expected and every failure worse.
-        head_scale: Scale of the new head's weights; 0 starts all values at the middle.
+        head: How many outputs, and how they say a value. The sigmoid keeps values in (0, 1), which makes every success
+            better than expected and every failure worse.
+        head_scale: Scale of the new head's weights; 0 starts all values at the head's middle.
         seed: Of the head.
     """
 
-    bounded: bool = True
+    head: Head = SigmoidHead()
     head_scale: float = 0.1
     seed: int = 0
     shares_trunk: ClassVar[bool] = True
@@ -45,30 +46,8 @@ class TrunkCritic(ValueSpec):
         """The source; the policy gets its head."""
         width = policy.model.config.get_text_config().hidden_size
         generator = torch.Generator().manual_seed(self.seed)
-        policy.value_head = ValueHead(width, self.bounded, self.head_scale, generator)
+        policy.value_head = ValueHead(width, self.head, scale=self.head_scale, generator=generator)
         return TrunkCriticSource()
-
-
-class ValueHead(nn.Module):
-    """From a hidden state to a value.
-
-    Args:
-        width: Of the hidden states.
-        bounded: Whether values lie in (0, 1).
-        scale: Standard deviation of the weights, times 1/√width.
-        generator: Of the weights.
-    """
-
-    def __init__(self, width: int, bounded: bool, scale: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.affine, self.bounded = Float32Linear(width, 1), bounded
-        nn.init.normal_(self.affine.weight, std=scale * width**-0.5, generator=generator)
-        nn.init.zeros_(self.affine.bias)
-
-    def forward(self, hidden: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes 1"]:
-        """One value a position."""
-        values = self.affine(hidden)
-        return values.sigmoid() if self.bounded else values
 
 
 class TrunkCriticSource(ValueSource):

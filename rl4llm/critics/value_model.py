@@ -1,61 +1,96 @@
 """`ValueModel`: any Hugging Face backbone with a value head."""
 
+from typing import Literal, get_args
+
 import torch
-from einops import rearrange
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError
-from rl4llm.critics.heads import Float32Linear
+from rl4llm.checks import UsageError, check_choice
+from rl4llm.critics.heads import Head, LinearHead
+from rl4llm.critics.layers import ValueHead
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.loading import context_length
-from rl4llm.models.policy import ModelSource, for_model, prefix_inputs
+from rl4llm.models.policy import ModelSource, for_model, prefix_inputs, prompt_inputs
 from rl4llm.models.sources import load_backbone
+
+Inputs = Literal["prefix", "prompt"]
+INPUTS = get_args(Inputs)
 
 
 class ValueModel(nn.Module):
-    """V(sₜ) at every response position, from the prefix sₜ before token t.
+    """V(sₜ) at every response position, from the prefix sₜ before token t or from the prompt x alone.
 
-        V(sₜ) = wᵀ hₜ + b
+        zₜ = W hₜ + b        V(sₜ) = value of zₜ by the head
 
     hₜ is the backbone's last hidden state at the position that predicts token t, so V(s₀) is read at the last prompt
-    token and never sees token t.
+    token and never sees token t. With `inputs="prompt"` h₀ stands at every token, and nothing behind the prompt is
+    read.
 
     Args:
         backbone: Any Hugging Face model without head.
+        head: How many outputs, and how they say a value.
+        inputs: What it reads: "prefix" or "prompt".
         head_scale: Standard deviation of the new head's weights, times 1/√width; each critic draws its own.
         generator: Of the head's weights.
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, *, head_scale: float = 1.0, generator: torch.Generator | None = None
+        self,
+        backbone: PreTrainedModel,
+        head: Head = LinearHead(),
+        *,
+        inputs: Inputs = "prefix",
+        head_scale: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        check_choice("ValueModel", INPUTS, inputs=inputs)
+        self.backbone, self.inputs = backbone, inputs
         width = backbone.config.get_text_config().hidden_size
-        self.head = Float32Linear(width, 1)
-        nn.init.normal_(self.head.weight, std=head_scale * width**-0.5, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        self.head = ValueHead(width, head, scale=head_scale, generator=generator)
 
     @classmethod
-    def load(cls, source: ModelSource, *, head_scale: float = 1.0, seed: int = 0) -> "ValueModel":
+    def load(
+        cls,
+        source: ModelSource,
+        head: Head = LinearHead(),
+        *,
+        inputs: Inputs = "prefix",
+        head_scale: float = 1.0,
+        seed: int = 0,
+    ) -> "ValueModel":
         """Load a model by name or object, with a new head; no weight is shared with a model object."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(load_backbone(source), head_scale=head_scale, generator=generator)
+        return cls(load_backbone(source), head, inputs=inputs, head_scale=head_scale, generator=generator)
 
     def forward(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """V(sₜ) of every response token, 0 where the mask is False; float32 or wider."""
+        return self.read(self.outputs(batch), batch)
+
+    def outputs(self, batch: RolloutBatch) -> Float[Tensor, "batch time output"]:
+        """zₜ at every response position, masked ones included; float32 or wider."""
         time = batch.response_ids.shape[1]
         if time == 0:
-            return torch.zeros(batch.response_ids.shape, device=batch.response_ids.device, dtype=torch.float32)
-        inputs = prefix_inputs(batch)
+            shape = (*batch.response_ids.shape, self.head.choice.size)
+            return torch.zeros(shape, device=batch.response_ids.device, dtype=torch.float32)
+        if self.inputs == "prompt":
+            last = self.head(self._hidden(prompt_inputs(batch))[:, -1])
+            return at_least_float32(repeat(last, "batch output -> batch time output", time=time))
+        return at_least_float32(self.head(self._hidden(prefix_inputs(batch))[:, -time:]))
+
+    def read(self, outputs: Float[Tensor, "batch time output"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
+        """V(sₜ) from the outputs, 0 where the mask is False."""
+        return keep(self.head.choice.value(outputs), batch.response_mask)
+
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Last hidden states at every position of the inputs."""
         self._check_context(inputs["position_ids"])
-        inputs = for_model(self.backbone, inputs)
-        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, -time:]
-        values = rearrange(self.head(hidden), "batch time 1 -> batch time")
-        return keep(at_least_float32(values), batch.response_mask)
+        hidden: Tensor = self.backbone(**for_model(self.backbone, inputs), use_cache=False).last_hidden_state
+        return hidden
 
     def _check_context(self, positions: Tensor) -> None:
         context = context_length(self.backbone)
@@ -63,7 +98,10 @@ class ValueModel(nn.Module):
             return
         longest = int(positions.max()) + 1
         if longest > context:
+            alone = self.inputs == "prompt"
+            what = "the prompt takes" if alone else "prompt and response take"
+            remedy = "" if alone else "lower max_response_tokens, "
             raise UsageError(
-                f"a critic, {type(self.backbone).__name__}, has a context of {context} tokens, but prompt and response "
-                f"take {longest}; lower max_response_tokens, shorten the prompts, or take another critic."
+                f"a critic, {type(self.backbone).__name__}, has a context of {context} tokens, but {what} {longest}; "
+                f"{remedy}shorten the prompts, or take another critic."
             )

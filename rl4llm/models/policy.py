@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError
+from rl4llm.critics.layers import ValueHead
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
@@ -39,6 +39,12 @@ def prefix_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
     attention = torch.cat([batch.prompt_mask, torch.ones_like(response, dtype=torch.bool)], dim=-1)
     ids = torch.cat([batch.prompt_ids, response], dim=-1)
     return {"input_ids": ids, "attention_mask": attention.long(), "position_ids": positions(attention)}
+
+
+def prompt_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
+    """The prompts alone; the last position is the last prompt token of every row."""
+    mask = batch.prompt_mask
+    return {"input_ids": batch.prompt_ids, "attention_mask": mask.long(), "position_ids": positions(mask)}
 
 
 def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ class Policy(nn.Module):
         self.end_ids = end_of_sequence_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else (self.end_ids or [0])[0]
-        self.value_head: nn.Module | None = None  # put there by a value source that shares the policy's trunk
+        self.value_head: ValueHead | None = None  # put there by a value source that shares the policy's trunk
 
     @classmethod
     def load(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
@@ -166,8 +172,8 @@ class Policy(nn.Module):
     def _values(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.value_head is None:
             raise UsageError("the policy has no value head; set --model.critics=TrunkCritic.")
-        values = rearrange(self.value_head(hidden), "batch time 1 -> batch time")
-        return keep(at_least_float32(values), mask)
+        values = self.value_head.choice.value(at_least_float32(self.value_head(hidden)))
+        return keep(values, mask)
 
 
 def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:

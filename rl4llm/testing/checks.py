@@ -6,7 +6,7 @@ from typing import Any
 from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction
-from rl4llm.critics import ValueLoss, ValueSource
+from rl4llm.critics import Head, ValueLoss, ValueSource
 from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.regularizers import Regularizer
@@ -29,6 +29,7 @@ LAWS: dict[type, tuple[Law, ...]] = {
     PolicyObjective: UNIVERSAL + DIFFERENTIABLE + OBJECTIVES + BATCHING,
     Regularizer: UNIVERSAL + DIFFERENTIABLE + BATCHING + KL,
     ValueLoss: UNIVERSAL + DIFFERENTIABLE,
+    Head: UNIVERSAL + DIFFERENTIABLE,
     Aggregator: tuple(law for law in UNIVERSAL if law is not DTYPE) + DIFFERENTIABLE + AGGREGATORS,
     Correction: UNIVERSAL + CONSTANT,
     RewardShaping: UNIVERSAL + CONSTANT,

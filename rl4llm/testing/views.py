@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4llm.advantages import Whiten
 from rl4llm.axes import aligned
 from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
-from rl4llm.critics import ValueLoss
+from rl4llm.critics import Head, ValueLoss
 from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.parts import Part
 from rl4llm.regularizers import Regularizer
@@ -31,6 +31,10 @@ def own_inputs(part: Any, batch: RolloutBatch) -> dict[str, Tensor]:
     if isinstance(part, ValueLoss):
         (critic_values,) = batch.require("critic_values", by="own_inputs")
         return {"values": critic_values[0]}
+    if isinstance(part, Head):
+        (critic_values,) = batch.require("critic_values", by="own_inputs")
+        steps = torch.arange(part.size, dtype=critic_values.dtype) / part.size
+        return {"outputs": critic_values[0][..., None] + steps}
     if isinstance(part, Aggregator | Whiten):
         (advantages,) = batch.require("advantages", by="own_inputs")
         return {"advantages": advantages}
@@ -45,16 +49,22 @@ def outputs(part: Any, batch: RolloutBatch, inputs: Mapping[str, Tensor] | None 
         given: Any = part(PolicyOutput(**inputs), batch)
     elif isinstance(part, Aggregator):
         given = part(inputs["advantages"], batch.response_mask)
+    elif isinstance(part, Head):
+        given = part.loss(inputs["outputs"], batch)
     else:
         given = part(*inputs.values(), batch)
     return [given] if isinstance(given, Tensor) else [tensor for tensor in given if tensor is not None]
 
 
 def in_domain(part: Any, batch: RolloutBatch) -> RolloutBatch:
-    """The batch with scores that the part is made for: any, at least 0, or 0 and 1."""
+    """The batch with scores that the part is made for: any, at least 0, or 0 and 1; or with returns from 0 to 1."""
     domain = getattr(part, "domain", "real")
     if domain == "real":
         return batch
+    if domain == "unit":
+        returns = batch.returns
+        inside = None if returns is None else torch.where(batch.response_mask, returns.sigmoid(), returns)
+        return batch.replace(returns=inside)
     scores = batch.scores.abs() if domain == "non-negative" else (batch.scores > 0).to(batch.scores.dtype)
     scores = torch.where(batch.scores.isnan(), batch.scores, scores)
     return with_scores(batch, scores)

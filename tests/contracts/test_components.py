@@ -35,9 +35,15 @@ from rl4llm.checks import UsageError
 from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedImportance
 from rl4llm.critics import (
     BetaTracker,
+    BoundedHead,
     ClippedValueLoss,
     GreedyValue,
+    Head,
+    HistogramHead,
+    LinearHead,
     MonteCarloValues,
+    QuantileHead,
+    SigmoidHead,
     SquaredValueLoss,
     TrunkCritic,
     ValueLoss,
@@ -186,6 +192,11 @@ EXAMPLES = {
     ],
     SquaredValueLoss: [SquaredValueLoss()],
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
+    LinearHead: [LinearHead()],
+    BoundedHead: [BoundedHead(low=-1.0, high=2.0)],
+    SigmoidHead: [SigmoidHead()],
+    HistogramHead: [HistogramHead(low=-1.0, high=2.0, bins=7, sigma=0.5, target="density"), HistogramHead()],
+    QuantileHead: [QuantileHead(count=3, kappa=0.5), QuantileHead()],
 }
 
 WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]
@@ -205,6 +216,7 @@ DEFAULTS_THAT_DIFFER = {
     **dict.fromkeys(WIDTHS_OF_RESPONSES, "widths of a mean over a response, which moves far less than a token's ratio"),
     **dict.fromkeys([(EntropyRatioClip, f) for f in ("clip_low", "clip_high")], "widths of a ratio of entropies"),
     **dict.fromkeys([(c, "coef") for c in OWN_SCALES], "each penalty has its own scale; the paper's weight"),
+    **dict.fromkeys([(HistogramHead, f) for f in ("low", "high")], "ends of a support, beyond those of the returns"),
     (GMPO, "clip"): "width of a log-ratio, not of a ratio",
     (TrajectoryBellmanResidual, "beta"): "the two papers differ, and so does the scale of their losses",
     (LengthAdaptiveGAE, "lam_returns"): "VAPO's targets are Monte Carlo returns; GAE's follow its own λ",
@@ -238,7 +250,8 @@ BUILDING_BLOCKS = {
     "top_masses",
 }
 
-FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss, Correction, RewardShaping)
+FAMILIES = (AdvantageEstimator, Gate, PolicyObjective, Aggregator, Regularizer, ValueLoss, Head, Correction)
+FAMILIES += (RewardShaping,)
 FAMILY_PACKAGES = (
     "advantages",
     "corrections",

@@ -14,10 +14,18 @@ from rl4llm.checks import UsageError
 from rl4llm.objectives.base import RatioObjective, options_of
 
 FAMILIES = ("advantages", "corrections", "critics", "gates", "objectives", "regularizers", "rewards", "metrics")
-SIZES = {"batch": 2, "time": 3, "critic": 2, "segment": 3, "bin": 4, "group": 2, "axes": 3, "state": 3}
+SIZES = {"batch": 2, "time": 3, "critic": 2, "segment": 3, "bin": 4, "group": 2, "axes": 3, "state": 3, "quantile": 3}
 OPTIONS = {"k": 2, "num_critics": 2, "critic": 0, "low": 0.5, "high": 2.0, "level": "token", "fraction": 0.2, "q": 0.5}
 OPTIONS |= {"max_tokens": 6, "cache_tokens": 2, "delta_low": 0.1, "delta_high": 0.1, "score": 1.0, "divergence": 0.1}
-NUMBERS = {"scores": 1.0, "entropies": 1.0, "old_entropies": 1.0, "correct": 1, "responses": 2, "lengths": 3}
+NUMBERS = {
+    "scores": 1.0,
+    "entropies": 1.0,
+    "old_entropies": 1.0,
+    "correct": 1,
+    "responses": 2,
+    "lengths": 3,
+    "returns": 0.5,
+}
 # Functions of which others are made.
 INNER = (
     "token_log_ratio",
@@ -143,6 +151,9 @@ SAME_DOMAIN = [
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
     ("clipped_value_loss", critics.ClippedValueLoss, {"clip": "clip"}),
+    ("bounded_value", critics.BoundedHead, {"low": "low", "high": "high"}),
+    ("hl_gauss_loss", critics.HistogramHead, {n: n for n in ("low", "high", "sigma")}),
+    ("quantile_loss", critics.QuantileHead, {"kappa": "kappa"}),
     ("optimal_advantage_regression", objectives.OptimalAdvantageRegression, {"beta": "beta"}),
     ("trajectory_bellman_residual", objectives.TrajectoryBellmanResidual, {"beta": "beta"}),
     ("rebel", objectives.REBEL, {"eta": "eta"}),

@@ -93,7 +93,7 @@ def test_heads_differ_between_critics_and_bases_do_not():
     from rl4llm.critics import MiniCritics
 
     ensemble = MiniCritics(size=3).build("rl4llm/digits")
-    heads = [critic.head.weight for critic in ensemble.critics]
+    heads = [critic.head.affine.weight for critic in ensemble.critics]
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[1], heads[2])
     for a, b in zip(ensemble.critics[0].backbone.parameters(), ensemble.critics[1].backbone.parameters(), strict=True):

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from rl4llm.critics import MiniCritics, TrunkCritic, ValueModel
-from rl4llm.critics.heads import Float32Linear
+from rl4llm.critics.layers import Float32Linear
 from rl4llm.models import Policy, Pretrained, load_backbone
 from tests.models.folders import saved
 from tests.models.test_models import a_batch
@@ -66,7 +66,7 @@ def test_a_narrow_default_type_narrows_no_result(folder, time):
         assert policy(batch, asks=("values", "entropies")).values.dtype == torch.float32
         assert policy(batch, asks=("values", "entropies")).log_probs.dtype == torch.float32
         assert critic(batch).dtype == torch.float32
-        assert MiniCritics(folder).build(folder).critics[0].head.weight.dtype == torch.float32
+        assert MiniCritics(folder).build(folder).critics[0].head.affine.weight.dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -134,7 +134,7 @@ def test_generation_keeps_its_cache_under_checkpointing(folder):
 def test_a_narrow_critic_learns_through_its_float32_head(folder):
     critic = ValueModel.load(Pretrained(folder, dtype="bfloat16", gradient_checkpointing=True)).train()
     found = gradients(critic, critic(a_batch()).square().sum())
-    assert found["head.weight"].dtype == torch.float32
+    assert found["head.affine.weight"].dtype == torch.float32
     assert found["backbone.layers.0.mlp.up_proj.weight"].dtype == torch.bfloat16
     assert all(gradient.any() for gradient in found.values())
     assert load_backbone(Pretrained(folder, dtype="bfloat16")).dtype == torch.bfloat16

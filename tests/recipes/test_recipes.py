@@ -81,6 +81,10 @@ OVERRIDES = [
     ("--model.critics.shards=shared", "critics.init_args.shards", "shared"),
     ("--model.critics.aggregate=min", "critics.init_args.aggregate", "min"),
     ("--model.critics=SymmetricCritic", "critics.class_path", "rl4llm.critics.SymmetricCritic"),
+    ("--model.critics.head=BoundedHead", "critics.init_args.head.class_path", "rl4llm.critics.BoundedHead"),
+    ("--model.critics.head=HistogramHead", "critics.init_args.head.init_args.bins", 51),
+    ("--model.critics.loss=ClippedValueLoss", "critics.init_args.loss.init_args.clip", 0.2),
+    ("--model.critics.inputs=prompt", "critics.init_args.inputs", "prompt"),
     ("--model.gate.fraction=0.05", "gate.init_args.fraction", 0.05),
     ("--model.gate=null", "gate", None),
     ("--model.gate=RandomGate", "gate.class_path", "rl4llm.gates.RandomGate"),
@@ -102,6 +106,11 @@ OVERRIDES = [
     ("--model.optimizer.lr=1e-6", "optimizer.init_args.lr", 1e-6),
     ("--model.critic_optimizer.lr=1e-5", "critic_optimizer.init_args.lr", 1e-5),
 ]
+
+
+def test_a_head_and_its_setting_are_two_flags():
+    head = config("asyppo", "--model.critics.head=BoundedHead", "--model.critics.head.low=-1")
+    assert at(head["model"], "critics.init_args.head.init_args") == {"low": -1.0, "high": 1.0}
 
 
 @pytest.mark.parametrize(("flag", "place", "value"), OVERRIDES, ids=lambda x: str(x))
@@ -137,6 +146,14 @@ BAD = [
     (["--model.critics.size=9"], r"more critics \(size=9\) than responses per prompt \(8\)"),
     (["--model.critics.size=0"], r"MiniCritics: size must be a whole number of at least 1, got 0"),
     (["--model.critics.shards=random"], r"shards"),
+    (["--model.critics.head=BoundedHead", "--model.critics.head.low=1"], r"BoundedHead: low must be below high"),
+    (
+        ["--model.critics.head=HistogramHead", "--model.critics.head.bins=1"],
+        r"HistogramHead: bins must be .* at least 2",
+    ),
+    (["--model.critics.head=QuantileHead", "--model.critics.head.count=0"], r"QuantileHead: count must be .* 1, got 0"),
+    (["--model.critics.head.low=0"], r"--model\.critics\.head=LinearHead has no setting 'low'"),
+    (["--model.critics.inputs=answer"], r"inputs"),
     (["--model.policy=/no/such/folder"], r"model folder '/no/such/folder' does not exist"),
     (["--model.sampling.top_p=0.9"], r"top_p=0\.9 draws from a filtered distribution"),
     (

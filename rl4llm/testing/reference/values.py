@@ -119,33 +119,3 @@ def segment_advantages(boundary_values: Tensor, scores: Tensor, segment_ids: Ten
             segment = int(segment_ids[row, token])
             result[row, token] = values[segment + 1] - values[segment]
     return result
-
-
-def hl_gauss_loss(
-    logits: Tensor, returns: Tensor, response_mask: Tensor, low: float, high: float, sigma: float
-) -> Tensor:
-    """Cross-entropy of the bins, token by token and bin by bin, with the error function of the standard library."""
-    result = torch.zeros(response_mask.shape, dtype=logits.dtype)
-    bins = logits.shape[-1]
-    edges = [low + (high - low) * k / bins for k in range(bins + 1)]
-    for row, mask in enumerate(response_mask.tolist()):
-        for token in [t for t, trained in enumerate(mask) if trained]:
-            target = min(max(returns[row, token].item(), low), high)
-            mass = [(1 + math.erf((edge - target) / (sigma * math.sqrt(2)))) / 2 for edge in edges]
-            z = logits[row, token].tolist()
-            normalizer = max(z) + math.log(math.fsum(math.exp(number - max(z)) for number in z))
-            terms = [(mass[k + 1] - mass[k]) * (normalizer - z[k]) for k in range(bins)]
-            result[row, token] = math.fsum(terms) / (mass[-1] - mass[0])
-    return result
-
-
-def hl_gauss_value(logits: Tensor, low: float, high: float) -> Tensor:
-    """Mean of the bins' midpoints, token by token."""
-    result = torch.zeros(logits.shape[:2], dtype=logits.dtype)
-    width = (high - low) / logits.shape[-1]
-    for row in range(logits.shape[0]):
-        for token in range(logits.shape[1]):
-            weights = [math.exp(number) for number in logits[row, token].tolist()]
-            middle = [low + (k + 0.5) * width for k in range(len(weights))]
-            result[row, token] = math.fsum(w * m for w, m in zip(weights, middle, strict=True)) / math.fsum(weights)
-    return result
