@@ -124,5 +124,18 @@ PAPERS = {
         "Shen and others",
         "VESPO: Variational Sequence-Level Soft Policy Optimization for Stable Off-Policy LLM Training",
     ),
+    "2604.19485": (
+        "Pan and others",
+        "EVPO: Explained Variance Policy Optimization for Adaptive Critic Utilization in LLM Post-Training",
+    ),
     "2605.26784": ("Luo and others", "Ratio-Variance Regularized Policy Optimization"),
+    "2607.07508": (
+        "Hou and Li and Tang and Dong",
+        "Single-Rollout Asynchronous Optimization for Agentic Reinforcement Learning",
+    ),
+    "2608.16739": (
+        "Venkatraman and Dinot and Aitchison",
+        "Le Critique: Privileged Value Functions for LLM Reinforcement Learning",
+    ),
+    "2609.36802": ("Zhou and others", "EasyPPO: Stabilizing the Critic Is Key"),
 }

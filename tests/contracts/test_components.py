@@ -18,6 +18,7 @@ from rl4llm import batch as batches
 from rl4llm.advantages import (
     GAE,
     AdvantageEstimator,
+    ConstantBaseline,
     CorrectnessRelative,
     GroupRelative,
     LeaveOneOut,
@@ -71,6 +72,7 @@ from rl4llm.objectives import (
     EntropyRatioClip,
     GSPOToken,
     ImportanceWeighted,
+    MaskedImportanceWeighted,
     MinPrefixRatio,
     OptimalAdvantageRegression,
     PolicyObjective,
@@ -116,6 +118,7 @@ EXAMPLES = {
     QuantileRelative: [QuantileRelative(quantile=0.6)],
     PassAtKTraining: [PassAtKTraining(k=2)],
     SingleStream: [SingleStream()],
+    ConstantBaseline: [ConstantBaseline(baseline=0.3), ConstantBaseline()],
     SegmentMonteCarlo: [SegmentMonteCarlo()],
     Whiten: [Whiten(), Whiten(level="response"), Whiten(level="group", unbiased=False)],
     AgreementGate: [AgreementGate(fraction=0.4)],
@@ -132,6 +135,7 @@ EXAMPLES = {
     Complement: [~RandomGate(fraction=0.3)],
     Reinforce: [Reinforce()],
     ImportanceWeighted: [ImportanceWeighted()],
+    MaskedImportanceWeighted: [MaskedImportanceWeighted(clip_low=0.8, clip_high=3.0), MaskedImportanceWeighted()],
     PPOClip: [PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), PPOClip()],
     DPPO: [
         DPPO(delta_low=0.1, delta_high=0.2, weight_cap=5.0),
@@ -183,6 +187,7 @@ EXAMPLES = {
 }
 
 WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]
+WIDTHS_OF_TWO_SIDES = [(MaskedImportanceWeighted, f) for f in ("clip_low", "clip_high")]
 WIDTHS_OF_RESPONSES = [(c, f) for c in (GSPO, GSPOToken) for f in ("clip_low", "clip_high")]
 OWN_SCALES = (RatioPenalty, LogRatioPenalty, Likelihood, ValueRegression)
 
@@ -196,6 +201,7 @@ DEFAULTS_THAT_DIFFER = {
     (OverlongPenalty, "coef"): "the largest charge beside a score of 1, not the weight of a divergence",
     (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
     **dict.fromkeys(WIDTHS_OF_A_WEIGHT, "widths of a weight, not of a mask: no floor, a high ceiling"),
+    **dict.fromkeys(WIDTHS_OF_TWO_SIDES, "a mask for either sign of the advantage, wide enough to drop outliers only"),
     **dict.fromkeys(WIDTHS_OF_RESPONSES, "widths of a mean over a response, which moves far less than a token's ratio"),
     **dict.fromkeys([(EntropyRatioClip, f) for f in ("clip_low", "clip_high")], "widths of a ratio of entropies"),
     **dict.fromkeys([(c, "coef") for c in OWN_SCALES], "each penalty has its own scale; the paper's weight"),

@@ -131,6 +131,7 @@ PROBES = [-math.inf, -1.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 1.0 + 1e-9, 1.5, 2.0, mat
 SAME_DOMAIN = [
     ("gae", advantages.GAE, {"gamma": "gamma", "lam": "lam", "lam_returns": "lam_returns"}),
     ("length_adaptive_gae", advantages.LengthAdaptiveGAE, {n: n for n in ("gamma", "alpha", "lam_returns")}),
+    ("constant_baseline", advantages.ConstantBaseline, {"baseline": "baseline"}),
     ("discounted_returns", advantages.MonteCarlo, {"gamma": "gamma"}),
     ("correctness_relative", advantages.CorrectnessRelative, {"min_correct": "min_correct"}),
     ("quantile_relative", advantages.QuantileRelative, {"k": "quantile"}),
