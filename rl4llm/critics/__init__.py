@@ -10,6 +10,7 @@ from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
 from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
+from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
@@ -69,6 +70,8 @@ __all__ = [
     "clipped_value_loss",
     "SquaredValueLoss",
     "ClippedValueLoss",
+    "noise_weights",
+    "NoiseNormalizedValueLoss",
     "hl_gauss_loss",
     "hl_gauss_value",
     # diagnostics

@@ -39,6 +39,7 @@ from rl4llm.critics import (
     ClippedValueLoss,
     GreedyValue,
     MonteCarloValues,
+    NoiseNormalizedValueLoss,
     SquaredValueLoss,
     TrunkCritic,
     ValueLoss,
@@ -184,6 +185,10 @@ EXAMPLES = {
     ],
     SquaredValueLoss: [SquaredValueLoss()],
     ClippedValueLoss: [ClippedValueLoss(clip=0.5)],
+    NoiseNormalizedValueLoss: [
+        NoiseNormalizedValueLoss(floor=0.1, power=1.0, loss=ClippedValueLoss(clip=0.4)),
+        NoiseNormalizedValueLoss(),
+    ],
 }
 
 WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]

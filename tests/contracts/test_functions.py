@@ -142,6 +142,7 @@ SAME_DOMAIN = [
     ("advantage_magnitude", gates.AdvantageMagnitude, {"fraction": "fraction"}),
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
+    ("noise_weights", critics.NoiseNormalizedValueLoss, {"floor": "floor", "power": "power"}),
     ("clipped_value_loss", critics.ClippedValueLoss, {"clip": "clip"}),
     ("optimal_advantage_regression", objectives.OptimalAdvantageRegression, {"beta": "beta"}),
     ("trajectory_bellman_residual", objectives.TrajectoryBellmanResidual, {"beta": "beta"}),

@@ -33,6 +33,26 @@ def beta_tracker_update(
     return rate * count, (1 - rate) * count
 
 
+def noise_weights(scores: Tensor, group_ids: Tensor, floor: float | None, power: float) -> Tensor:
+    """One over the noise of the row's prompt, divided by the mean over the prompts that have a score."""
+    groups: dict[int, list[float]] = {}
+    for score, group in zip(scores.tolist(), group_ids.tolist(), strict=True):
+        if score == score:
+            groups.setdefault(group, []).append(score)
+    everything = [score for group in groups.values() for score in group]
+    inverse = {}
+    for name, group in groups.items():
+        mean = math.fsum(group) / len(group)
+        variance = math.fsum((score - mean) ** 2 for score in group) / len(group) if len(set(group)) > 1 else 0.0
+        span = max(everything) - min(everything)
+        least = (span / (2 * math.sqrt(len(group)))) ** (2 * power) if floor is None else floor
+        noise = max(variance**power, least)
+        inverse[name] = 1 / noise if noise else 1.0
+    pairs = zip(scores.tolist(), group_ids.tolist(), strict=True)
+    numbers = [inverse[g] * len(inverse) / math.fsum(inverse.values()) if s == s else 0.0 for s, g in pairs]
+    return torch.tensor(numbers, dtype=scores.dtype)
+
+
 def tracker_advantages(scores: Tensor, baselines: Tensor) -> Tensor:
     """Score minus baseline, one response at a time; 0 for NaN."""
     pairs = zip(scores.tolist(), baselines.tolist(), strict=True)
