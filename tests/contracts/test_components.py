@@ -37,10 +37,12 @@ from rl4llm.corrections import Correction, IcePop, MaskedImportance, TruncatedIm
 from rl4llm.critics import (
     BetaTracker,
     ClippedValueLoss,
+    ExplainedVarianceSwitch,
     GreedyValue,
     MonteCarloValues,
     NoiseNormalizedValueLoss,
     SquaredValueLoss,
+    Tether,
     TrunkCritic,
     ValueLoss,
 )
@@ -274,6 +276,8 @@ SOURCES = [
     BetaTracker(samples=0).build("", None),
     GreedyValue().build("", None),
     MonteCarloValues(samples=2, segmenter=FixedTokens(2)).build("", None),
+    Tether(BetaTracker(samples=0), decay=0.5).build("", None),
+    ExplainedVarianceSwitch(BetaTracker(samples=0), threshold=-5.0, lag=1).build("", None),
     TrunkCritic().build(
         "", Policy(*TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build())
     ),
