@@ -99,10 +99,17 @@ class TetherSource(WrappingSource):
         if context.warming_up:
             return
         (values,) = judged.require("values", by="Tether")
-        given = judged.outcomes, self._baselines(judged), values, judged.response_mask
         choice = self.choice
-        options = {"decay": choice.decay, "ridge": choice.ridge, "clip": choice.clip}
-        self.rho = blend_coefficient(*given, previous=self.rho, **options).item()
+        self.rho = blend_coefficient(
+            judged.outcomes,
+            self._baselines(judged),
+            values,
+            judged.response_mask,
+            previous=self.rho,
+            decay=choice.decay,
+            ridge=choice.ridge,
+            clip=choice.clip,
+        ).item()
 
     def _baselines(self, batch: RolloutBatch) -> Float[Tensor, " batch"]:
         return leave_one_out_mean(batch.outcomes, batch.group_ids)

@@ -142,6 +142,8 @@ SAME_DOMAIN = [
     ("advantage_magnitude", gates.AdvantageMagnitude, {"fraction": "fraction"}),
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
+    ("blend_coefficient", critics.Tether, {"decay": "decay", "ridge": "ridge"}),
+    ("trusted_mean", critics.ExplainedVarianceSwitch, {"threshold": "threshold"}),
     ("noise_weights", critics.NoiseNormalizedValueLoss, {"floor": "floor", "power": "power"}),
     ("clipped_value_loss", critics.ClippedValueLoss, {"clip": "clip"}),
     ("optimal_advantage_regression", objectives.OptimalAdvantageRegression, {"beta": "beta"}),
