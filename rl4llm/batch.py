@@ -62,6 +62,10 @@ _SEGMENTS = {
 }
 _ADVANTAGES = {"source": "advantage", "provider": "an advantage estimator (the `advantage` slot)"}
 _RETURNS = {"source": "advantage", "provider": "an advantage estimator that gives value targets (for example GAE)"}
+_WEIGHTS = {
+    "source": "critics",
+    "provider": "a value loss that weighs responses, from its `prepare` on the whole batch",
+}
 _GATES = {"source": "gate", "provider": "the loop, which evaluates the gates (the `gate` slot)"}
 _REPLAY = {"source": "replay", "provider": "a replay of earlier responses (the `replay` slot)"}
 
@@ -101,6 +105,7 @@ class RolloutBatch:
         entropies: B×T, H(μ(·|sₜ)) at the sampled tokens, as the sampling engine reported them.
         advantages: B×T, Aₜ as the objective uses it.
         returns: B×T, the value targets.
+        value_weights: B, how much a response weighs in the value loss.
         gates: G×B×T bool, one slice a gate of the composed algorithm (the objective's first).
         counted: G×B×T bool, the tokens over which the mean of each gate's term is taken, kept or not.
         segment_ids: B×T int, which step of its response a token belongs to: 0, 1, ... in order.
@@ -131,6 +136,7 @@ class RolloutBatch:
     entropies: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ENTROPIES)
     advantages: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ADVANTAGES)
     returns: Float[Tensor, "batch time"] | None = field(default=None, metadata=_RETURNS)
+    value_weights: Float[Tensor, " batch"] | None = field(default=None, metadata=_WEIGHTS)
     gates: Bool[Tensor, "gate batch time"] | None = field(default=None, metadata=_GATES)
     counted: Bool[Tensor, "gate batch time"] | None = field(default=None, metadata=_GATES)
     segment_ids: Int[Tensor, "batch time"] | None = field(default=None, metadata=_SEGMENTS)

@@ -2,6 +2,7 @@
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.advantages.bootstrap import bootstrap_truncated
+from rl4llm.advantages.constant_baseline import ConstantBaseline, constant_baseline
 from rl4llm.advantages.correctness import CorrectnessRelative, correctness_relative
 from rl4llm.advantages.gae import GAE, LengthAdaptiveGAE, gae, length_adaptive_gae
 from rl4llm.advantages.group import GroupRelative, group_relative
@@ -46,6 +47,8 @@ __all__ = [
     # Against a value from elsewhere
     "tracker_advantages",
     "segment_advantages",
+    "constant_baseline",
+    "ConstantBaseline",
     "SingleStream",
     "SegmentMonteCarlo",
     # Transforms

@@ -68,4 +68,6 @@ def value_context(
         own_values=lambda rows: policy_pass(rows, "values"),
         complete=partial(complete, runtime, answering, prompts),
         decode=partial(decode_pieces, answering.policy),
+        log=lambda name, numbers: meter.add(f"critics/{name}", numbers.reshape(-1)),
+        warming_up=counted is not None,
     )

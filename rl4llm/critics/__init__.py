@@ -5,6 +5,7 @@ from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.blending import blend_coefficient, trusted_mean
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
@@ -13,10 +14,13 @@ from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
 from rl4llm.critics.layers import ValueHead
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
+from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.quantiles import quantile_loss, quantile_spread
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
+from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
+from rl4llm.critics.wrapping import WrappingSource
 from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
@@ -27,6 +31,10 @@ _LAZY = {
     "SymmetricCritic": "mini",
     "BatchMean": "batch_mean",
     "BatchMeanSource": "batch_mean",
+    "Tether": "tether",
+    "TetherSource": "tether",
+    "ExplainedVarianceSwitch": "variance_switch",
+    "ExplainedVarianceSwitchSource": "variance_switch",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
 }
@@ -42,6 +50,14 @@ __all__ = [
     "SymmetricCritic",
     "BatchMean",
     "BatchMeanSource",
+    "Tether",
+    "TetherSource",
+    "blend_coefficient",
+    "ExplainedVarianceSwitch",
+    "ExplainedVarianceSwitchSource",
+    "trusted_mean",
+    "leave_one_out_mean",
+    "WrappingSource",
     "CriticEnsemble",
     "ValueModel",
     "TrunkCritic",
@@ -83,6 +99,8 @@ __all__ = [
     "SquaredValueLoss",
     "ClippedValueLoss",
     "binary_value_loss",
+    "noise_weights",
+    "NoiseNormalizedValueLoss",
     "hl_gauss_loss",
     "quantile_loss",
     # diagnostics

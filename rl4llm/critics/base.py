@@ -62,6 +62,10 @@ class Survey(Protocol):
         """
 
 
+def _log_nothing(name: str, numbers: Tensor) -> None:
+    """Log nothing: there is no step whose metrics these could be."""
+
+
 @dataclass(frozen=True)
 class ValueContext:
     """What the loop lends to a value source, so that no value source knows the loop.
@@ -75,6 +79,8 @@ class ValueContext:
         own_values: V(sₜ) of the policy's own value head, likewise.
         complete: Draws completions of cut responses with the policy as it is now and scores them.
         decode: The text of every response token.
+        log: `log(name, numbers)` adds numbers to the step's metrics, whose mean is logged under `critics/`.
+        warming_up: Whether only the critics learn from this rollout batch.
     """
 
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
@@ -83,10 +89,18 @@ class ValueContext:
     own_values: Callable[[RolloutBatch], Tensor]
     complete: Complete
     decode: Decode
+    log: Callable[[str, Tensor], None] = _log_nothing
+    warming_up: bool = False
 
 
 class ValueSource(nn.Module, Part):
-    """V(sₜ) for the advantage estimator: learned critics, a tracker, continuations, a table."""
+    """V(sₜ) for the advantage estimator: learned critics, a tracker, continuations, a table.
+
+    Attributes:
+        reads_scores: Whether a response's values may be made of the other responses' scores in the same batch.
+    """
+
+    reads_scores: ClassVar[bool] = False
 
     @property
     def learners(self) -> Mapping[str, nn.Module]:

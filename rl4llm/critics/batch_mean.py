@@ -1,15 +1,13 @@
 """`BatchMean`: a control for studies of critics, whose values know nothing of prompt or prefix."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
-from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.base import ValueContext, ValueSpec
 from rl4llm.critics.mini import MiniCritics
+from rl4llm.critics.wrapping import WrappingSource, with_values
 from rl4llm.masked import masked_mean
 
 if TYPE_CHECKING:
@@ -49,38 +47,12 @@ class BatchMean(ValueSpec):
         return BatchMeanSource(self.critics.build(source, policy))
 
 
-class BatchMeanSource(ValueSource):
-    """A value source that says the mean of another one's values everywhere.
-
-    Args:
-        inner: The other one.
-    """
-
-    def __init__(self, inner: ValueSource) -> None:
-        super().__init__()
-        self.inner = inner
-
-    @property
-    def learners(self) -> Mapping[str, nn.Module]:
-        """Those of the other one."""
-        return self.inner.learners
+class BatchMeanSource(WrappingSource):
+    """A value source that says the mean of another one's values everywhere."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
         """The batch with the mean as `values`, and `critic_values` moved so that their spread stays."""
         judged = self.inner.values(batch, context)
         (values,) = judged.require("values", by="BatchMean")
-        mean = masked_mean(values, batch.response_mask).to(values.dtype).expand_as(values)
-        moved = judged.critic_values if judged.critic_values is None else judged.critic_values - values + mean
-        return judged.replace(values=mean.clone(), critic_values=moved)
-
-    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Let the other one learn, with its own values in the batch."""
-        self.inner.learn(self.inner.values(batch, context), context)
-
-    def prepare(self, survey: Survey) -> None:
-        """Let the other one survey the prompts."""
-        self.inner.prepare(survey)
-
-    def priorities(self, uids: Tensor) -> Tensor | None:
-        """What the other one says."""
-        return self.inner.priorities(uids)
+        mean = masked_mean(values, batch.response_mask).to(values.dtype)
+        return with_values(judged, mean.expand_as(values).clone())

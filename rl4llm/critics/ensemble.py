@@ -63,6 +63,7 @@ class CriticEnsemble(ValueSource):
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
         """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
         critic_values, _ = batch.require("critic_values", "returns", by="CriticEnsemble.learn")
+        batch = batch if self.loss is None else self.loss.prepare(batch)
         shards = self.shards(batch.group_ids, len(self))
         for index, name in enumerate(self.learners):
             own = batch.replace(values=critic_values[index]).select(learns_from(shards, index))

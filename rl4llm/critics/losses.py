@@ -21,6 +21,10 @@ class ValueLoss(Part):
 
     reads: ClassVar[tuple[str, ...]] = ("returns",)
 
+    def prepare(self, batch: RolloutBatch) -> RolloutBatch:
+        """The batch with what the loss needs to know of all its rows; called once, before it is cut. Nothing here."""
+        return batch
+
     @abstractmethod
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """Loss of every trained token for one critic's present `values`; `batch.values` are those before the update."""

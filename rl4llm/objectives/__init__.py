@@ -22,6 +22,7 @@ from rl4llm.objectives.entropy_ratio import EntropyRatioClip, entropy_ratio_mask
 from rl4llm.objectives.gmpo import GMPO, gmpo
 from rl4llm.objectives.gspo import GSPO, GSPOToken, gspo, gspo_token
 from rl4llm.objectives.importance import ImportanceWeighted, importance_weighted
+from rl4llm.objectives.masked_importance import MaskedImportanceWeighted, masked_importance_weighted
 from rl4llm.objectives.min_prefix_ratio import MinPrefixRatio, min_prefix_ratio
 from rl4llm.objectives.optimal_advantage import OptimalAdvantageRegression, optimal_advantage_regression
 from rl4llm.objectives.ppo_clip import PPOClip, ppo_clip
@@ -44,6 +45,8 @@ __all__ = [
     "Reinforce",
     "importance_weighted",
     "ImportanceWeighted",
+    "masked_importance_weighted",
+    "MaskedImportanceWeighted",
     "ppo_clip",
     "PPOClip",
     "dppo",

@@ -165,4 +165,5 @@ def _numbers_of_tokens(draw: Draw, mask: Tensor, critics: int) -> dict[str, Tens
         "returns": numbers(shape),
         "ref_logsumexp": numbers(shape),
         "top_log_probs": numbers((*shape, 2), -6.0, -1.0),
+        "value_weights": numbers(shape[:1], 0.0, 3.0),
     }

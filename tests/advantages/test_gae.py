@@ -224,3 +224,41 @@ def test_critic_values_get_the_remedy(function, unchecked_shapes):
     for values in (torch.zeros(2, 4, 8), torch.zeros(4)):
         with pytest.raises(UsageError, match="pass one value per token; for critic_values use critic_mean"):
             function(torch.zeros(4, 8), values, mask)
+
+
+@fewer
+@given(data=st.data(), x=processes(), alpha=st.sampled_from([0.05, 0.4, 1.5, 3.0]), lam=shares)
+def test_an_observation_of_any_length_changes_no_advantage(data, x, alpha, lam):
+    """Tool output between actions carries neither reward nor decay; garbage there is not read (SAO's GAE)."""
+    mask = x[2]
+    place, columns = data.draw(st.integers(0, mask.shape[1])), data.draw(st.integers(1, 9))
+
+    def inserted(tensor, filling):
+        hole = torch.full((len(tensor), columns), filling, dtype=tensor.dtype)
+        return torch.cat([tensor[:, :place], hole, tensor[:, place:]], -1)
+
+    longer = inserted(x[0], torch.nan), inserted(x[1], torch.nan), inserted(mask, False)
+    for estimate in (lambda *t: gae(*t, lam=lam), lambda *t: length_adaptive_gae(*t, alpha=alpha)):
+        for before, after in zip(estimate(*x), estimate(*longer), strict=True):
+            close(after, inserted(before, 0.0))
+
+
+@fewer
+@given(x=processes(), gamma=shares, alpha=st.sampled_from([0.05, 0.4, 1.5]), data=st.data())
+def test_monte_carlo_targets_do_not_depend_on_the_values(x, gamma, alpha, data):
+    rewards, values, mask = x
+    others = data.draw(tensors(tuple(mask.shape)))
+    expected = discounted_returns(rewards, mask, gamma=gamma)
+    for v in (values, others):
+        close(gae(rewards, v, mask, gamma=gamma, lam_returns=1.0).returns, expected)
+        close(length_adaptive_gae(rewards, v, mask, gamma=gamma, alpha=alpha).returns, expected)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.4, 1.5])
+@pytest.mark.parametrize("trained", [1, 2, 3, 20, 40])
+def test_the_adaptive_lambda_counts_trained_tokens_and_stays_between_0_and_1(alpha, trained):
+    # Below 1/α tokens 1 − 1/(αl) is negative, and an unclamped λ would turn signs around.
+    rewards, values = torch.rand(2, 2 * trained, dtype=torch.float64).split(1)
+    mask = torch.arange(2 * trained)[None, :] % 2 == 0
+    found = length_adaptive_gae(rewards, values, mask, alpha=alpha).advantages
+    close(found, gae(rewards, values, mask, lam=min(max(1 - 1 / (alpha * trained), 0.0), 1.0)).advantages)

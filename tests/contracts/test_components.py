@@ -18,6 +18,7 @@ from rl4llm import batch as batches
 from rl4llm.advantages import (
     GAE,
     AdvantageEstimator,
+    ConstantBaseline,
     CorrectnessRelative,
     GroupRelative,
     LeaveOneOut,
@@ -37,14 +38,17 @@ from rl4llm.critics import (
     BetaTracker,
     BoundedHead,
     ClippedValueLoss,
+    ExplainedVarianceSwitch,
     GreedyValue,
     Head,
     HistogramHead,
     LinearHead,
     MonteCarloValues,
+    NoiseNormalizedValueLoss,
     QuantileHead,
     SigmoidHead,
     SquaredValueLoss,
+    Tether,
     TrunkCritic,
     ValueLoss,
 )
@@ -78,6 +82,7 @@ from rl4llm.objectives import (
     EntropyRatioClip,
     GSPOToken,
     ImportanceWeighted,
+    MaskedImportanceWeighted,
     MinPrefixRatio,
     OptimalAdvantageRegression,
     PolicyObjective,
@@ -123,6 +128,7 @@ EXAMPLES = {
     QuantileRelative: [QuantileRelative(quantile=0.6)],
     PassAtKTraining: [PassAtKTraining(k=2)],
     SingleStream: [SingleStream()],
+    ConstantBaseline: [ConstantBaseline(baseline=0.3), ConstantBaseline()],
     SegmentMonteCarlo: [SegmentMonteCarlo()],
     Whiten: [Whiten(), Whiten(level="response"), Whiten(level="group", unbiased=False)],
     AgreementGate: [AgreementGate(fraction=0.4), AgreementGate(exact=True)],
@@ -144,6 +150,7 @@ EXAMPLES = {
     Complement: [~RandomGate(fraction=0.3)],
     Reinforce: [Reinforce()],
     ImportanceWeighted: [ImportanceWeighted()],
+    MaskedImportanceWeighted: [MaskedImportanceWeighted(clip_low=0.8, clip_high=3.0), MaskedImportanceWeighted()],
     PPOClip: [PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), PPOClip()],
     DPPO: [
         DPPO(delta_low=0.1, delta_high=0.2, weight_cap=5.0),
@@ -197,9 +204,14 @@ EXAMPLES = {
     SigmoidHead: [SigmoidHead()],
     HistogramHead: [HistogramHead(low=-1.0, high=2.0, bins=7, sigma=0.5, target="density"), HistogramHead()],
     QuantileHead: [QuantileHead(count=3, kappa=0.5), QuantileHead()],
+    NoiseNormalizedValueLoss: [
+        NoiseNormalizedValueLoss(floor=0.1, power=1.0, loss=ClippedValueLoss(clip=0.4)),
+        NoiseNormalizedValueLoss(),
+    ],
 }
 
 WIDTHS_OF_A_WEIGHT = [(c, f) for c in (CISPO, MinPrefixRatio) for f in ("clip_low", "clip_high")]
+WIDTHS_OF_TWO_SIDES = [(MaskedImportanceWeighted, f) for f in ("clip_low", "clip_high")]
 WIDTHS_OF_RESPONSES = [(c, f) for c in (GSPO, GSPOToken) for f in ("clip_low", "clip_high")]
 OWN_SCALES = (RatioPenalty, LogRatioPenalty, Likelihood, ValueRegression)
 
@@ -213,6 +225,7 @@ DEFAULTS_THAT_DIFFER = {
     (OverlongPenalty, "coef"): "the largest charge beside a score of 1, not the weight of a divergence",
     (HighEntropy, "fraction"): "the paper keeps 20 %, so it drops 0.8; the others drop 0.2",
     **dict.fromkeys(WIDTHS_OF_A_WEIGHT, "widths of a weight, not of a mask: no floor, a high ceiling"),
+    **dict.fromkeys(WIDTHS_OF_TWO_SIDES, "a mask for either sign of the advantage, wide enough to drop outliers only"),
     **dict.fromkeys(WIDTHS_OF_RESPONSES, "widths of a mean over a response, which moves far less than a token's ratio"),
     **dict.fromkeys([(EntropyRatioClip, f) for f in ("clip_low", "clip_high")], "widths of a ratio of entropies"),
     **dict.fromkeys([(c, "coef") for c in OWN_SCALES], "each penalty has its own scale; the paper's weight"),
@@ -282,6 +295,8 @@ SOURCES = [
     BetaTracker(samples=0).build("", None),
     GreedyValue().build("", None),
     MonteCarloValues(samples=2, segmenter=FixedTokens(2)).build("", None),
+    Tether(BetaTracker(samples=0), decay=0.5).build("", None),
+    ExplainedVarianceSwitch(BetaTracker(samples=0), threshold=-5.0, lag=1).build("", None),
     TrunkCritic().build(
         "", Policy(*TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build())
     ),

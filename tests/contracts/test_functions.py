@@ -139,6 +139,7 @@ PROBES = [-math.inf, -1.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 1.0 + 1e-9, 1.5, 2.0, mat
 SAME_DOMAIN = [
     ("gae", advantages.GAE, {"gamma": "gamma", "lam": "lam", "lam_returns": "lam_returns"}),
     ("length_adaptive_gae", advantages.LengthAdaptiveGAE, {n: n for n in ("gamma", "alpha", "lam_returns")}),
+    ("constant_baseline", advantages.ConstantBaseline, {"baseline": "baseline"}),
     ("discounted_returns", advantages.MonteCarlo, {"gamma": "gamma"}),
     ("correctness_relative", advantages.CorrectnessRelative, {"min_correct": "min_correct"}),
     ("quantile_relative", advantages.QuantileRelative, {"k": "quantile"}),
@@ -150,6 +151,9 @@ SAME_DOMAIN = [
     ("advantage_magnitude", gates.AdvantageMagnitude, {"fraction": "fraction"}),
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
+    ("blend_coefficient", critics.Tether, {"decay": "decay", "ridge": "ridge"}),
+    ("trusted_mean", critics.ExplainedVarianceSwitch, {"threshold": "threshold"}),
+    ("noise_weights", critics.NoiseNormalizedValueLoss, {"floor": "floor", "power": "power"}),
     ("clipped_value_loss", critics.ClippedValueLoss, {"clip": "clip"}),
     ("bounded_value", critics.BoundedHead, {"low": "low", "high": "high"}),
     ("hl_gauss_loss", critics.HistogramHead, {n: n for n in ("low", "high", "sigma")}),

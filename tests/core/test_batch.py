@@ -182,7 +182,7 @@ def test_the_axes_of_a_field_are_those_of_its_annotation():
     assert AXES["critic_values"] == ("critic", "batch", "time")
     assert AXES["gates"] == ("gate", "batch", "time")
     assert AXES["top_ids"] == ("batch", "time", "top")
-    assert AXES["policy_version"] == ("batch",)
+    assert AXES["policy_version"] == AXES["value_weights"] == ("batch",)
 
 
 @given(rollouts())

@@ -11,34 +11,19 @@ from rl4llm.critics import (
     BetaTracker,
     MiniCritics,
     TrunkCritic,
-    ValueSource,
     critic_std,
 )
 from rl4llm.testing.strategies import rollouts
-from tests.critics.helpers import World
+from tests.critics.helpers import Said, World
 
 CONTEXT = World().context
 FEWER = settings(max_examples=settings.default.max_examples // 3)
 
 
-class Said(ValueSource):
-    """Says what it was given, and keeps what it learns from."""
-
-    def __init__(self, batch):
-        super().__init__()
-        self.batch, self.learned = batch, []
-
-    def values(self, batch, context):
-        return batch.replace(values=self.batch.values, critic_values=self.batch.critic_values)
-
-    def learn(self, batch, context):
-        self.learned.append(batch)
-
-
 @FEWER
 @given(rollouts())
 def test_the_value_is_the_mean_over_trained_tokens_and_the_spread_stays(batch):
-    judged = BatchMeanSource(Said(batch)).values(batch, CONTEXT)
+    judged = BatchMeanSource(Said()).values(batch, CONTEXT)
     mask = batch.response_mask
     expected = batch.values[mask].mean() if mask.any() else 0.0
     torch.testing.assert_close(judged.values, torch.full_like(batch.values, float(expected)), rtol=0, atol=1e-9)

@@ -16,6 +16,7 @@ from rl4llm.objectives import (
     TOPR,
     GSPOToken,
     ImportanceWeighted,
+    MaskedImportanceWeighted,
     MinPrefixRatio,
     PPOClip,
     RatioVariance,
@@ -25,6 +26,7 @@ from rl4llm.objectives import (
     dppo,
     gspo_token,
     importance_weighted,
+    masked_importance_weighted,
     min_prefix_ratio,
     ppo_clip,
     ratio_variance,
@@ -39,6 +41,7 @@ from rl4llm.testing.strategies import masks, rollouts, tensors
 OBJECTIVES = {
     "reinforce": lambda new, old, advantages, mask: reinforce(new, advantages, mask),
     "importance_weighted": importance_weighted,
+    "masked_importance_weighted": masked_importance_weighted,
     "ppo_clip": ppo_clip,
     "ppo_clip_dual": lambda *tensors: ppo_clip(*tensors, clip_low=0.1, clip_high=0.3, dual_clip=1.1),
     "cispo": cispo,
@@ -56,6 +59,7 @@ RESTORING = {"ratio_variance"}  # pulls back to ratio 1 whatever the advantage
 COMPONENTS = {
     "reinforce": Reinforce(),
     "importance_weighted": ImportanceWeighted(),
+    "masked_importance_weighted": MaskedImportanceWeighted(),
     "ppo_clip": PPOClip(),
     "ppo_clip_dual": PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=1.1),
     "cispo": CISPO(),
@@ -69,7 +73,7 @@ COMPONENTS = {
     "ratio_variance": RatioVariance(),
     "gspo_token": GSPOToken(),
 }
-ROLLOUT_ANCHORED = {"dppo_tv", "dppo_kl", "sols"}
+ROLLOUT_ANCHORED = {"dppo_tv", "dppo_kl", "sols", "masked_importance_weighted"}
 BOUNDS = st.tuples(st.sampled_from([0.0, 0.1, 0.2, 1.0]), st.sampled_from([0.0, 0.1, 0.3, 5.0]))
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 any_objective = st.sampled_from(list(OBJECTIVES.values()))
@@ -252,6 +256,7 @@ def test_a_bad_token_that_ran_away_keeps_a_finite_gradient(objective, log_ratio)
 
 # Their values say nothing.
 SURROGATES = {"cispo", "dppo_tv", "dppo_kl", "min_prefix_ratio", "topr", "topr_token", "sols", "gspo_token"}
+SURROGATES |= {"masked_importance_weighted"}
 
 
 @pytest.mark.parametrize("objective", [f for name, f in OBJECTIVES.items() if name not in SURROGATES])

@@ -367,9 +367,10 @@ def test_the_trainers_own_parts_are_named_as_ever(printed):
     assert trainer["callbacks"][1]["init_args"]["save_top_k"] == 3
 
 
-def test_value_sources_that_load_on_first_use_are_known_by_their_names():
+@pytest.mark.parametrize("name", ["BatchMean", "Tether", "ExplainedVarianceSwitch"])
+def test_value_sources_that_load_on_first_use_are_known_by_their_names(name):
     """In a process of its own: here other tests have loaded them."""
-    critics = ["--model.critics=BatchMean", "--model.critics.critics=SymmetricCritic"]
+    critics = [f"--model.critics={name}", "--model.critics.critics=SymmetricCritic"]
     command = [
         sys.executable,
         str(Path(__file__).parents[2] / "recipes" / "grpo.py"),
@@ -380,5 +381,5 @@ def test_value_sources_that_load_on_first_use_are_known_by_their_names():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     chosen = yaml.safe_load(done.stdout)["model"]["critics"]
-    assert chosen["class_path"] == "rl4llm.critics.BatchMean"
+    assert chosen["class_path"] == f"rl4llm.critics.{name}"
     assert chosen["init_args"]["critics"]["class_path"] == "rl4llm.critics.SymmetricCritic"

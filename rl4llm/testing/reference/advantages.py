@@ -46,6 +46,12 @@ def of_the_others(part: Any, batch: RolloutBatch) -> Given:
     return _at_tokens(batch, leave_one_out(_outcomes(batch), batch.group_ids).tolist()), None
 
 
+def constant_baseline(part: Any, batch: RolloutBatch) -> Given:
+    """The outcome less a constant."""
+    numbers = [0.0 if math.isnan(outcome) else outcome - part.baseline for outcome in _outcomes(batch).tolist()]
+    return _at_tokens(batch, numbers), None
+
+
 def _grouped(of_group: Callable[[Any, Sequence[float], Sequence[int]], Sequence[float]]) -> Callable[..., Given]:
     """An estimator from what it does to the outcomes (and lengths) of one group's scored responses."""
 

@@ -73,6 +73,12 @@ def importance_weighted(part: Any, token: Token) -> float:
     return ratio(token) * token.advantage
 
 
+def masked_importance_weighted(part: Any, token: Token) -> float:
+    """ρ A where ρ lies inside the open interval."""
+    r = math.exp(token.new - token.rollout)
+    return r * token.advantage if 1 - part.clip_low < r < 1 + part.clip_high else 0.0
+
+
 def ppo_clip(part: Any, token: Token) -> float:
     """R A, and 0 where the ratio has left the interval in the direction that the advantage asks for."""
     r, a = ratio(token), token.advantage

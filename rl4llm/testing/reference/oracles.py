@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rl4llm.advantages import (
     GAE,
+    ConstantBaseline,
     CorrectnessRelative,
     GroupRelative,
     LeaveOneOut,
@@ -31,6 +32,7 @@ from rl4llm.objectives import (
     EntropyRatioClip,
     GSPOToken,
     ImportanceWeighted,
+    MaskedImportanceWeighted,
     MinPrefixRatio,
     OptimalAdvantageRegression,
     PPOClip,
@@ -57,12 +59,14 @@ ORACLES: dict[type, Callable[[Any, RolloutBatch], Given]] = {
     QuantileRelative: advantages.quantile_relative,
     PassAtKTraining: advantages.pass_at_k,
     SingleStream: advantages.single_stream,
+    ConstantBaseline: advantages.constant_baseline,
     SegmentMonteCarlo: advantages.by_segment,
 }
 COEFFICIENTS = c.COEFFICIENTS
 COEFFICIENTS |= {
     Reinforce: c.of_tokens(c.reinforce),
     ImportanceWeighted: c.of_tokens(c.importance_weighted),
+    MaskedImportanceWeighted: c.of_tokens(c.masked_importance_weighted),
     PPOClip: c.of_tokens(c.ppo_clip),
     CISPO: c.of_tokens(c.cispo),
     SAPO: c.of_tokens(c.sapo),

@@ -33,6 +33,52 @@ def beta_tracker_update(
     return rate * count, (1 - rate) * count
 
 
+def noise_weights(scores: Tensor, group_ids: Tensor, floor: float | None, power: float) -> Tensor:
+    """One over the noise of the row's prompt, divided by the mean over the prompts that have a score."""
+    groups: dict[int, list[float]] = {}
+    for score, group in zip(scores.tolist(), group_ids.tolist(), strict=True):
+        if score == score:
+            groups.setdefault(group, []).append(score)
+    everything = [score for group in groups.values() for score in group]
+    inverse = {}
+    for name, group in groups.items():
+        mean = math.fsum(group) / len(group)
+        variance = math.fsum((score - mean) ** 2 for score in group) / len(group) if len(set(group)) > 1 else 0.0
+        span = max(everything) - min(everything)
+        least = (span / (2 * math.sqrt(len(group)))) ** (2 * power) if floor is None else floor
+        noise = max(variance**power, least)
+        inverse[name] = 1 / noise if noise else 1.0
+    pairs = zip(scores.tolist(), group_ids.tolist(), strict=True)
+    numbers = [inverse[g] * len(inverse) / math.fsum(inverse.values()) if s == s else 0.0 for s, g in pairs]
+    return torch.tensor(numbers, dtype=scores.dtype)
+
+
+def leave_one_out_mean(scores: Tensor, group_ids: Tensor) -> Tensor:
+    """Mean score of the row's siblings, of the whole batch where it has none, its own where there is no other."""
+    numbers, ids, result = scores.tolist(), group_ids.tolist(), torch.zeros_like(scores)
+    for row in range(len(numbers)):
+        others = [j for j in range(len(numbers)) if j != row and numbers[j] == numbers[j]]
+        siblings = [j for j in others if ids[j] == ids[row]]
+        chosen = siblings or others or [j for j in [row] if numbers[j] == numbers[j]]
+        if chosen:
+            result[row] = math.fsum(numbers[j] for j in chosen) / len(chosen)
+    return result
+
+
+def blend_coefficient(scores: Tensor, baselines: Tensor, values: Tensor, response_mask: Tensor, ridge: float) -> float:
+    """Covariance of R − B with V − B around 0, over the second moment of V − B, which must not be 0."""
+    products, squares, errors = [], [], []
+    for row, mask in enumerate(response_mask.tolist()):
+        score, base = scores[row].item(), baselines[row].item()
+        for column in [t for t, trained in enumerate(mask) if trained and score == score]:
+            gap = values[row, column].item() - base
+            products.append((score - base) * gap)
+            squares.append(gap**2)
+            errors.append((score - base) ** 2)
+    more = ridge * max(math.fsum(squares), math.fsum(errors))
+    return math.fsum(products) / (math.fsum(squares) + more)
+
+
 def tracker_advantages(scores: Tensor, baselines: Tensor) -> Tensor:
     """Score minus baseline, one response at a time; 0 for NaN."""
     pairs = zip(scores.tolist(), baselines.tolist(), strict=True)

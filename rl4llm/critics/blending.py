@@ -1,0 +1,136 @@
+"""Baselines between the critics and the mean of the scores: a coefficient by least squares, and a switch."""
+
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from rl4llm.checks import UsageError, check_interval, check_same_shape, check_token_tensors
+from rl4llm.critic_values import critic_mean
+from rl4llm.masked import at_least_float32, keep, masked_mean, spread
+
+
+@torch.no_grad()
+def blend_coefficient(
+    scores: Num[Tensor, " batch"],
+    baselines: Num[Tensor, " batch"],
+    values: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    previous: float = 0.0,
+    decay: float = 0.0,
+    ridge: float = 0.0,
+    clip: bool = True,
+) -> Float[Tensor, ""]:
+    """How far a baseline should go from one number per response towards a critic's values, by least squares.
+
+        ρ̂ = Σ (R − B)(V(sₜ) − B) / Σ (V(sₜ) − B)²          ρ = decay · previous + (1 − decay) ρ̂
+
+    ρ̂ minimizes Σ (R − (1 − ρ)B − ρV)², the squared advantage at λ = 1 under the blended baseline: 0 keeps B, 1 takes
+    V. Sums run over the trained tokens of the responses that could be scored. Where V and B differ by rounding alone
+    nothing can be fitted, and ρ stays what it was. ρ̂ has seen the scores of its batch: use it from the next one on.
+
+    Args:
+        scores: R, one number a response; NaN where it could not be scored.
+        baselines: B, one number a response, not of its own score ([leave_one_out_mean][]).
+        values: V(sₜ), t in [0, T), from before they learned from these scores. Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        previous: ρ before this batch.
+        decay: Weight of `previous` in [0, 1]; 0 gives the fit of this batch.
+        ridge: At least 0; what is added to the mean of (V − B)², in units of the larger of that and the mean of
+            (R − B)². It draws ρ̂ towards 0 where the critic says almost what B does (the authors' code: 1e-6).
+        clip: Whether ρ̂ is kept in [0, 1], as the optimum of the paper is (their code does not).
+
+    Returns:
+        ρ, a scalar in float32 or wider, without graph.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or a hyperparameter is out of range.
+
+    Example:
+        >>> values, mask = torch.tensor([[0.5, 0.75], [0.5, 0.25]]), torch.ones(2, 2, dtype=torch.bool)
+        >>> blend_coefficient(torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5]), values, mask)
+        tensor(1.)
+
+    References:
+        Venkatraman et al., 2026 (TETHER). arXiv:2608.16739, eq. 15 to 17 and 22; ridge as in the authors' code.
+    """
+    check_token_tensors("blend_coefficient", response_mask, values=values)
+    _check_rows(scores, baselines, response_mask)
+    check_blend("blend_coefficient", decay, ridge)
+    check_interval("blend_coefficient", -inf, inf, "()", previous=previous)
+    mask = response_mask & ~scores.isnan()[:, None]
+    wide = torch.promote_types(at_least_float32(scores).dtype, at_least_float32(values).dtype)
+    outcome, base, value = (x.to(wide) for x in (spread(scores, mask), spread(baselines, mask), keep(values, mask)))
+    gap, error = value - base, outcome - base
+    size, target = masked_mean(gap**2, mask), masked_mean(error**2, mask)
+    fit = masked_mean(error * gap, mask) / (size + ridge * torch.maximum(size, target))
+    fit = fit.clamp(0.0, 1.0) if clip else fit
+    largest = torch.cat([value.new_zeros(1), value.abs().flatten(), base.abs().flatten()]).amax()
+    rounding = 8 * torch.finfo(wide).eps * largest
+    before = torch.full_like(fit, previous)
+    return torch.where(size > rounding**2, decay * before + (1 - decay) * fit, before)
+
+
+def _check_rows(scores: Tensor, baselines: Tensor, response_mask: Tensor) -> None:
+    check_same_shape("blend_coefficient", remedy="pass one baseline per response", scores=scores, baselines=baselines)
+    if scores.shape != response_mask.shape[:1]:
+        raise UsageError(
+            f"blend_coefficient: scores has shape {tuple(scores.shape)}, response_mask {tuple(response_mask.shape)}; "
+            "pass one score per response."
+        )
+
+
+def check_blend(by: str, decay: float, ridge: float) -> None:
+    """Raise unless the hyperparameters are in their ranges."""
+    check_interval(by, 0.0, 1.0, decay=decay)
+    check_interval(by, 0.0, inf, "[)", ridge=ridge)
+
+
+@torch.no_grad()
+def trusted_mean(
+    critic_values: Float[Tensor, "critic batch time"],
+    explained_variances: Float[Tensor, " critic"],
+    baselines: Float[Tensor, "batch time"],
+    *,
+    threshold: float = 0.0,
+) -> Float[Tensor, "batch time"]:
+    """Mean of the critics whose explained variance is above a threshold; a baseline where there is none.
+
+        bₜ = mean over S of Vₘ(sₜ)        S = {m : EVₘ > threshold}        bₜ = Bₜ if S is empty
+
+    With one critic this is a switch. Pointwise over tokens: a masked position holds whatever the inputs hold there.
+
+    Args:
+        critic_values: Vₘ(sₜ), m in [0, M), t in [0, T).
+        explained_variances: EVₘ of each critic.
+        baselines: Bₜ.
+        threshold: Above which a critic is trusted; −∞ trusts all, ∞ none.
+
+    Returns:
+        bₜ in the dtype of `critic_values`, without graph.
+
+    Raises:
+        UsageError: If the numbers of critics, rows or columns differ, or `threshold` is no number.
+
+    Example:
+        >>> critic_values, baselines = torch.tensor([[[1.0]], [[3.0]]]), torch.tensor([[9.0]])
+        >>> trusted_mean(critic_values, torch.tensor([0.1, -0.1]), baselines)
+        tensor([[1.]])
+        >>> trusted_mean(critic_values, torch.tensor([0.0, -0.1]), baselines)
+        tensor([[9.]])
+
+    References:
+        Pan et al., 2026 (EVPO; one critic). arXiv:2604.19485.
+    """
+    check_interval("trusted_mean", threshold=threshold)
+    expected = {"explained_variances": critic_values.shape[:1], "baselines": critic_values.shape[1:]}
+    for name, given in (("explained_variances", explained_variances), ("baselines", baselines)):
+        if given.shape != expected[name]:
+            raise UsageError(
+                f"trusted_mean: {name} has shape {tuple(given.shape)}, critic_values {tuple(critic_values.shape)}; "
+                f"expected {tuple(expected[name])}."
+            )
+    trusted = explained_variances > threshold
+    return critic_mean(critic_values[trusted]) if trusted.any() else baselines.to(critic_values.dtype)

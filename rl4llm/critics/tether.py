@@ -1,0 +1,123 @@
+"""`Tether`: critics tied to the mean of a prompt's other responses, as far as they have proved better than it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.blending import blend_coefficient, check_blend
+from rl4llm.critics.mini import MiniCritics
+from rl4llm.critics.siblings import leave_one_out_mean
+from rl4llm.critics.wrapping import WrappingSource, with_values
+from rl4llm.masked import keep, spread
+
+if TYPE_CHECKING:
+    from rl4llm.models import ModelSource, Policy
+
+
+@dataclass(frozen=True)
+class Tether(ValueSpec):
+    """Critics blended with the mean of a prompt's other responses (arXiv:2608.16739). See [blend_coefficient][].
+
+        bₜ = (1 − ρ) B + ρ V(sₜ)          B the leave-one-out mean of the group's scores
+
+    ρ begins at 0 (RLOO) and is fitted again after each batch, so that no response has a say in its own baseline;
+    nothing is fitted while the critics warm up. It is meant for `GAE(lam=1.0)`, where the advantage is R − bₜ; below 1
+    the values of later tokens carry B too. The critics learn from their own values, and gates read their own spread.
+
+    Args:
+        critics: The critics that are blended.
+        decay: Weight of the earlier ρ, in [0, 1]: 0.95 in the paper, 0.9 in its authors' code; 1 keeps ρ = 0.
+        ridge: What holds ρ at 0 where critics say almost what the mean does, at least 0.
+        clip: Whether each fit is kept in [0, 1].
+    """
+
+    critics: ValueSpec = MiniCritics()  # noqa: RUF009
+    decay: float = 0.95
+    ridge: float = 0.0
+    clip: bool = True
+    sees_scores: ClassVar[bool] = True
+    paper: ClassVar[str] = "2608.16739"
+
+    def __post_init__(self) -> None:
+        check_blend("Tether", self.decay, self.ridge)
+
+    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
+        """Raise if a response has no siblings, or the critics cannot work or have no values of their own."""
+        if self.critics.shares_trunk:
+            raise UsageError(
+                f"Tether: critics={type(self.critics).__name__} is trained with the policy's loss and cannot be "
+                "blended; take MiniCritics or SymmetricCritic."
+            )
+        if responses_per_prompt < 2:
+            raise UsageError(
+                f"Tether: responses_per_prompt={responses_per_prompt} leaves no other response to take the mean of; "
+                "set --model.responses_per_prompt=2 or more, or --model.critics=MiniCritics."
+            )
+        self.critics.check(source, responses_per_prompt)
+
+    def check_context(self, tokens: int) -> None:
+        """Raise if the critics' context is too short."""
+        self.critics.check_context(tokens)
+
+    def build(self, source: "ModelSource", policy: "Policy") -> "TetherSource":
+        """The critics, tied to the mean."""
+        return TetherSource(self.critics.build(source, policy), self)
+
+
+class TetherSource(WrappingSource):
+    """Values between the leave-one-out mean of the scores and those of another source.
+
+    Args:
+        inner: The other one.
+        choice: How ρ is fitted.
+    """
+
+    reads_scores: ClassVar[bool] = True
+
+    def __init__(self, inner: ValueSource, choice: Tether) -> None:
+        super().__init__(inner)
+        self.choice = choice
+        self.rho = 0.0
+
+    def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
+        """The batch with bₜ as `values`, by the ρ of earlier batches."""
+        judged = self.inner.values(batch, context)
+        (values,) = judged.require("values", by="Tether")
+        baselines = spread(self._baselines(judged).to(values.dtype), judged.response_mask)
+        context.log("blend", torch.tensor(self.rho))
+        return with_values(judged, torch.lerp(baselines, keep(values, judged.response_mask), self.rho))
+
+    def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
+        """Fit ρ again, unless the critics are warming up."""
+        if context.warming_up:
+            return
+        (values,) = judged.require("values", by="Tether")
+        choice = self.choice
+        self.rho = blend_coefficient(
+            judged.outcomes,
+            self._baselines(judged),
+            values,
+            judged.response_mask,
+            previous=self.rho,
+            decay=choice.decay,
+            ridge=choice.ridge,
+            clip=choice.clip,
+        ).item()
+
+    def _baselines(self, batch: RolloutBatch) -> Float[Tensor, " batch"]:
+        return leave_one_out_mean(batch.outcomes, batch.group_ids)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What is saved in checkpoints: ρ."""
+        return {"rho": torch.tensor(self.rho, dtype=torch.float64)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the ρ of a checkpoint."""
+        self.rho = float(state["rho"])

@@ -1,0 +1,52 @@
+"""`WrappingSource`: a value source whose values are made of another one's."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.critics.base import Survey, ValueContext, ValueSource
+
+
+class WrappingSource(ValueSource):
+    """A value source around another one, which learns from the values that it gave itself.
+
+    A class below it says in `values` what the estimator gets, and may look in `observe` at what the other one said.
+
+    Args:
+        inner: The other one.
+    """
+
+    def __init__(self, inner: ValueSource) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def learners(self) -> Mapping[str, nn.Module]:
+        """Those of the other one."""
+        return self.inner.learners
+
+    def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
+        """Let the other one learn, with its own values in the batch; they are read before it does."""
+        judged = self.inner.values(batch, context)
+        self.observe(judged, context)
+        self.inner.learn(judged, context)
+
+    def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
+        """Look at the batch with the other one's values, before it learns; nothing to do by default."""
+
+    def prepare(self, survey: Survey) -> None:
+        """Let the other one survey the prompts."""
+        self.inner.prepare(survey)
+
+    def priorities(self, uids: Tensor) -> Tensor | None:
+        """What the other one says."""
+        return self.inner.priorities(uids)
+
+
+def with_values(judged: RolloutBatch, values: Float[Tensor, "batch time"]) -> RolloutBatch:
+    """The batch with other `values`, and `critic_values` moved along, so that their spread stays."""
+    (before,) = judged.require("values", by="with_values")
+    critics = judged.critic_values
+    return judged.replace(values=values, critic_values=None if critics is None else critics - before + values)
