@@ -4,47 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_group_tensors
-from rl4llm.groups import group_count, group_mean, group_sum, varies_in_group
-from rl4llm.masked import at_least_float32, keep, result_dtype, spread
-
-
-def centred_in_group(
-    x: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], counted: Bool[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """`x` minus the mean of its group's counted rows; 0 at the others and, exactly, where the counted are all equal.
-
-    Example:
-        >>> centred_in_group(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([0, 0, 1]), torch.tensor([True, True, True]))
-        tensor([-1., 1., 0.])
-    """
-    x = at_least_float32(x)
-    centred = x - group_mean(x, group_ids, counted)
-    # The first mean is rounded at the size of x, not of its spread; the second pass takes what that left.
-    centred = centred - group_mean(centred, group_ids, counted)
-    return keep(centred, varies_in_group(x, group_ids, counted))
-
-
-def group_std(
-    centred: Float[Tensor, " batch"],
-    group_ids: Int[Tensor, " batch"],
-    counted: Bool[Tensor, " batch"],
-    *,
-    unbiased: bool = True,
-) -> Float[Tensor, " batch"]:
-    """Standard deviation of each group, given back to every row, from its centred counted rows; 0 below two of them.
-
-    Example:
-        >>> group_std(torch.tensor([-1.0, 1.0]), torch.tensor([0, 0]), torch.tensor([True, True]), unbiased=False)
-        tensor([1., 1.])
-    """
-    squares = group_sum(centred**2, group_ids, counted)
-    return (squares / (group_count(group_ids, counted).to(squares.dtype) - int(unbiased)).clamp(min=1)).sqrt()
+from rl4llm.groups import centred_in_group, group_std
+from rl4llm.masked import keep, result_dtype, spread
 
 
 @torch.no_grad()

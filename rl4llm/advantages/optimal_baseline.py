@@ -8,10 +8,9 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
-from rl4llm.advantages.group import centred_in_group
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_group_tensors
-from rl4llm.groups import group_sum, varies_in_group
+from rl4llm.groups import centred_in_group, group_sum, varies_in_group
 from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 
 

@@ -8,10 +8,9 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
-from rl4llm.advantages.group import centred_in_group, group_std
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_group_tensors, check_interval
-from rl4llm.groups import group_max
+from rl4llm.groups import centred_in_group, group_max, group_std
 from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 
 

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.advantages.group import centred_in_group, group_std
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_same_shape, check_token_tensors
-from rl4llm.groups import group_max
+from rl4llm.groups import centred_in_group, group_max, group_std
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, result_dtype
 from rl4llm.parts import Part
 

@@ -15,6 +15,7 @@ from rl4llm.algorithms.microbatches import Averaging, accumulate_gradients, cut_
 from rl4llm.algorithms.policy_gradient import PolicyGradient
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.supervised import Supervised
+from rl4llm.algorithms.truncation import Truncation
 from rl4llm.algorithms.updates import Updates
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Evaluator",
     "CriticEvaluator",
     "Guards",
+    "Truncation",
     "Updates",
     # the steps of the loop
     "Runtime",

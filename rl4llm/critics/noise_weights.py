@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from rl4llm.advantages.group import centred_in_group
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_group_tensors, check_interval
 from rl4llm.critics.losses import SquaredValueLoss, ValueLoss
-from rl4llm.groups import group_count, group_mean, position_in_group
+from rl4llm.groups import centred_in_group, group_count, group_mean, position_in_group
 from rl4llm.masked import at_least_float32, result_dtype
 from rl4llm.parts import Composite
 

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.advantages.leave_one_out import leave_one_out
 from rl4llm.checks import check_group_tensors
-from rl4llm.groups import group_count, group_mean
+from rl4llm.groups import centred_in_group, group_count, group_mean
 from rl4llm.masked import at_least_float32, result_dtype
 
 
@@ -50,4 +49,6 @@ def _mean_of_others(
 ) -> Float[Tensor, " batch"]:
     """Each scored row without itself, by way of its advantage, which is exactly 0 where all are equal."""
     x = at_least_float32(scores)
-    return torch.where(scored, x - leave_one_out(x, group_ids), group_mean(x, group_ids, scored))
+    count = group_count(group_ids, scored).to(x.dtype)
+    advantages = centred_in_group(x, group_ids, scored) * count / (count - 1).clamp(min=1)
+    return torch.where(scored, x - advantages, group_mean(x, group_ids, scored))

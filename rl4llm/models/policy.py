@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,13 +16,15 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError
-from rl4llm.critics.layers import ValueHead
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
 from rl4llm.models.pretrained import Pretrained, as_pretrained
 from rl4llm.models.weights import check_finite
+
+if TYPE_CHECKING:
+    from rl4llm.critics.layers import ValueHead
 
 
 def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
