@@ -154,6 +154,14 @@ def test_it_must_be_prepared():
         NoiseNormalizedValueLoss()(torch.zeros(2, 3).double(), batch)
 
 
+def test_what_it_weighs_is_prepared_too():
+    class Prepared(SquaredValueLoss):
+        def prepare(self, batch):
+            return batch.replace(returns=torch.ones_like(batch.rewards))
+
+    assert NoiseNormalizedValueLoss(loss=Prepared()).prepare(batch_of([1, 2], [0.0, 1.0])).returns.all()
+
+
 @pytest.mark.parametrize("loss", [SquaredValueLoss(), ClippedValueLoss()])
 def test_other_losses_need_no_preparation(loss):
     batch = batch_of([1, 2], [0.0, 1.0])
