@@ -1,6 +1,6 @@
 """TOPR (arXiv:2503.14286): good responses at full weight, bad ones only while they are still likely."""
 
-from rl4llm.advantages import AdvantageEstimator, GroupRelative
+from rl4llm.advantages import AdvantageEstimator, ConstantBaseline
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
@@ -10,7 +10,7 @@ from rl4llm.objectives import TOPR, Aggregator, PolicyObjective, SequenceSum
 
 def topr(
     policy: str | Pretrained = "rl4llm/digits",
-    advantage: AdvantageEstimator = GroupRelative(normalize_std=False),
+    advantage: AdvantageEstimator = ConstantBaseline(baseline=0.5),  # scores of 0 and 1: ±½
     objective: PolicyObjective = TOPR(),
     aggregator: Aggregator = SequenceSum(),
     **options: object,
@@ -18,7 +18,7 @@ def topr(
     """Train a policy with tapered weights.
 
     Args:
-        advantage: Scores centred in their group: their sign says good or bad.
+        advantage: Scores less a constant: their sign says good or bad, whatever the group did.
         objective: Full weight for good responses, the ratio up to 1 for bad ones.
     """
     return compose(

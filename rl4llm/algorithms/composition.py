@@ -102,7 +102,7 @@ class Composition:
         credit = self.credit
         if credit.truncation != "bootstrap":
             return
-        if credit.critics is None or credit.critics.completes:
+        if credit.critics is None or not credit.critics.values_states:
             raise UsageError(
                 "truncation=bootstrap reads the critics' value at the cut, and there are no critics that have one; set "
                 "--model.critics=MiniCritics or another --model.truncation."
@@ -124,9 +124,9 @@ class Composition:
                 f"{type(self.loss.objective).__name__} has no ratio that makes up for it; set --model.replay=null or "
                 "another --model.objective, for example ImportanceWeighted."
             )
-        if critics is not None and critics.completes:
+        if critics is not None and critics.needs_prompts:
             raise UsageError(
-                f"critics={type(critics).__name__} completes the prompts of a batch, and those of replay={name} are no "
+                f"critics={type(critics).__name__} asks for the prompts of a batch, and those of replay={name} are no "
                 "longer at hand; set --model.replay=null or other --model.critics."
             )
 

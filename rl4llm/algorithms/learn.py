@@ -1,6 +1,6 @@
 """Learning: the value source learns from the judged batch, each critic from its own shard over all ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
 from rl4llm.critics import ValueContext, ValueSource
 from rl4llm.data.task import PromptBatch
 from rl4llm.rollouts import decode_pieces
@@ -70,4 +71,25 @@ def value_context(
         decode=partial(decode_pieces, answering.policy),
         log=lambda name, numbers: meter.add(f"critics/{name}", numbers.reshape(-1)),
         warming_up=counted is not None,
+        answers=partial(answers_of, prompts),
+        encode=lambda texts: [
+            answering.policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
+        ],
     )
+
+
+def answers_of(prompts: PromptBatch, asked: Sequence[int]) -> list[str]:
+    """What the reward compares with, as text, for the prompts in these places.
+
+    Raises:
+        UsageError: If a prompt is no longer at hand (its response is replayed) or has no answer.
+    """
+    if asked and max(asked) >= len(prompts):
+        raise UsageError(
+            "the answers of replayed responses are not known, because their prompts are no longer at hand; set "
+            "--model.replay=null, or --model.critics to critics that are shown none."
+        )
+    answers = [prompts.examples[place].answer for place in asked]
+    if any(answer is None for answer in answers):
+        raise UsageError("critics are to be shown the answers, and a prompt of the data set has none.")
+    return [str(answer) for answer in answers]

@@ -8,6 +8,7 @@ AUTHORS = {
     ),
     "1707.06347": "John Schulman, Filip Wolski, Prafulla Dhariwal, Alec Radford, Oleg Klimov",
     "1710.10044": "Will Dabney, Mark Rowland, Marc G. Bellemare, Rémi Munos",
+    "1712.00378": "Fabio Pardo, Arash Tavakoli, Vitaly Levdik, Petar Kormushev",
     "1802.09477": "Scott Fujimoto, Herke van Hoof, David Meger",
     "1806.04613": "Ehsan Imani, Martha White",
     "1909.08593": (

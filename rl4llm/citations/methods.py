@@ -1,22 +1,17 @@
 """All methods that the library implements, and the critics of 2026 that it cites without implementing them."""
 
+from rl4llm.citations.critic_methods import CRITIC_METHODS
 from rl4llm.citations.estimator_methods import ESTIMATOR_METHODS
 from rl4llm.citations.objective_methods import OBJECTIVE_METHODS
 from rl4llm.citations.readings import ABSTRACT, CODE, KINDS, NOTES, PAPER, Plan
 
 __all__ = ["KINDS", "METHODS", "PLANS"]
 
-METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS)
+METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS, *CRITIC_METHODS)
 """In the order of the page of papers."""
 
 PLANS = (
-    Plan("2608.23566", "BPCO: bounded critic", (PAPER, CODE)),
-    Plan("2609.36802", "EasyPPO", (PAPER, CODE)),
-    Plan("2604.19485", "EVPO", (ABSTRACT,)),
-    Plan("2608.16739", "TETHER", (PAPER, CODE)),
-    Plan("2607.07508", "SAO", (NOTES,)),
     Plan("2609.39247", "AC2", (NOTES,)),
-    Plan("2604.08865", "Sequence-level PPO", (CODE, NOTES)),
     Plan("2605.07579", "POISE", (PAPER,)),
     Plan("2608.02181", "HL-Gauss critics for PPO", (CODE, NOTES)),
     Plan("2512.03847", "DVPO", (ABSTRACT, NOTES)),

@@ -7,6 +7,7 @@ _TITLES = {
     "1602.01783": "Asynchronous Methods for Deep Reinforcement Learning",
     "1707.06347": "Proximal Policy Optimization Algorithms",
     "1710.10044": "Distributional Reinforcement Learning with Quantile Regression",
+    "1712.00378": "Time Limits in Reinforcement Learning",
     "1802.09477": "Addressing Function Approximation Error in Actor-Critic Methods",
     "1806.04613": "Improving Regression Performance with Distributional Losses",
     "1909.08593": "Fine-Tuning Language Models from Human Preferences",

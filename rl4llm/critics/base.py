@@ -3,11 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.checks import UsageError
 from rl4llm.parts import Part
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def _log_nothing(name: str, numbers: Tensor) -> None:
     """Log nothing: there is no step whose metrics these could be."""
 
 
+def _no_answers(asked: Sequence[Any]) -> Any:
+    """Raise: nobody knows the answers."""
+    raise UsageError("this value source asks for the answers of the prompts, and whoever called it knows none.")
+
+
 @dataclass(frozen=True)
 class ValueContext:
     """What the loop lends to a value source, so that no value source knows the loop.
@@ -81,6 +87,8 @@ class ValueContext:
         decode: The text of every response token.
         log: `log(name, numbers)` adds numbers to the step's metrics, whose mean is logged under `critics/`.
         warming_up: Whether only the critics learn from this rollout batch.
+        answers: What the reward compares with, as text, for the prompts that `group_ids` count.
+        encode: Token ids of texts, as the policy's tokenizer gives them.
     """
 
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
@@ -91,6 +99,8 @@ class ValueContext:
     decode: Decode
     log: Callable[[str, Tensor], None] = _log_nothing
     warming_up: bool = False
+    answers: Callable[[Sequence[int]], Sequence[str]] = _no_answers
+    encode: Callable[[Sequence[str]], list[list[int]]] = _no_answers
 
 
 class ValueSource(nn.Module, Part):
@@ -130,12 +140,15 @@ class ValueSpec(Part):
         sees_scores: Whether learning from a batch shows its values the batch's own scores, so that it must not learn
             before they are read.
         shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
-        completes: Whether it draws completions of the batch's prompts, which must be at hand for that.
+        needs_prompts: Whether it asks for the prompts of the batch, to complete them or to read their answers, so that
+            they must be at hand.
+        values_states: Whether it has a value for any state, so that a response that was cut off can go on from it.
     """
 
     sees_scores: ClassVar[bool] = False
     shares_trunk: ClassVar[bool] = False
-    completes: ClassVar[bool] = False
+    needs_prompts: ClassVar[bool] = False
+    values_states: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, source: "ModelSource", policy: "Policy") -> ValueSource:

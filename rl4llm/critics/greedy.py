@@ -33,7 +33,8 @@ class GreedyValueSource(ValueSource):
 class GreedyValue(ValueSpec):
     """ReMax's baseline (arXiv:2310.10505): the score of one greedy response to each prompt of the batch."""
 
-    completes: ClassVar[bool] = True
+    needs_prompts: ClassVar[bool] = True
+    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2310.10505"
 
     def check(self, source: object, responses_per_prompt: int) -> None:

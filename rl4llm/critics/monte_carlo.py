@@ -76,7 +76,8 @@ class MonteCarloValues(ValueSpec):
     segmenter: Segmenter = Newline()  # noqa: RUF009
     max_segments: int | None = None
     unfinished: float | None = None
-    completes: ClassVar[bool] = True
+    needs_prompts: ClassVar[bool] = True
+    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2410.01679"
 
     def __post_init__(self) -> None:

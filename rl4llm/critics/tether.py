@@ -43,6 +43,7 @@ class Tether(ValueSpec):
     ridge: float = 0.0
     clip: bool = True
     sees_scores: ClassVar[bool] = True
+    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2608.16739"
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class ExplainedVarianceSwitch(ValueSpec):
     lag: Literal[0, 1] = 0
     per_critic: bool = False
     sees_scores: ClassVar[bool] = True
+    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2604.19485"
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,9 +22,6 @@ from rl4llm.models.configuration import check_vocabulary, load_config, load_toke
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
 from rl4llm.models.pretrained import Pretrained, as_pretrained
 from rl4llm.models.weights import check_finite
-
-if TYPE_CHECKING:
-    from rl4llm.critics.layers import ValueHead
 
 
 def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
@@ -82,7 +79,7 @@ class Policy(nn.Module):
         self.end_ids = end_of_sequence_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else (self.end_ids or [0])[0]
-        self.value_head: ValueHead | None = None  # put there by a value source that shares the policy's trunk
+        self.value_head: Any = None  # put there by a value source that shares the policy's trunk
 
     @classmethod
     def load(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":

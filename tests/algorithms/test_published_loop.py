@@ -227,9 +227,9 @@ def test_unfinished_completions_score_what_was_said(unchecked_shapes):
         ),
         (
             {"critics": MonteCarloValues(segmenter=FixedTokens(2)), "replay": FIFOReplay()},
-            r"critics=MonteCarloValues completes the prompts of a batch, and those of replay=FIFOReplay are no longer",
+            r"critics=MonteCarloValues asks for the prompts of a batch, and those of replay=FIFOReplay are no longer",
         ),
-        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue completes the prompts"),
+        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue asks for the prompts"),
     ],
     ids=["correction", "reinforce", "vine", "greedy"],
 )

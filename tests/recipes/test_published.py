@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rl4llm.advantages import GroupRelative, Whiten
+from rl4llm.advantages import ConstantBaseline, GroupRelative, LengthAdaptiveGAE, Whiten
 from rl4llm.algorithms import Updates, compose
-from rl4llm.critics import MonteCarloValues
+from rl4llm.critics import BoundedHead, ClippedValueLoss, MonteCarloValues, NoiseNormalizedValueLoss, SigmoidHead
 from rl4llm.gates import CorrectResponses, CovarianceGate
 from rl4llm.objectives import (
+    DPPO,
     Aggregator,
     ConstantNorm,
     ImportanceWeighted,
@@ -24,11 +25,11 @@ from rl4llm.rollouts import DynamicSampling
 from tests.recipes.helpers import RECIPES, REINFORCEMENT
 
 AGGREGATORS = {
-    SequenceSum: {"opo", "topr", "dppo"},
+    SequenceSum: {"opo", "topr", "dppo", "bpco"},
     ConstantNorm: {"dr_grpo"},
     TokenMean: {
-        "cispo", "clip_cov", "dapo", "erc", "kl_cov", "max_rl", "minpro", "pass_at_k", "ppo", "qae", "r2vpo", "raft",
-        "spo", "vapo", "vineppo",
+        "cispo", "clip_cov", "dapo", "easyppo", "erc", "evpo", "kl_cov", "max_rl", "minpro", "pass_at_k", "ppo", "qae",
+        "r2vpo", "raft", "sao", "spo", "sppo", "tether", "vapo", "vineppo",
     },
 }  # fmt: skip
 
@@ -119,6 +120,38 @@ def test_raft_holds_the_policy_near_its_reference_and_averages_over_what_it_keep
     composed = slots("raft")
     assert composed["kl"] == KLPenalty(coef=1e-3, estimator="k3")
     assert composed["gate"] == CorrectResponses(in_divisor=False)
+
+
+def test_topr_has_a_constant_baseline():
+    assert slots("topr")["advantage"] == ConstantBaseline(baseline=0.5)
+
+
+def test_easyppo_as_its_authors_configuration_runs_it():
+    composed = slots("easyppo")
+    assert composed["truncation"] == "actor_only"
+    assert composed["critic_updates"].steps == 4 * composed["updates"].steps
+    assert composed["objective"] == PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+    assert composed["critics"].loss == NoiseNormalizedValueLoss(loss=ClippedValueLoss(clip=0.2))
+
+
+def test_sao_learns_critics_first_and_twice():
+    composed = slots("sao")
+    assert composed["learn_critics_first"]
+    assert composed["critic_updates"].epochs == 2
+    assert composed["updates"].steps == composed["responses_per_prompt"] == 1
+    assert composed["advantage"] == LengthAdaptiveGAE(alpha=1.5, lam_returns=1.0)
+
+
+def test_bpco_is_bounded_and_not_whitened():
+    composed = slots("bpco")
+    assert composed["whitening"] is None
+    assert composed["critics"].head == BoundedHead(low=0.0, high=1.0)
+    assert composed["objective"] == DPPO(divergence="tv", delta_low=0.2, delta_high=0.2)
+
+
+def test_sppo_reads_the_prompt_alone():
+    critics = slots("sppo")["critics"]
+    assert (critics.inputs, critics.head) == ("prompt", SigmoidHead())
 
 
 def test_asyppo_averages_each_response_first():
