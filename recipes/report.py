@@ -61,7 +61,8 @@ def line(recipe: str, runs: list[tuple[float, ...]]) -> str:
     """One row of the table; ± is half of the 95 % interval of the mean over seeds."""
     before, after, greedy_before, greedy_after, minutes = (mean(column) for column in zip(*runs, strict=True))
     ends = [row[1] for row in runs]
-    sampled = f"{before:.3f} → {after:.3f} ± {half_interval(ends):.3f}"
+    interval = f" ± {half_interval(ends):.3f}" if len(ends) > 1 else ""
+    sampled = f"{before:.3f} → {after:.3f}{interval}"
     greedy = f"{greedy_before:.3f} → {greedy_after:.3f}"
     cells = (recipe, sampled, " ".join(f"{end:.3f}" for end in ends), greedy, f"{minutes:.1f}")
     return f"| {' | '.join(cells)} | `python recipes/{recipe}.py fit` |"

@@ -11,7 +11,8 @@ CRITIC_METHODS = (
         parts="`BoundedHead`, `LengthAdaptiveGAE`, `DPPO`",
         recipe=f"[bpco]({_PAGE}#bpco)",
         read=(PAPER, CODE),
-        differs="The policy's λ is kept in [0, 1] for responses shorter than 1/α tokens, where the code lets it become negative.",
+        differs="The policy's λ is kept in [0, 1] for responses shorter than 1/α tokens, where the code lets it become "
+        "negative.",
     ),
     Method(
         numbers=("2609.36802",),
@@ -19,8 +20,8 @@ CRITIC_METHODS = (
         parts="`NoiseNormalizedValueLoss`, `truncation=actor_only`",
         recipe=f"[easyppo]({_PAGE}#easyppo)",
         read=(PAPER, CODE),
-        differs="The floor of the noise follows from the range of the scores and the size of the group, as in the paper, "
-        "where the code takes a number.",
+        differs="The floor of the noise follows from the range of the scores and the size of the group, as in the paper. "
+        "The code takes a number.",
     ),
     Method(
         numbers=("2604.19485",),

@@ -17,7 +17,7 @@ from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
 from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.quantiles import quantile_loss, quantile_spread
-from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, shared_shards
+from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
 from rl4llm.critics.wrapping import WrappingSource
@@ -96,6 +96,7 @@ __all__ = [
     "group_shards",
     "prompt_shards",
     "shared_shards",
+    "random_shards",
     "learns_from",
     # losses
     "value_loss",

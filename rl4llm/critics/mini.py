@@ -10,11 +10,11 @@ from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
 from rl4llm.critics.heads import Head, LinearHead
 from rl4llm.critics.losses import ValueLoss
-from rl4llm.critics.shards import group_shards, prompt_shards, shared_shards
+from rl4llm.critics.shards import group_shards, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
 from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
 
-_SHARDS = {"group": group_shards, "prompt": prompt_shards, "shared": shared_shards}
+_SHARDS = {"group": group_shards, "prompt": prompt_shards, "random": random_shards, "shared": shared_shards}
 _AGGREGATES = {"mean": critic_mean, "min": critic_min}
 
 
@@ -26,8 +26,8 @@ class MiniCritics(ValueSpec):
         model: The critics' base: a hub name, a folder, an embedded model, or a `Pretrained`; from Python a model object
             too. Each critic gets its own new value head.
         size: M, how many critics.
-        shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt") or all
-            of them ("shared").
+        shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt"), a part
+            of the batch at random ("random"), or all of it ("shared").
         aggregate: The estimator's value: "mean" or "min" over critics.
         head: How a critic's outputs say a value.
         loss: Value loss of one token, on the values; None for the head's own.
@@ -39,7 +39,7 @@ class MiniCritics(ValueSpec):
 
     model: "str | Pretrained" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
     size: int = 2
-    shards: Literal["group", "prompt", "shared"] = "group"
+    shards: Literal["group", "prompt", "random", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
     head: Head = LinearHead()
     loss: ValueLoss | None = None

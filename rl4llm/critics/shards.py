@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_group_tensors, check_ndim
 from rl4llm.groups import dense_group_ids, group_count, position_in_group
+from rl4llm.randomness import generator
 
 EVERY_CRITIC = -1
 
@@ -101,6 +102,36 @@ def shared_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Ten
     """
     _check("shared_shards", group_ids, num_critics)
     return torch.full_like(group_ids, EVERY_CRITIC, dtype=torch.long)
+
+
+def random_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tensor, " batch"]:
+    """Divides the responses of the whole batch among the critics at random, whatever prompts they answer.
+
+        critic(i) = π(i) mod M          π a fixed random permutation of the rows
+
+    The critics share no response, and their totals differ by at most one, but a prompt's responses may all go to one
+    critic. π depends on the number of rows alone; prompts stand in random order, so that it need not be redrawn.
+
+    Args:
+        group_ids: Which prompt draw a response answers; only their number is read.
+        num_critics: M, at least 1.
+
+    Returns:
+        The critic, in [0, M), that learns from each response.
+
+    Raises:
+        UsageError: If `num_critics` is below 1 or the ids are not an integer vector.
+
+    Example:
+        >>> random_shards(torch.tensor([7, 7, 7, 7]), 2).sort().values
+        tensor([0, 0, 1, 1])
+
+    References:
+        A control for [group_shards][]; no paper.
+    """
+    _check("random_shards", group_ids, num_critics)
+    order = torch.randperm(len(group_ids), generator=generator("random_shards", len(group_ids)))
+    return (order % num_critics).to(group_ids.device)
 
 
 def learns_from(shards: Int[Tensor, " batch"], critic: int) -> Bool[Tensor, " batch"]:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
-from rl4llm.critics import group_shards, learns_from, prompt_shards, shared_shards
+from rl4llm.critics import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.groups import dense_group_ids
 from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import group_ids
 
-ALL = [group_shards, prompt_shards, shared_shards]
+ALL = [group_shards, prompt_shards, random_shards, shared_shards]
 
 
 @st.composite
