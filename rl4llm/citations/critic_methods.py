@@ -20,8 +20,8 @@ CRITIC_METHODS = (
         parts="`NoiseNormalizedValueLoss`, `truncation=actor_only`",
         recipe=f"[easyppo]({_PAGE}#easyppo)",
         read=(PAPER, CODE),
-        differs="The floor of the noise follows from the range of the scores and the size of the group, as in its text; "
-        "it is a number in the code.",
+        differs="The noise has a floor that follows from the range of the scores and the size of the group, as in its "
+        "text; in the code it is a number.",
     ),
     Method(
         numbers=("2604.19485",),
