@@ -29,6 +29,11 @@ class BatchMean(ValueSpec):
 
     critics: ValueSpec = MiniCritics()  # noqa: RUF009
 
+    @property
+    def needs_prompts(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.needs_prompts
+
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work, or are not the kind whose values can be replaced."""
         if self.critics.shares_trunk or self.critics.sees_scores or isinstance(self.critics, BatchMean):

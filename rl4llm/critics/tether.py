@@ -49,6 +49,11 @@ class Tether(ValueSpec):
     def __post_init__(self) -> None:
         check_blend("Tether", self.decay, self.ridge)
 
+    @property
+    def needs_prompts(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.needs_prompts
+
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if a response has no siblings, or the critics cannot work or have no values of their own."""
         if self.critics.shares_trunk:

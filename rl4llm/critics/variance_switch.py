@@ -51,6 +51,11 @@ class ExplainedVarianceSwitch(ValueSpec):
         check_interval("ExplainedVarianceSwitch", threshold=self.threshold)
         check_choice("ExplainedVarianceSwitch", (0, 1), lag=self.lag)
 
+    @property
+    def needs_prompts(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.needs_prompts
+
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work or have no values of their own."""
         if self.critics.shares_trunk:

@@ -4,8 +4,18 @@ import pytest
 import torch
 
 from rl4llm.advantages import GAE
+from rl4llm.algorithms.meter import Meter
 from rl4llm.checks import UsageError
-from rl4llm.critics import GreedyValue, MiniCritics, Privileged, SymmetricCritic, TrunkCritic
+from rl4llm.critics import (
+    BatchMean,
+    ExplainedVarianceSwitch,
+    GreedyValue,
+    MiniCritics,
+    Privileged,
+    SymmetricCritic,
+    Tether,
+    TrunkCritic,
+)
 from rl4llm.critics.privileged import after_prompts
 from rl4llm.replay import FIFOReplay
 from tests.algorithms.helpers import collected, loop, run, some_prompts
@@ -22,7 +32,6 @@ def shown(module, batch, prompts):
         return forward(rows)
 
     source.inner.critics[0].forward = look
-    from rl4llm.algorithms.meter import Meter
 
     judged = source.values(batch, module.value_context(module.runtime(), prompts, Meter()))
     source.inner.critics[0].forward = forward
@@ -115,3 +124,9 @@ def test_bad_choices_are_one_line(build, message):
 def test_replayed_prompts_have_no_answers_at_hand(tiny_policy):
     with pytest.raises(UsageError, match=r"critics=Privileged completes the prompts|those of replay=FIFOReplay"):
         loop(tiny_policy, critics=Privileged(SymmetricCritic()), advantage=GAE(), replay=FIFOReplay())
+
+
+@pytest.mark.parametrize("kind", [Tether, ExplainedVarianceSwitch, BatchMean])
+def test_what_wraps_critics_that_need_prompts_needs_them_too(kind):
+    assert kind(Privileged()).needs_prompts
+    assert not kind(MiniCritics()).needs_prompts
