@@ -45,6 +45,9 @@ def content_noise(
         >>> noise = content_noise(torch.tensor([5]), torch.arange(3)[None], torch.tensor([[True, True, False]]))
         >>> noise.shape, noise[0, 2].item()
         (torch.Size([1, 3]), 0.0)
+
+    References:
+        Ours.
     """
     check_token_tensors(by, response_mask, response_ids=response_ids)
     check_at_least(by, 0, seed=seed)

@@ -155,7 +155,7 @@ def test_a_critic_that_gives_no_numbers_costs_the_batch_and_is_named(tiny_policy
 def test_a_critic_whose_loss_is_no_number_does_not_hold_up_the_policy(tiny_policy, tiny_critic):
     watch = Watch()
     module = compose(tiny_policy, **critic_slots(tiny_critic, guards=Guards(skipped=100)))
-    module.critics._losses = lambda critic, rows: critic(rows) * NAN
+    module.critics._losses = lambda index, rows: module.critics.critics[index](rows) * NAN
     policy, critics = weights(module.policy), weights(module.critics)
     with pytest.warns(UserWarning, match=r"critic_\d: loss is nan"):
         run(module, steps=1, callbacks=[watch])

@@ -25,6 +25,7 @@ def test_asyppo_with_one_critic_no_gate_and_no_filter_is_ppo_to_the_last_bit(tin
 
     options = {"sampling": Sampling(max_response_tokens=6), "responses_per_prompt": 4}
     options |= {"critic_optimizer": lambda params: AdamW(params, lr=1e-3), "critic_updates": Updates()}
+    options |= {"aggregator": SequenceMean()}
     lonely = asyppo(
         tiny_policy, critics=MiniCritics(tiny_policy, size=1), gate=None, entropy=EntropyBonus(where=None), **options
     )

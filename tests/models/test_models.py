@@ -44,7 +44,7 @@ def test_embedded_models_are_ordinary_hugging_face_folders():
         assert model.config.model_type == "qwen3"
     assert sum(
         p.numel() for p in AutoModelForCausalLM.from_pretrained(resolve_model("rl4llm/digits")).parameters()
-    ) > 4 * (sum(p.numel() for p in model.parameters()))
+    ) > 2.5 * (sum(p.numel() for p in model.parameters()))
 
 
 def test_a_saved_policy_loads_equal(policy, tmp_path):
