@@ -50,6 +50,7 @@ def masked_importance(
             log-probs.
 
     Example:
+        >>> import torch
         >>> old, rollout = torch.tensor([[0.3, 0.2, 0.5]]).log(), torch.tensor([[0.04, 0.25, 0.5]]).log()
         >>> masked_importance(old, rollout, torch.ones(1, 3, dtype=torch.bool), low=0.5, high=5.0, level="token")
         tensor([[0.0000, 0.8000, 1.0000]])

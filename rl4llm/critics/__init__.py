@@ -5,7 +5,7 @@ from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.blending import blend_coefficient, trusted_mean
+from rl4llm.critics.blending import blend_coefficient, spread_bins, trusted_mean
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
@@ -60,6 +60,7 @@ __all__ = [
     "ExplainedVarianceSwitch",
     "ExplainedVarianceSwitchSource",
     "trusted_mean",
+    "spread_bins",
     "leave_one_out_mean",
     "WrappingSource",
     "CriticEnsemble",

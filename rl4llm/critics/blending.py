@@ -3,12 +3,12 @@
 from math import inf
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_interval, check_same_shape, check_token_tensors
+from rl4llm.checks import UsageError, check_at_least, check_interval, check_same_shape, check_token_tensors
 from rl4llm.critic_values import critic_mean
-from rl4llm.masked import at_least_float32, keep, masked_mean, spread
+from rl4llm.masked import at_least_float32, keep, masked_mean, masked_quantile, spread
 
 
 @torch.no_grad()
@@ -86,6 +86,41 @@ def check_blend(by: str, decay: float, ridge: float) -> None:
     """Raise unless the hyperparameters are in their ranges."""
     check_interval(by, 0.0, 1.0, decay=decay)
     check_interval(by, 0.0, inf, "[)", ridge=ridge)
+
+
+@torch.no_grad()
+def spread_bins(
+    spreads: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, bins: int
+) -> Int[Tensor, "batch time"]:
+    """Which of some equally filled bins the critics' spread falls into at each token.
+
+        binₜ = number of k in 1, ..., bins − 1 with σₜ > q(k/bins)          q: quantiles over the trained tokens
+
+    Equal spreads share a bin; critics that agree everywhere fill the first one alone.
+
+    Args:
+        spreads: σₜ, t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        bins: How many, at least 1.
+
+    Returns:
+        The bin, in [0, bins); 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, or there is no bin.
+
+    Example:
+        >>> spread_bins(torch.tensor([[0.1, 0.4, 0.2, 0.9]]), torch.ones(1, 4, dtype=torch.bool), bins=2)
+        tensor([[0, 1, 0, 1]])
+
+    References:
+        Ours: TETHER (arXiv:2608.16739) has one coefficient, or one for each stretch of positions.
+    """
+    check_at_least("spread_bins", 1, bins=bins)
+    check_token_tensors("spread_bins", response_mask, spreads=spreads)
+    edges = [masked_quantile(spreads, response_mask, k / bins) for k in range(1, bins)]
+    above = [(at_least_float32(spreads) > edge).long() for edge in edges]
+    return keep(sum(above, torch.zeros_like(spreads, dtype=torch.long)), response_mask)
 
 
 @torch.no_grad()

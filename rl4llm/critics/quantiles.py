@@ -51,7 +51,7 @@ def quantile_loss(
         tensor([[0.0938]])
 
     References:
-        Dabney et al., 2018. arXiv:1710.10044, eq. 10.
+        Dabney et al., 2018. arXiv:1710.10044.
     """
     _check("quantile_loss", quantiles)
     check_token_tensors("quantile_loss", response_mask, returns=returns)

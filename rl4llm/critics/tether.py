@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError
+from rl4llm.checks import UsageError, check_at_least
+from rl4llm.critic_values import critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.blending import blend_coefficient, check_blend
+from rl4llm.critics.blending import blend_coefficient, check_blend, spread_bins
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.wrapping import WrappingSource, with_values
@@ -36,18 +37,22 @@ class Tether(ValueSpec):
         decay: Weight of the earlier ρ, in [0, 1]: 0.95 in the paper, 0.9 in its authors' code; 1 keeps ρ = 0.
         ridge: What holds ρ at 0 where critics say almost what the mean does, at least 0.
         clip: Whether each fit is kept in [0, 1].
+        bins: How many ρ there are: one for each of as many equally filled bins of the critics' spread σₜ, so that the
+            critics are believed where they agree; 1 is the paper's.
     """
 
     critics: ValueSpec = MiniCritics()  # noqa: RUF009
     decay: float = 0.95
     ridge: float = 0.0
     clip: bool = True
+    bins: int = 1
     sees_scores: ClassVar[bool] = True
     values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2608.16739"
 
     def __post_init__(self) -> None:
         check_blend("Tether", self.decay, self.ridge)
+        check_at_least("Tether", 1, bins=self.bins)
 
     @property
     def needs_prompts(self) -> bool:  # type: ignore[override]
@@ -90,40 +95,59 @@ class TetherSource(WrappingSource):
     def __init__(self, inner: ValueSource, choice: Tether) -> None:
         super().__init__(inner)
         self.choice = choice
-        self.rho = 0.0
+        self.rhos = torch.zeros(choice.bins, dtype=torch.float64)
+
+    @property
+    def rho(self) -> float:
+        """Mean of the coefficients of all bins."""
+        return self.rhos.mean().item()
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        self.rhos.fill_(value)
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
         """The batch with bₜ as `values`, by the ρ of earlier batches."""
         judged = self.inner.values(batch, context)
         (values,) = judged.require("values", by="Tether")
         baselines = spread(self._baselines(judged).to(values.dtype), judged.response_mask)
-        context.log("blend", torch.tensor(self.rho))
-        return with_values(judged, torch.lerp(baselines, keep(values, judged.response_mask), self.rho))
+        for index, rho in enumerate(self.rhos if self.choice.bins > 1 else ()):
+            context.log(f"blend_{index}", rho)
+        context.log("blend", self.rhos)
+        rhos = self.rhos.to(values)[self._bins(judged)]
+        return with_values(judged, torch.lerp(baselines, keep(values, judged.response_mask), rhos))
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
         """Fit ρ again, unless the critics are warming up."""
         if context.warming_up:
             return
         (values,) = judged.require("values", by="Tether")
-        choice = self.choice
-        self.rho = blend_coefficient(
-            judged.outcomes,
-            self._baselines(judged),
-            values,
-            judged.response_mask,
-            previous=self.rho,
-            decay=choice.decay,
-            ridge=choice.ridge,
-            clip=choice.clip,
-        ).item()
+        baselines, bins, choice = self._baselines(judged), self._bins(judged), self.choice
+        for index in range(choice.bins):
+            self.rhos[index] = blend_coefficient(
+                judged.outcomes,
+                baselines,
+                values,
+                judged.response_mask & (bins == index),
+                previous=self.rhos[index].item(),
+                decay=choice.decay,
+                ridge=choice.ridge,
+                clip=choice.clip,
+            ).item()
+
+    def _bins(self, judged: RolloutBatch) -> Int[Tensor, "batch time"]:
+        if self.choice.bins == 1:
+            return torch.zeros_like(judged.response_mask, dtype=torch.long)
+        (critic_values,) = judged.require("critic_values", by="Tether(bins)")
+        return spread_bins(critic_std(critic_values), judged.response_mask, bins=self.choice.bins)
 
     def _baselines(self, batch: RolloutBatch) -> Float[Tensor, " batch"]:
         return leave_one_out_mean(batch.outcomes, batch.group_ids)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """What is saved in checkpoints: ρ."""
-        return {"rho": torch.tensor(self.rho, dtype=torch.float64)}
+        return {"rho": self.rhos.clone()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on with the ρ of a checkpoint."""
-        self.rho = float(state["rho"])
+        self.rhos.copy_(state["rho"])

@@ -15,6 +15,7 @@ from rl4llm.gates.entropy import HighEntropy, LowEntropy, high_entropy, low_entr
 from rl4llm.gates.noise import content_noise
 from rl4llm.gates.outcome import CorrectResponses, FinishedResponses, correct_responses, finished_responses
 from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
+from rl4llm.gates.undecided import UndecidedStates, undecided_states
 
 __all__ = [
     # base
@@ -42,6 +43,8 @@ __all__ = [
     "finished_responses",
     "FinishedResponses",
     # controls
+    "undecided_states",
+    "UndecidedStates",
     "advantage_magnitude",
     "AdvantageMagnitude",
     "random_gate",

@@ -47,6 +47,7 @@ def drop_smallest(
         UsageError: If shapes differ, the mask is not boolean, or the fraction is outside [0, 1).
 
     Example:
+        >>> import torch
         >>> drop_smallest(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, True, True, False]]), 0.4)
         tensor([[ True, False,  True, False]])
     """
@@ -102,6 +103,7 @@ def advantage_magnitude(
         UsageError: If shapes differ, the mask is not boolean, or the fraction is outside [0, 1).
 
     Example:
+        >>> import torch
         >>> advantage_magnitude(torch.tensor([[-3.0, 1.0, 2.0]]), torch.ones(1, 3, dtype=torch.bool), fraction=0.4)
         tensor([[ True, False,  True]])
 
@@ -141,6 +143,7 @@ def random_gate(
         UsageError: If shapes differ, the mask is not boolean, the fraction is outside [0, 1) or the seed is negative.
 
     Example:
+        >>> import torch
         >>> gate = random_gate(torch.tensor([5]), torch.arange(10)[None], torch.ones(1, 10, dtype=torch.bool))
         >>> gate.sum()
         tensor(8)

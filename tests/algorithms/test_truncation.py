@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4llm.advantages import GAE, GroupRelative, LengthAdaptiveGAE, SegmentMonteCarlo, bootstrap_truncated
@@ -18,6 +18,8 @@ from rl4llm.testing.value_laws import stand_in
 from tests.algorithms.helpers import loop, run, slots
 from tests.algorithms.test_judge import NO_PASSES, made_of
 from tests.classic_bugs.test_loss import some_batch
+
+FEWER = settings(max_examples=settings.default.max_examples // 4)  # whole batches are slow to draw
 
 batches = rollouts(max_batch=5, max_time=5)
 
@@ -54,6 +56,7 @@ def judged(batch, truncation, advantage=None, **changes):
 # --- the function ---------------------------------------------------------------------------------------------------
 
 
+@FEWER
 @given(batch=batches, gamma=st.floats(0.0, 1.0))
 def test_the_value_at_the_cut_is_paid_at_the_last_trained_token(batch, gamma):
     ends = batch.scores.nan_to_num(0.5)
@@ -74,6 +77,7 @@ def test_it_takes_one_value_a_response(unchecked_shapes):
 # --- the choice -----------------------------------------------------------------------------------------------------
 
 
+@FEWER
 @given(batch=batches, token=st.integers(0, 5))
 def test_the_value_at_the_cut_is_that_of_the_next_state_whatever_token_follows(batch, token):
     batch = whole(batch)
@@ -91,6 +95,7 @@ def test_the_value_at_the_cut_is_that_of_the_next_state_whatever_token_follows(b
         torch.testing.assert_close(ends[row], source.values(longer, None).values[0, width])
 
 
+@FEWER
 @given(batch=batches, gamma=st.sampled_from([1.0, 0.9]), lam=st.sampled_from([1.0, 0.7, 0.0]))
 def test_bootstrapped_advantages_go_on_beyond_the_cut(batch, gamma, lam):
     batch = whole(batch)
@@ -104,6 +109,7 @@ def test_bootstrapped_advantages_go_on_beyond_the_cut(batch, gamma, lam):
     assert torch.equal(gone_on.rewards, batch.rewards), "the stored rewards stay as they were scored"
 
 
+@FEWER
 @given(batch=batches)
 def test_dropped_responses_are_as_if_they_had_not_been_drawn(batch):
     batch = whole(batch)
@@ -115,6 +121,7 @@ def test_dropped_responses_are_as_if_they_had_not_been_drawn(batch):
     assert not kept.counted[:, batch.truncated].any()
 
 
+@FEWER
 @given(batch=batches)
 def test_the_actor_alone_forgets_them(batch):
     batch = whole(batch)
@@ -127,6 +134,7 @@ def test_the_actor_alone_forgets_them(batch):
     assert torch.equal(spared.counted, ended.counted & finished)
 
 
+@FEWER
 @given(batch=batches)
 def test_for_the_objective_it_is_the_gate_of_finished_responses(batch):
     batch = whole(batch)

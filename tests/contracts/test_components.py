@@ -67,6 +67,7 @@ from rl4llm.gates import (
     HighEntropy,
     LowEntropy,
     RandomGate,
+    UndecidedStates,
 )
 from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import (
@@ -135,6 +136,7 @@ EXAMPLES = {
     DivergenceFilter: [DivergenceFilter(fraction=0.4), DivergenceFilter(exact=True)],
     HighEntropy: [HighEntropy(fraction=0.4), HighEntropy(exact=True)],
     LowEntropy: [LowEntropy(fraction=0.4), LowEntropy(exact=True)],
+    UndecidedStates: [UndecidedStates(fraction=0.4, low=-1.0, high=2.0), UndecidedStates(exact=True)],
     AdvantageMagnitude: [AdvantageMagnitude(fraction=0.4), AdvantageMagnitude(exact=True)],
     RandomGate: [RandomGate(fraction=0.4, seed=7)],
     CovarianceGate: [

@@ -15,7 +15,17 @@ from rl4llm.objectives.base import RatioObjective, options_of
 
 FAMILIES = ("advantages", "corrections", "critics", "gates", "objectives", "regularizers", "rewards", "metrics")
 SIZES = {"batch": 2, "time": 3, "critic": 2, "segment": 3, "bin": 4, "group": 2, "axes": 3, "state": 3, "quantile": 3}
-OPTIONS = {"k": 2, "num_critics": 2, "critic": 0, "low": 0.5, "high": 2.0, "level": "token", "fraction": 0.2, "q": 0.5}
+OPTIONS = {
+    "k": 2,
+    "bins": 2,
+    "num_critics": 2,
+    "critic": 0,
+    "low": 0.5,
+    "high": 2.0,
+    "level": "token",
+    "fraction": 0.2,
+    "q": 0.5,
+}
 OPTIONS |= {"max_tokens": 6, "cache_tokens": 2, "delta_low": 0.1, "delta_high": 0.1, "score": 1.0, "divergence": 0.1}
 NUMBERS = {
     "scores": 1.0,

@@ -19,6 +19,7 @@ from rl4llm.critics import (
     blend_coefficient,
     critic_std,
     leave_one_out_mean,
+    spread_bins,
 )
 from rl4llm.masked import spread
 from rl4llm.testing.strategies import rollouts
@@ -216,3 +217,57 @@ def test_doubles_are_doubles():
     assert source(0.3).values(known(), CONTEXT).values.dtype == torch.float64
     single = known().replace(values=known().values.float(), scores=doubles(1, 1, 0, 0, 1, 0).float())
     assert source(0.3).values(single, CONTEXT).values.dtype == torch.float32
+
+
+# --- one coefficient for each bin of the spread ---------------------------------------------------------------------
+
+
+@FEWER
+@given(rollouts(), st.integers(1, 4))
+def test_bins_are_filled_alike_and_ascend_with_the_spread(batch, bins):
+    mask, spreads = batch.response_mask, critic_std(batch.critic_values)
+    found = spread_bins(spreads, mask, bins=bins)
+    assert not found[~mask].any()
+    assert ((found >= 0) & (found < bins)).all()
+    order = spreads[mask].argsort(stable=True)
+    assert (found[mask][order].diff() >= 0).all()
+    if len(spreads[mask].unique()) == int(mask.sum()) >= bins:
+        counts = torch.bincount(found[mask], minlength=bins)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_critics_are_believed_where_they_agree():
+    """Two halves of a batch: where the critics agree they are right, where they do not they are noise."""
+    batch = known()
+    sure = torch.arange(3) < 2
+    base = spread(leave_one_out_mean(batch.outcomes, batch.group_ids), batch.response_mask)
+    truth = spread(batch.outcomes, batch.response_mask)
+    values = torch.where(sure, truth, 2 * base - truth)
+    wide = torch.where(sure, 0.0, 0.5).double().expand_as(values)
+    batch = batch.replace(values=values, critic_values=torch.stack([values - wide, values + wide]))
+    tied = source(decay=0.0, bins=2)
+    tied.learn(batch, CONTEXT)
+    assert tied.rhos.tolist() == pytest.approx([1.0, 0.0])
+    (judged,) = tied.values(batch, CONTEXT).require("values", by="test")
+    close(judged[:, :2], truth[:, :2])
+    close(judged[:, 2], base[:, 2])
+
+
+@FEWER
+@given(rollouts())
+def test_bins_of_critics_that_agree_everywhere_are_one(batch):
+    batch = batch.replace(critic_values=batch.values.expand_as(batch.critic_values).clone())
+    one, several = source(decay=0.0), source(decay=0.0, bins=3)
+    for tied in (one, several):
+        tied.learn(batch, CONTEXT)
+    assert several.rhos[0].item() == pytest.approx(one.rho, abs=1e-12)
+    assert several.rhos[1:].tolist() == [0.0, 0.0]
+
+
+def test_the_coefficients_of_all_bins_are_saved():
+    tied = source(bins=3)
+    tied.rhos.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    other = source(bins=3)
+    other.set_extra_state(tied.get_extra_state())
+    assert torch.equal(other.rhos, tied.rhos)
+    assert other.rho == pytest.approx(0.2)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4llm.gates import (
@@ -18,11 +18,14 @@ from rl4llm.gates import (
 from rl4llm.gates.share import whole_part
 from rl4llm.testing.strategies import rollouts
 
+FEWER = settings(max_examples=settings.default.max_examples // 4)  # whole batches are slow to draw
+
 KINDS = [AgreementGate, DivergenceFilter, HighEntropy, LowEntropy, AdvantageMagnitude]
 fractions = st.sampled_from([0.0, 0.1, 0.2, 0.29, 0.5, 0.8, 0.95])
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@FEWER
 @given(batch=rollouts(), fraction=fractions)
 def test_exactly_that_share_is_dropped(kind, batch, fraction):
     kept = kind(fraction=fraction, exact=True)(batch)
@@ -32,6 +35,7 @@ def test_exactly_that_share_is_dropped(kind, batch, fraction):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@FEWER
 @given(batch=rollouts(), fraction=fractions)
 def test_only_ties_are_decided_anew(kind, batch, fraction):
     """What is kept whole at the border may be dropped now; whatever was dropped still is."""
@@ -39,6 +43,7 @@ def test_only_ties_are_decided_anew(kind, batch, fraction):
     assert not (exact & ~whole).any()
 
 
+@FEWER
 @given(batch=rollouts(), fraction=fractions, seed=st.integers(0, 99))
 def test_the_order_of_the_rows_has_no_say(batch, fraction, seed):
     batch = batch.replace(critic_values=torch.zeros_like(batch.critic_values))
@@ -67,6 +72,7 @@ def test_ties_of_another_shape_are_named(unchecked_shapes):
         drop_smallest(x, mask, 0.4, ties=torch.zeros(2, 2))
 
 
+@FEWER
 @given(batch=rollouts(), fraction=fractions)
 def test_low_entropy_keeps_the_smallest(batch, fraction):
     mask, entropies = batch.response_mask, batch.entropies

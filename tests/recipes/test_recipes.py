@@ -145,7 +145,7 @@ BAD = [
     (["--model.critics=null"], r"needs .*critic_values|needs values"),
     (["--model.critics.size=9"], r"more critics \(size=9\) than responses per prompt \(8\)"),
     (["--model.critics.size=0"], r"MiniCritics: size must be a whole number of at least 1, got 0"),
-    (["--model.critics.shards=random"], r"shards"),
+    (["--model.critics.shards=halves"], r"shards"),
     (["--model.critics.head=BoundedHead", "--model.critics.head.low=1"], r"BoundedHead: low must be below high"),
     (
         ["--model.critics.head=HistogramHead", "--model.critics.head.bins=1"],

@@ -1,0 +1,90 @@
+"""The gate of undecided states: no policy gradient where one value already says how it ends."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.checks import check_fraction, check_range, check_token_tensors
+from rl4llm.gates.base import Gate
+from rl4llm.gates.noise import tie_breaks
+from rl4llm.gates.share import drop_smallest
+from rl4llm.masked import at_least_float32
+
+
+def undecided_states(
+    values: Float[Tensor, "batch time"],
+    response_mask: Bool[Tensor, "batch time"],
+    *,
+    fraction: float = 0.2,
+    low: float = 0.0,
+    high: float = 1.0,
+    ties: Float[Tensor, "batch time"] | None = None,
+) -> Bool[Tensor, "batch time"]:
+    """Drops the trained tokens whose outcome is most decided by their value: a control for the spread of critics.
+
+        uₜ = (high − V(sₜ)) (V(sₜ) − low)          keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest
+
+    For scores of `low` and `high` u is the variance of the outcome itself, and √u the spread that quantiles of the
+    return have. It takes one critic; the disagreement of several is a part of it: with M values of mean V̄,
+    V̄(1 − V̄) = meanₘ Vₘ(1 − Vₘ) + σ². If this gate does as well as one by σ, an ensemble is not needed for it. A value
+    beyond the bounds is more decided than one at them.
+
+    Args:
+        values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
+        response_mask: True at trained tokens.
+        fraction: Share of the trained tokens to drop, in [0, 1).
+        low: Smallest score.
+        high: Largest score.
+        ties: Ranks equal tokens, see [drop_smallest][]; None: ties are kept whole.
+
+    Returns:
+        True where the token is kept; a subset of `response_mask`.
+
+    Raises:
+        UsageError: If shapes differ, the mask is not boolean, the fraction is outside [0, 1), or `low` is not below
+            `high`.
+
+    Example:
+        >>> import torch
+        >>> undecided_states(torch.tensor([[0.5, 0.9, 0.6]]), torch.ones(1, 3, dtype=torch.bool), fraction=0.4)
+        tensor([[ True, False,  True]])
+
+    References:
+        A control; no paper.
+    """
+    check_range("undecided_states", low=low, high=high)
+    check_token_tensors("undecided_states", response_mask, values=values)
+    wide = at_least_float32(values.detach())
+    return drop_smallest((high - wide) * (wide - low), response_mask, fraction, ties=ties, by="undecided_states")
+
+
+@dataclass(frozen=True)
+class UndecidedStates(Gate):
+    """Drops the tokens whose outcome is most decided. See [undecided_states][rl4llm.gates.undecided.undecided_states].
+
+    Args:
+        fraction: Share of the trained tokens to drop, in [0, 1).
+        low: Smallest score.
+        high: Largest score.
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
+    """
+
+    fraction: float = 0.2
+    low: float = 0.0
+    high: float = 1.0
+    exact: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("values",)
+    paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fraction("UndecidedStates", fraction=self.fraction)
+        check_range("UndecidedStates", low=self.low, high=self.high)
+
+    def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
+        """`undecided_states` of `batch.values`."""
+        (values,) = self.take(batch)
+        ties, mask = tie_breaks(batch, self.exact), batch.response_mask
+        return undecided_states(values, mask, fraction=self.fraction, low=self.low, high=self.high, ties=ties)
