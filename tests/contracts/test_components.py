@@ -220,6 +220,8 @@ OWN_SCALES = (RatioPenalty, LogRatioPenalty, Likelihood, ValueRegression)
 # (class, field): why its default differs from that of the siblings.
 DEFAULTS_THAT_DIFFER = {
     (CovarianceGate, "fraction"): "the paper drops two tokens in ten thousand",
+    (UndecidedStates, "low"): "the smallest score, not a bound of covariances",
+    (UndecidedStates, "high"): "the largest score, not a bound of covariances",
     (HighCovariance, "fraction"): "the share that is kept, as the paper names it: two tokens in a thousand",
     (MaskedImportance, "low"): "bounds of a mean over the response, far tighter than those of one token",
     (MaskedImportance, "high"): "bounds of a mean over the response, far tighter than those of one token",
