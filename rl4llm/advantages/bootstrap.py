@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rl4llm.batch import place_scores
 from rl4llm.checks import UsageError, check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 
@@ -51,6 +52,5 @@ def bootstrap_truncated(
             f"bootstrap_truncated: end_values has shape {tuple(end_values.shape)}, response_mask "
             f"{tuple(response_mask.shape)}; pass one value per response."
         )
-    last = response_mask & (response_mask.flip(-1).cumsum(-1).flip(-1) == 1)
-    ends = keep(gamma * at_least_float32(end_values)[:, None].expand(rewards.shape), last)
+    ends = place_scores(gamma * at_least_float32(end_values), response_mask)
     return (keep(at_least_float32(rewards), response_mask) + ends).to(rewards.dtype)

@@ -20,7 +20,7 @@ from rl4llm.critics.quantiles import quantile_loss, quantile_spread
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
-from rl4llm.critics.wrapping import WrappingSource
+from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
 from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
@@ -63,6 +63,7 @@ __all__ = [
     "spread_bins",
     "leave_one_out_mean",
     "WrappingSource",
+    "WrappingSpec",
     "CriticEnsemble",
     "ValueModel",
     "TrunkCritic",

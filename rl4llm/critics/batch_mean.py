@@ -7,7 +7,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.critics.base import ValueContext, ValueSpec
 from rl4llm.critics.mini import MiniCritics
-from rl4llm.critics.wrapping import WrappingSource, with_values
+from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
 from rl4llm.masked import masked_mean
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BatchMean(ValueSpec):
+class BatchMean(WrappingSpec):
     """Critics whose value is replaced by its mean over the rollout batch, while their spread stays.
 
         V(sₜ) = v̄ = mean over all trained tokens of V̄        Vₘ(sₜ) ← Vₘ(sₜ) − V̄(sₜ) + v̄
@@ -29,23 +29,14 @@ class BatchMean(ValueSpec):
 
     critics: ValueSpec = MiniCritics()  # noqa: RUF009
 
-    @property
-    def needs_prompts(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
-        return self.critics.needs_prompts
-
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work, or are not the kind whose values can be replaced."""
-        if self.critics.shares_trunk or self.critics.sees_scores or isinstance(self.critics, BatchMean):
+        if self.critics.sees_scores or isinstance(self.critics, BatchMean):
             raise UsageError(
                 f"BatchMean: critics={type(self.critics).__name__} has no critics of its own to compare with; "
                 "take MiniCritics or SymmetricCritic."
             )
-        self.critics.check(source, responses_per_prompt)
-
-    def check_context(self, tokens: int) -> None:
-        """Raise if the critics' context is too short."""
-        self.critics.check_context(tokens)
+        super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "BatchMeanSource":
         """The critics, silenced."""

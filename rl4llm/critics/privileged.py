@@ -10,7 +10,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.mini import MiniCritics
-from rl4llm.critics.wrapping import WrappingSource
+from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy
@@ -19,7 +19,7 @@ _FIELD = "{answer}"
 
 
 @dataclass(frozen=True)
-class Privileged(ValueSpec):
+class Privileged(WrappingSpec):
     """Critics that read the answer between prompt and response (arXiv:2608.16739, 2608.23566).
 
         V(sₜ, z),    z fixed by the prompt
@@ -46,18 +46,19 @@ class Privileged(ValueSpec):
                 f"Privileged: template={self.template!r} does not say where the answer stands; write {_FIELD} into it."
             )
 
+    @property
+    def values_states(self) -> bool:  # type: ignore[override]
+        """As for the critics; shuffled answers depend on which prompts are in the batch."""
+        return self.critics.values_states and not self.shuffled
+
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work, or read no prompt of their own."""
-        if self.critics.shares_trunk or self.critics.needs_prompts:
+        if self.critics.needs_prompts:
             raise UsageError(
                 f"Privileged: critics={type(self.critics).__name__} has no critics that could be shown more than the "
                 "policy; take MiniCritics or SymmetricCritic."
             )
-        self.critics.check(source, responses_per_prompt)
-
-    def check_context(self, tokens: int) -> None:
-        """Raise if the critics' context is too short even without the answer."""
-        self.critics.check_context(tokens)
+        super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "PrivilegedSource":
         """The critics, who will be shown the answers."""

@@ -15,7 +15,7 @@ from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import blend_coefficient, check_blend, spread_bins
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.siblings import leave_one_out_mean
-from rl4llm.critics.wrapping import WrappingSource, with_values
+from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
 from rl4llm.masked import keep, spread
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tether(ValueSpec):
+class Tether(WrappingSpec):
     """Critics blended with the mean of a prompt's other responses (arXiv:2608.16739). See [blend_coefficient][].
 
         bₜ = (1 − ρ) B + ρ V(sₜ)          B the leave-one-out mean of the group's scores
@@ -47,35 +47,20 @@ class Tether(ValueSpec):
     clip: bool = True
     bins: int = 1
     sees_scores: ClassVar[bool] = True
-    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2608.16739"
 
     def __post_init__(self) -> None:
         check_blend("Tether", self.decay, self.ridge)
         check_at_least("Tether", 1, bins=self.bins)
 
-    @property
-    def needs_prompts(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
-        return self.critics.needs_prompts
-
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
-        """Raise if a response has no siblings, or the critics cannot work or have no values of their own."""
-        if self.critics.shares_trunk:
-            raise UsageError(
-                f"Tether: critics={type(self.critics).__name__} is trained with the policy's loss and cannot be "
-                "blended; take MiniCritics or SymmetricCritic."
-            )
+        """Raise if a response has no siblings, or as any source around critics."""
         if responses_per_prompt < 2:
             raise UsageError(
                 f"Tether: responses_per_prompt={responses_per_prompt} leaves no other response to take the mean of; "
                 "set --model.responses_per_prompt=2 or more, or --model.critics=MiniCritics."
             )
-        self.critics.check(source, responses_per_prompt)
-
-    def check_context(self, tokens: int) -> None:
-        """Raise if the critics' context is too short."""
-        self.critics.check_context(tokens)
+        super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "TetherSource":
         """The critics, tied to the mean."""
@@ -96,15 +81,6 @@ class TetherSource(WrappingSource):
         super().__init__(inner)
         self.choice = choice
         self.rhos = torch.zeros(choice.bins, dtype=torch.float64)
-
-    @property
-    def rho(self) -> float:
-        """Mean of the coefficients of all bins."""
-        return self.rhos.mean().item()
-
-    @rho.setter
-    def rho(self, value: float) -> None:
-        self.rhos.fill_(value)
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
         """The batch with bₜ as `values`, by the ρ of earlier batches."""

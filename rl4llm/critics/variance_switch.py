@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_choice, check_interval
+from rl4llm.checks import check_choice, check_interval
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import trusted_mean
 from rl4llm.critics.diagnostics import explained_variance
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.siblings import leave_one_out_mean
-from rl4llm.critics.wrapping import WrappingSource, with_values
+from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
 from rl4llm.masked import keep, spread
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExplainedVarianceSwitch(ValueSpec):
+class ExplainedVarianceSwitch(WrappingSpec):
     """Critics that are used while they explain the scores (EVPO, arXiv:2604.19485). See [trusted_mean][].
 
         V(sₜ)   if EV = 1 − Var(R − V)/Var(R) > threshold,   else the mean score of the prompt's other responses
@@ -44,30 +44,11 @@ class ExplainedVarianceSwitch(ValueSpec):
     lag: Literal[0, 1] = 0
     per_critic: bool = False
     sees_scores: ClassVar[bool] = True
-    values_states: ClassVar[bool] = False
     paper: ClassVar[str] = "2604.19485"
 
     def __post_init__(self) -> None:
         check_interval("ExplainedVarianceSwitch", threshold=self.threshold)
         check_choice("ExplainedVarianceSwitch", (0, 1), lag=self.lag)
-
-    @property
-    def needs_prompts(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
-        return self.critics.needs_prompts
-
-    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
-        """Raise if the critics cannot work or have no values of their own."""
-        if self.critics.shares_trunk:
-            raise UsageError(
-                f"ExplainedVarianceSwitch: critics={type(self.critics).__name__} is trained with the policy's loss and "
-                "cannot be switched; take MiniCritics or SymmetricCritic."
-            )
-        self.critics.check(source, responses_per_prompt)
-
-    def check_context(self, tokens: int) -> None:
-        """Raise if the critics' context is too short."""
-        self.critics.check_context(tokens)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "ExplainedVarianceSwitchSource":
         """The critics behind the switch."""

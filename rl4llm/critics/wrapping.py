@@ -1,12 +1,46 @@
-"""`WrappingSource`: a value source whose values are made of another one's."""
+"""`WrappingSpec` and `WrappingSource`: a value source whose values are made of another one's, and its choice."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.critics.base import Survey, ValueContext, ValueSource
+from rl4llm.checks import UsageError
+from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
+
+if TYPE_CHECKING:
+    from rl4llm.models import ModelSource
+
+
+class WrappingSpec(ValueSpec):
+    """A choice of value source around another choice: it needs what that one needs.
+
+    Attributes:
+        critics: The other choice, a field of every class below.
+    """
+
+    critics: ValueSpec
+    values_states: ClassVar[bool] = False
+
+    @property
+    def needs_prompts(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.needs_prompts
+
+    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
+        """Raise if the critics cannot work, or are trained with the policy's loss."""
+        if self.critics.shares_trunk:
+            raise UsageError(
+                f"{type(self).__name__}: critics={type(self.critics).__name__} is trained with the policy's loss, "
+                "so nothing can stand around it; take MiniCritics or SymmetricCritic."
+            )
+        self.critics.check(source, responses_per_prompt)
+
+    def check_context(self, tokens: int) -> None:
+        """Raise if the critics' context is too short."""
+        self.critics.check_context(tokens)
 
 
 class WrappingSource(ValueSource):

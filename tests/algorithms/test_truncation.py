@@ -5,12 +5,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl4llm.advantages import GAE, GroupRelative, LengthAdaptiveGAE, SegmentMonteCarlo, bootstrap_truncated
+from rl4llm.advantages import GAE, GroupRelative, LengthAdaptiveGAE, bootstrap_truncated
 from rl4llm.algorithms import judge
 from rl4llm.algorithms.truncation import with_end_values
 from rl4llm.batch import AXES, SOURCES
 from rl4llm.checks import UsageError
-from rl4llm.critics import GreedyValue, MiniCritics, SymmetricCritic, ValueModel, ValueSource
+from rl4llm.critics import (
+    BatchMean,
+    GreedyValue,
+    MiniCritics,
+    Privileged,
+    SymmetricCritic,
+    Tether,
+    ValueModel,
+    ValueSource,
+)
 from rl4llm.gates import FinishedResponses
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.testing.strategies import rollouts
@@ -175,6 +184,9 @@ def test_every_choice_trains(tiny_policy, tiny_critic, choice):
     ("changes", "message"),
     [
         ({}, r"truncation=bootstrap reads the critics' value at the cut, and there are no critics that have one"),
+        ({"critics": BatchMean(), "advantage": GAE()}, r"there are no critics that have one"),
+        ({"critics": Tether(), "advantage": GAE(lam=1.0)}, r"there are no critics that have one"),
+        ({"critics": Privileged(shuffled=True), "advantage": GAE()}, r"there are no critics that have one"),
         ({"critics": GreedyValue()}, r"there are no critics that have one; set --model.critics=MiniCritics"),
         (
             {"critics": SymmetricCritic(), "advantage": GroupRelative()},
@@ -192,6 +204,11 @@ def test_an_unknown_choice_is_one_line(tiny_policy, unchecked_shapes):
         loop(tiny_policy, truncation="forget")
 
 
-def test_the_length_adaptive_estimator_bootstraps_too(tiny_policy, tiny_critic):
-    loop(tiny_policy, critics=MiniCritics(tiny_critic), advantage=LengthAdaptiveGAE(alpha=0.4), truncation="bootstrap")
-    assert not hasattr(SegmentMonteCarlo(), "gamma")
+@FEWER
+@given(batch=batches)
+def test_the_length_adaptive_estimator_goes_on_beyond_the_cut_too(batch):
+    batch = whole(batch)
+    ended, gone_on = (judged(batch, choice, LengthAdaptiveGAE(alpha=0.4)) for choice in ("terminal", "bootstrap"))
+    last = batch.response_mask & (torch.arange(batch.response_mask.shape[1]) == batch.widths[:, None] - 1)
+    more = (gone_on.advantages - ended.advantages)[last]
+    torch.testing.assert_close(more, gone_on.end_values[batch.widths > 0].to(more))

@@ -50,5 +50,7 @@ def test_it_silences_critics_and_nothing_else(tiny_policy, tiny_critic):
     with pytest.raises(UsageError, match="more critics"):
         control.check(tiny_policy, 1)
     for other in (TrunkCritic(), BetaTracker(), BatchMean()):
-        with pytest.raises(UsageError, match=f"BatchMean: critics={type(other).__name__} has no critics of its own"):
+        with pytest.raises(
+            UsageError, match=f"BatchMean: critics={type(other).__name__} (has no critics of its own|is trained with)"
+        ):
             BatchMean(other).check(tiny_policy, 4)

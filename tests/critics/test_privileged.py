@@ -108,7 +108,7 @@ def test_prompts_get_longer_on_the_right_and_stay_aligned_there(unchecked_shapes
         ),
         (
             lambda: Privileged(TrunkCritic()).check("", 4),
-            r"critics=TrunkCritic has no critics that could be shown more",
+            r"Privileged: critics=TrunkCritic is trained with the policy's loss",
         ),
         (
             lambda: Privileged(GreedyValue()).check("", 4),

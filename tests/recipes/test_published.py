@@ -22,7 +22,7 @@ from rl4llm.objectives import (
 )
 from rl4llm.regularizers import KLPenalty, KLReward, Likelihood
 from rl4llm.rollouts import DynamicSampling
-from tests.recipes.helpers import RECIPES, REINFORCEMENT
+from tests.recipes.helpers import RECIPES, REINFORCEMENT, config
 
 AGGREGATORS = {
     SequenceSum: {"opo", "topr", "dppo", "bpco"},
@@ -192,3 +192,27 @@ def test_the_page_of_settings_says_what_the_recipes_compose():
         assert (composed["updates"].epochs, composed["updates"].minibatches) == (int(epochs), int(minibatches))
         assert shown_divergence(composed) == divergence
         assert source.strip()
+
+
+# --- flags that the pages of critics write down ---------------------------------------------------------------------
+
+
+def flags_of(text):
+    """Every run of flags in the text, in backquotes."""
+    return re.findall(r"`(--model\.[^`]+)`", text)
+
+
+SECTIONS = dict(
+    re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", Path("docs/recipes/critics2026.md").read_text(), re.M | re.S)
+)
+WRITTEN = [("asyppo", flags) for flags in flags_of(Path("docs/which-critic.md").read_text())]
+WRITTEN += [(name, flags) for name, text in SECTIONS.items() for flags in flags_of(text)]
+
+
+@pytest.mark.parametrize(("name", "flags"), WRITTEN)
+def test_flags_on_the_pages_of_critics_parse(name, flags):
+    assert config(name, *flags.split())["model"]
+
+
+def test_both_pages_have_flags():
+    assert {name for name, _ in WRITTEN} >= {"asyppo", "bpco", "evpo", "tether", "sppo"}
