@@ -123,3 +123,20 @@ def test_learns_from_refuses_what_is_no_critic(unchecked_shapes):
         learns_from(torch.tensor([0, 1]), -1)
     with pytest.raises(UsageError, match="learns_from: shards has shape"):
         learns_from(torch.tensor([[0, 1]]), 0)
+
+
+@given(st.integers(0, 40), st.integers(1, 5))
+def test_random_shards_are_even_over_the_batch_and_the_same_every_time(rows, critics):
+    ids = torch.arange(rows) // 4
+    shards = random_shards(ids, critics)
+    counts = torch.bincount(shards, minlength=critics)
+    assert len(counts) == critics
+    assert counts.max() - counts.min() <= 1
+    assert torch.equal(shards, random_shards(ids, critics))
+    assert torch.equal(shards, random_shards(torch.zeros_like(ids), critics)), "prompts have no say"
+
+
+def test_random_shards_may_give_a_whole_prompt_to_one_critic():
+    shards = random_shards(torch.arange(400) // 2, 2).reshape(200, 2)
+    alone = (shards[:, 0] == shards[:, 1]).float().mean()
+    assert 0.35 < alone < 0.65  # group_shards: 0; standard deviation 0.035

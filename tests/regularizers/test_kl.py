@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl4llm.batch import PolicyOutput
+from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.objectives import reinforce
 from rl4llm.regularizers import KLPenalty, KLReward, kl_k1, kl_k2, kl_k3, kl_penalty, kl_reward
@@ -282,3 +282,36 @@ def test_a_component_is_a_value(component):
     assert component.paper
     with pytest.raises(AttributeError):
         component.coef = 1.0
+
+
+def test_a_clipped_estimate_has_bounds_and_no_gradient_beyond_them():
+    log_probs = torch.tensor([[-1.0, -1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    reference, mask = torch.tensor([[-1.1, -4.0, 2.5]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+    k3 = kl_penalty(log_probs, reference, mask, estimator="k3").detach()
+    assert k3[0, 0] < 1.5 < k3[0, 1] < k3[0, 2]
+    batch = referred(reference, mask)
+    penalty = KLPenalty(coef=2.0, estimator="k3", clip=1.5)(PolicyOutput(log_probs), batch)
+    torch.testing.assert_close(penalty.detach(), 2.0 * k3.clamp(max=1.5))
+    (gradient,) = torch.autograd.grad(penalty.sum(), log_probs)
+    assert gradient[0, 0] != 0
+    assert gradient[0, 1:].tolist() == [0.0, 0.0]
+    below = KLPenalty(coef=1.0, estimator="k1", clip=1.5)(PolicyOutput(log_probs), batch)
+    assert below.detach().tolist() == [[pytest.approx(0.1), 1.5, 0.0]]
+
+
+def referred(reference, mask):
+    zeros = torch.zeros_like(reference)
+    return RolloutBatch(
+        prompt_ids=torch.ones(1, 1, dtype=torch.long),
+        prompt_mask=torch.ones(1, 1, dtype=torch.bool),
+        response_ids=torch.ones(mask.shape, dtype=torch.long),
+        response_mask=mask,
+        group_ids=torch.zeros(1, dtype=torch.long),
+        prompt_uids=torch.zeros(1, dtype=torch.long),
+        scores=zeros[:, 0],
+        truncated=~mask[:, 0],
+        rewards=zeros,
+        rollout_log_probs=zeros,
+        old_log_probs=zeros,
+        ref_log_probs=reference,
+    )
