@@ -118,8 +118,8 @@ def share(count: int, rank: int, world_size: int) -> range:
     """Return a rank's contiguous share of `count` things.
 
     Example:
-        >>> [list(share(5, rank, 3)) for rank in range(3)]
-        [[0, 1], [2, 3], [4]]
+        >>> tuple(tuple(share(5, rank, 3)) for rank in range(3))
+        ((0, 1), (2, 3), (4,))
     """
     small, larger = divmod(count, world_size)
     start = rank * small + min(rank, larger)

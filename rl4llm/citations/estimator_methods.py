@@ -60,7 +60,7 @@ ESTIMATOR_METHODS = (
         parts='`Whiten(level="token")`',
         recipe="[reinforce_plus_plus](recipes/baselines.md), [reinforce_plus_plus_baseline](recipes/baselines.md)",
         read=(FRAMEWORK, NOTES),
-        differs="The recipe draws 256 prompts with one response each, as many responses as the others draw.",
+        differs="The recipe draws 256 prompts with one response each. Aggregator and steps are ours.",
     ),
     Method(
         numbers=("2509.13232",),

@@ -151,10 +151,7 @@ OBJECTIVE_METHODS = (
         parts="`TOPR`",
         recipe="[topr](recipes/baselines.md)",
         read=(FRAMEWORK, NOTES),
-        differs=(
-            "Scores of 0 and 1 are centred in their group, which is a baseline; the method has ±1 and none. The "
-            "weights differ, the signs do not."
-        ),
+        differs="Scores of 0 and 1 less ½ stand for ±1 without a baseline, which they are but for their size.",
     ),
     Method(
         numbers=("2505.22617",),
@@ -163,8 +160,8 @@ OBJECTIVE_METHODS = (
         recipe="[clip_cov, kl_cov](recipes/baselines.md)",
         read=(CODE,),
         differs=(
-            "Covariances are taken over the rollout batch and not over a microbatch, so that they do not depend on how "
-            "the batch is cut."
+            "Covariances are taken over the rows of the optimizer step and not over a microbatch, so that they do not "
+            "depend on how it is cut. Clip-Cov has the dual clip of the authors' script, which its loss does not read."
         ),
     ),
     Method(

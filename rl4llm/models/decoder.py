@@ -19,8 +19,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
     Example:
         >>> from rl4llm.models import TinyQwen3
-        >>> [type(layer).__name__ for layer in decoder_layers(TinyQwen3(layers=2).build()[0])]
-        ['Qwen3DecoderLayer', 'Qwen3DecoderLayer']
+        >>> tuple(type(layer).__name__ for layer in decoder_layers(TinyQwen3(layers=2).build()[0]))
+        ('Qwen3DecoderLayer', 'Qwen3DecoderLayer')
     """
     named = set(getattr(model, "_no_split_modules", None) or ())
     stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
