@@ -105,11 +105,14 @@ class Loss:
         """Return the regularizers that are there, by slot name."""
         return {slot: part for slot, part in self.regularizers.items() if part is not None}
 
+    def gates(self) -> list[Gate | None]:
+        """Return the gate of the objective, then that of each regularizer; None where all tokens are kept."""
+        return [self.gate, *(part.where for part in self.active_regularizers().values())]
+
     @property
     def moves(self) -> bool:
         """Whether some gate depends on the policy as it moves."""
-        gates = [self.gate, *(part.where for part in self.active_regularizers().values())]
-        return any(gate.each_step for gate in gates if gate is not None)
+        return any(gate.each_step for gate in self.gates() if gate is not None)
 
     def averaging(self) -> Averaging:
         """How the objective and each regularizer become a scalar."""

@@ -19,7 +19,6 @@ from rl4llm.borders import (
     checked_whitened,
 )
 from rl4llm.critics import ValueContext, ValueSource
-from rl4llm.gates import Gate
 
 BatchFunction = Callable[[RolloutBatch], RolloutBatch]
 
@@ -150,11 +149,9 @@ def with_gates(batch: RolloutBatch, composition: Composition) -> RolloutBatch:
 
     Percentiles are of the whole batch. What a correction takes out of the objective's divisor is not counted.
     """
-    chosen = _gates(composition)
+    chosen = composition.loss.gates()
     kept = [batch.response_mask if gate is None else checked_gate(gate, batch) for gate in chosen]
     counted = [batch.response_mask if gate is None else gate.counted(batch) for gate in chosen]
-    if composition.credit.correction is not None:
-        counted[0] = counted[0] & composition.credit.correction.counted(batch)
     return _gated(batch, torch.stack(kept), torch.stack(counted), composition)
 
 
@@ -169,24 +166,19 @@ def with_moving_gates(rows: RolloutBatch, composition: Composition, present: Ten
     """
     gates, counted = (tensor.clone() for tensor in rows.require("gates", "counted", by="with_moving_gates"))
     rows = rows.replace(present_log_probs=present)
-    for index, gate in enumerate(_gates(composition)):
+    for index, gate in enumerate(composition.loss.gates()):
         if gate is not None and gate.each_step:
             gates[index], counted[index] = checked_gate(gate, rows), gate.counted(rows)
-    if composition.credit.correction is not None:
-        counted[0] &= composition.credit.correction.counted(rows)
     return _gated(rows, gates, counted, composition)
 
 
 def _gated(batch: RolloutBatch, gates: Tensor, counted: Tensor, composition: Composition) -> RolloutBatch:
-    """The batch with its gates, where the policy learns from truncated responses or not."""
+    """The batch with its gates, less what a correction and the choice of truncation take out."""
+    if composition.credit.correction is not None:
+        counted = torch.cat([counted[:1] & composition.credit.correction.counted(batch), counted[1:]])
     if composition.credit.truncation == "actor_only":
         gates, counted = spared(gates, batch), spared(counted, batch)
     return batch.replace(gates=gates, counted=counted)
-
-
-def _gates(composition: Composition) -> list[Gate | None]:
-    """The gate of the objective, then of each regularizer."""
-    return [composition.loss.gate, *(part.where for part in composition.loss.active_regularizers().values())]
 
 
 def _check_finite(part: str, what: str, numbers: Tensor, mask: Tensor) -> None:
