@@ -188,7 +188,7 @@ class Mutants:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="*")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of mutants' names")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0, help="of tests that a mutant must outlive")
     parser.add_argument("--again", type=Path, help="results of an earlier run: what was killed then is not tried again")
@@ -211,7 +211,7 @@ def main() -> None:
     known = json.loads(options.again.read_text()) if options.again else {}
     earlier = {name: result for name, result in known.items() if result in ("killed", "timeout")}
     names = {function: [name for name in own if name not in earlier] for function, own in names.items()}
-    names = {k: [n for n in v if fnmatch.fnmatch(n, options.only)] for k, v in names.items()}
+    names = {k: [n for n in v if any(fnmatch.fnmatch(n, one) for one in options.only)] for k, v in names.items()}
     print(f"{sum(map(len, names.values()))} mutants of {len(names)} functions", file=sys.stderr)
     import pytest
 
