@@ -56,6 +56,10 @@ _PRESENT = {"source": "gate", "provider": "the loop, for gates that are chosen a
 _REFERENCE = {"source": "reference", "provider": "a reference policy (the loop loads one when a part needs it)"}
 _VALUES = {"source": "critics", "provider": "a value source (the `critics` slot)"}
 _ENSEMBLE = {"source": "critics", "provider": "an ensemble of critics (the `critics` slot)"}
+_RETURN_SPREAD = {
+    "source": "critics",
+    "provider": "critics whose head says how returns are spread (QuantileHead, HistogramHead or SigmoidHead)",
+}
 _SEGMENTS = {
     "source": "critics",
     "provider": "a value source that cuts responses into steps (for example MonteCarloValues)",
@@ -101,6 +105,7 @@ class RolloutBatch:
         ref_logsumexp: B×T, log Σ exp(logits) under the frozen reference.
         critic_values: M×B×T, one slice a critic.
         values: B×T, what the estimator uses: V(sₜ), sₜ = the prefix before token t.
+        return_spread: B×T, standard deviation of the return from sₜ on, as the heads of the critics say it.
         end_values: B, V after the last token of truncated responses, where it is bootstrapped; 0 for the others.
         entropies: B×T, H(μ(·|sₜ)) at the sampled tokens, as the sampling engine reported them.
         advantages: B×T, Aₜ as the objective uses it.
@@ -132,6 +137,7 @@ class RolloutBatch:
     ref_logsumexp: Float[Tensor, "batch time"] | None = field(default=None, metadata=_REFERENCE)
     critic_values: Float[Tensor, "critic batch time"] | None = field(default=None, metadata=_ENSEMBLE)
     values: Float[Tensor, "batch time"] | None = field(default=None, metadata=_VALUES)
+    return_spread: Float[Tensor, "batch time"] | None = field(default=None, metadata=_RETURN_SPREAD)
     end_values: Float[Tensor, " batch"] | None = field(default=None, metadata=_VALUES)
     entropies: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ENTROPIES)
     advantages: Float[Tensor, "batch time"] | None = field(default=None, metadata=_ADVANTAGES)

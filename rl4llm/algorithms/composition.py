@@ -9,7 +9,7 @@ from rl4llm.checks import UsageError
 from rl4llm.parts import Part
 from rl4llm.regularizers import Constrained
 
-_FROM_CRITICS = {"values", "critic_values", "segment_ids"}
+_FROM_CRITICS = {"values", "critic_values", "return_spread", "segment_ids"}
 _SLOTS = {
     Rollout: ("dynamic_sampling", "replay"),
     Credit: ("length_penalty", "kl_reward", "critics", "advantage", "whitening", "correction"),
@@ -138,6 +138,11 @@ class Composition:
             raise UsageError(
                 f"{slot}={name} needs {missing[0]}, but there are no critics; set --model.critics=MiniCritics"
                 + (f", or drop it with --model.{slot}=null." if optional else f" or another --model.{slot}.")
+            )
+        if "return_spread" in part.reads and critics is not None and not critics.spreads_returns:
+            raise UsageError(
+                f"{slot}={name} reads how returns are spread, and critics={type(critics).__name__} does not say it; "
+                "take MiniCritics with --model.critics.head=QuantileHead, HistogramHead or SigmoidHead."
             )
         if "values" in part.asks and not (critics is not None and critics.shares_trunk):
             raise UsageError(

@@ -33,6 +33,8 @@ def _observe_critics(batch: RolloutBatch, values: Tensor, returns: Tensor, meter
     meter.add("critics/explained_variance", explained_variance(values, returns, mask).reshape(1))
     last_two = mask & (mask.flip(-1).cumsum(-1).flip(-1) <= 2)
     meter.add("critics/explained_variance_last_two", explained_variance(values, returns, last_two).reshape(1))
+    if batch.return_spread is not None:
+        meter.add("critics/return_spread", batch.return_spread, mask)
     if batch.critic_values is not None:
         meter.add("critics/spread", critic_std(batch.critic_values), mask)
         correlation = spread_error_correlation(batch.critic_values, returns, mask)

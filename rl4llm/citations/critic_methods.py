@@ -58,6 +58,14 @@ CRITIC_METHODS = (
         differs="No difference is known.",
     ),
     Method(
+        numbers=("2608.02181",),
+        name="Categorical critics",
+        parts='`HistogramHead(target="density")`',
+        recipe=f"[hl_gauss]({_PAGE}#hl_gauss)",
+        read=(CODE, NOTES),
+        differs="No dropout in the critic's head; groups are filtered while they are drawn, so that a batch is full.",
+    ),
+    Method(
         numbers=("1710.10044",),
         name="Quantile regression",
         parts="`QuantileHead`",

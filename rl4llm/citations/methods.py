@@ -13,7 +13,6 @@ METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS, *CRITIC_METHODS)
 PLANS = (
     Plan("2609.39247", "AC2", (NOTES,)),
     Plan("2605.07579", "POISE", (PAPER,)),
-    Plan("2608.02181", "HL-Gauss critics for PPO", (CODE, NOTES)),
     Plan("2512.03847", "DVPO", (ABSTRACT, NOTES)),
     Plan("2602.17616", "VCPO", (CODE,)),
     Plan("2512.06547", "A-3PO", (NOTES,)),

@@ -5,12 +5,12 @@ from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.blending import blend_coefficient, spread_bins, trusted_mean
+from rl4llm.critics.blending import blend_coefficient, position_bins, spread_bins, trusted_mean
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
 from rl4llm.critics.heads import BoundedHead, Head, HistogramHead, LinearHead, QuantileHead, SigmoidHead
-from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_value
+from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_spread, hl_gauss_value
 from rl4llm.critics.layers import ValueHead
 from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
@@ -61,6 +61,7 @@ __all__ = [
     "ExplainedVarianceSwitchSource",
     "trusted_mean",
     "spread_bins",
+    "position_bins",
     "leave_one_out_mean",
     "WrappingSource",
     "WrappingSpec",
@@ -79,6 +80,7 @@ __all__ = [
     "bounded_value",
     "quantile_spread",
     "hl_gauss_value",
+    "hl_gauss_spread",
     # other sources
     "BetaTracker",
     "BetaTrackerSource",

@@ -142,12 +142,14 @@ class ValueSpec(Part):
         shares_trunk: Whether it puts a value head on the policy itself, trained with the policy's loss.
         needs_prompts: Whether it asks for the prompts of the batch, to complete them or to read their answers, so that
             they must be at hand.
+        spreads_returns: Whether it also says how returns are spread around its values (`return_spread`).
         values_states: Whether it has a value for any state, so that a response that was cut off can go on from it.
     """
 
     sees_scores: ClassVar[bool] = False
     shares_trunk: ClassVar[bool] = False
     needs_prompts: ClassVar[bool] = False
+    spreads_returns: ClassVar[bool] = False
     values_states: ClassVar[bool] = True
 
     @abstractmethod

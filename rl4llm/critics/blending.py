@@ -124,6 +124,36 @@ def spread_bins(
 
 
 @torch.no_grad()
+def position_bins(response_mask: Bool[Tensor, "batch time"], *, bins: int, width: int) -> Int[Tensor, "batch time"]:
+    """Which stretch of its response each token lies in.
+
+        binₜ = min(⌊number of trained tokens before t / width⌋, bins − 1)
+
+    Args:
+        response_mask: True at trained tokens; holes are not counted.
+        bins: How many, at least 1; the last one takes all that is further back.
+        width: Tokens of a stretch, at least 1.
+
+    Returns:
+        The bin, in [0, bins); 0 where `response_mask` is False.
+
+    Raises:
+        UsageError: If the mask is not boolean, or there is no bin or no token in one.
+
+    Example:
+        >>> position_bins(torch.tensor([[True, True, False, True, True, True]]), bins=2, width=2)
+        tensor([[0, 0, 0, 1, 1, 1]])
+
+    References:
+        Venkatraman et al., 2026 (TETHER; stretches of 1,024 tokens). arXiv:2608.16739, eq. 18.
+    """
+    check_at_least("position_bins", 1, bins=bins, width=width)
+    check_token_tensors("position_bins", response_mask)
+    before = response_mask.cumsum(-1) - 1
+    return keep((before // width).clamp(max=bins - 1), response_mask)
+
+
+@torch.no_grad()
 def trusted_mean(
     critic_values: Float[Tensor, "critic batch time"],
     explained_variances: Float[Tensor, " critic"],

@@ -13,7 +13,7 @@ from rl4llm.critics.base import ValueContext, ValueSource
 from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import learns_from
 from rl4llm.critics.value_model import ValueModel
-from rl4llm.masked import masked_mean
+from rl4llm.masked import at_least_float32, masked_mean
 
 Shards = Callable[[Int[Tensor, " batch"], int], Int[Tensor, " batch"]]
 Aggregate = Callable[[Float[Tensor, "critic batch time"]], Float[Tensor, "batch time"]]
@@ -56,9 +56,17 @@ class CriticEnsemble(ValueSource):
         return torch.stack([critic(batch) for critic in self.critics])
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with `critic_values` and their aggregate as `values`."""
-        critic_values = context.map(self, batch)
-        return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values))
+        """The batch with `critic_values`, their aggregate as `values`, and `return_spread` where their heads say it.
+
+        Each critic's spread is of the return as it sees it; theirs together is √(mean over m of s²ₘ), so that
+        `return_spread`² + `critic_std`² is the variance of all their distributions mixed.
+        """
+        if not self.spreads_returns:
+            critic_values = context.map(self, batch)
+            return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values))
+        critic_values, spreads = context.map(self._values_and_spreads, batch)
+        spread = at_least_float32(spreads).square().mean(0).sqrt().to(spreads.dtype)
+        return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values), return_spread=spread)
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
         """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
@@ -68,6 +76,19 @@ class CriticEnsemble(ValueSource):
         for index, name in enumerate(self.learners):
             own = batch.replace(values=critic_values[index]).select(learns_from(shards, index))
             context.minimize(name, own, partial(self._losses, index))
+
+    @property
+    def spreads_returns(self) -> bool:
+        """Whether the heads say how returns are spread."""
+        return all(critic.head.choice.spreads for critic in self.critics)  # type: ignore[union-attr]
+
+    def _values_and_spreads(self, rows: RolloutBatch) -> Float[Tensor, "two critic batch time"]:
+        """Values and spreads of every critic, from one forward pass each."""
+        pairs = []
+        for critic in self.critics:
+            outputs = critic.outputs(rows)  # type: ignore[operator]
+            pairs.append(torch.stack([critic.read(outputs, rows), critic.read_spread(outputs, rows)]))  # type: ignore[operator]
+        return torch.stack(pairs, dim=1)
 
     def _losses(self, index: int, rows: RolloutBatch) -> Float[Tensor, "*axes"]:
         """One loss a token; one a response where the critic has one value a response."""

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_at_least, check_choice, check_interval, check_range
+from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval, check_range
 from rl4llm.critics.bounded import bounded_value
-from rl4llm.critics.hl_gauss import TARGETS, Target, hl_gauss_loss, hl_gauss_value
-from rl4llm.critics.quantiles import quantile_loss
+from rl4llm.critics.hl_gauss import TARGETS, Target, hl_gauss_loss, hl_gauss_spread, hl_gauss_value
+from rl4llm.critics.quantiles import quantile_loss, quantile_spread
 from rl4llm.masked import keep
 from rl4llm.parts import Part
 from rl4llm.value_losses import binary_value_loss, value_loss
@@ -29,10 +29,12 @@ class Head(Part):
 
     Attributes:
         domain: Which returns its loss takes: "real", or "unit" for those in [0, 1].
+        spreads: Whether its outputs say how returns are spread around the value.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("returns",)
     domain: ClassVar[str] = "real"
+    spreads: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
@@ -42,6 +44,10 @@ class Head(Part):
     @abstractmethod
     def value(self, outputs: Outputs) -> PerToken:
         """V(sₜ) of every position, pointwise; masked positions are to be ignored downstream."""
+
+    def spread(self, outputs: Outputs) -> PerToken:
+        """Standard deviation of the return from each position on, pointwise and without gradient, where `spreads`."""
+        raise UsageError(f"{type(self).__name__} says one value a state, and not how returns are spread around it.")
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
@@ -102,15 +108,22 @@ class SigmoidHead(Head):
 
         V = σ(z)        l = −R log V − (1 − R) log(1 − V)
 
-    Its own loss takes returns in [0, 1] only; a squared error takes any.
+    Its own loss takes returns in [0, 1] only; a squared error takes any. The spread √(V(1 − V)) is that of returns that
+    are 0 or 1.
     """
 
     domain: ClassVar[str] = "unit"
+    spreads: ClassVar[bool] = True
     paper: ClassVar[str] = "2604.08865"
 
     def value(self, outputs: Outputs) -> PerToken:
         """Sigmoid of the output."""
         return outputs[..., 0].sigmoid()
+
+    def spread(self, outputs: Outputs) -> PerToken:
+        """√(V(1 − V)), each factor from its own sigmoid."""
+        z = outputs[..., 0].detach()
+        return (z.sigmoid() * (-z).sigmoid()).sqrt()
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
         """`binary_value_loss` against `batch.returns`."""
@@ -123,6 +136,8 @@ class HistogramHead(Head):
     """The value is the mean of a histogram; HL-Gauss. See [hl_gauss_loss][rl4llm.critics.hl_gauss.hl_gauss_loss].
 
         V = Σₖ softmax(z)ₖ cₖ        l = −Σₖ pₖ log softmax(z)ₖ, p a Gaussian around R
+
+    The spread is that of the histogram, so a return that is certain still has about `sigma`.
 
     Args:
         low: Lower end of the support, some `sigma` below the smallest return.
@@ -137,6 +152,7 @@ class HistogramHead(Head):
     bins: int = 51
     sigma: float = 0.02
     target: Target = "mass"
+    spreads: ClassVar[bool] = True
     paper: ClassVar[str] = "2403.03950"
 
     def __post_init__(self) -> None:
@@ -153,6 +169,10 @@ class HistogramHead(Head):
     def value(self, outputs: Outputs) -> PerToken:
         """`hl_gauss_value` of the logits."""
         return hl_gauss_value(outputs, low=self.low, high=self.high)
+
+    def spread(self, outputs: Outputs) -> PerToken:
+        """`hl_gauss_spread` of the logits."""
+        return hl_gauss_spread(outputs, low=self.low, high=self.high)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
         """`hl_gauss_loss` against `batch.returns`."""
@@ -176,6 +196,7 @@ class QuantileHead(Head):
 
     count: int = 32
     kappa: float = 0.01
+    spreads: ClassVar[bool] = True
     paper: ClassVar[str] = "1710.10044"
 
     def __post_init__(self) -> None:
@@ -190,6 +211,10 @@ class QuantileHead(Head):
     def value(self, outputs: Outputs) -> PerToken:
         """Mean of the quantiles."""
         return outputs.mean(-1)
+
+    def spread(self, outputs: Outputs) -> PerToken:
+        """`quantile_spread` of the outputs."""
+        return quantile_spread(outputs)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
         """`quantile_loss` against `batch.returns`."""

@@ -108,8 +108,48 @@ def hl_gauss_value(
     """
     _check("hl_gauss_value", logits, low, high)
     wide = at_least_float32(logits)
-    edges = torch.linspace(low, high, logits.shape[-1] + 1, dtype=wide.dtype, device=wide.device)
-    return (wide.softmax(-1) * (edges[1:] + edges[:-1]) / 2).sum(-1).to(logits.dtype)
+    return (wide.softmax(-1) * _middles(wide, low, high)).sum(-1).to(logits.dtype)
+
+
+def hl_gauss_spread(
+    logits: Float[Tensor, "batch time bin"], *, low: float = -0.1, high: float = 1.1
+) -> Float[Tensor, "batch time"]:
+    """How far a histogram is spread around its value: its standard deviation.
+
+        sₜ = √( Σₖ softmax(zₜ)ₖ (cₖ − V(sₜ))² )        cₖ = (eₖ + eₖ₊₁)/2,  V as in [hl_gauss_value][]
+
+    A histogram that was learned from Gaussians around the returns has their variance too: s² = Var(R) + σ², up to the
+    width of the bins. Pointwise, without gradient, in float32 or wider.
+
+    Args:
+        logits: zₜ, t in [0, T).
+        low: Lower end of the support.
+        high: Upper end of the support.
+
+    Returns:
+        The spread in the dtype of `logits`; masked positions are to be ignored downstream.
+
+    Raises:
+        UsageError: If there are not three axes, fewer than 2 bins, or the support is empty.
+
+    Example:
+        >>> hl_gauss_spread(torch.zeros(1, 1, 2), low=0.0, high=1.0)
+        tensor([[0.2500]])
+
+    References:
+        Imani and White, 2018. arXiv:1806.04613.
+    """
+    _check("hl_gauss_spread", logits, low, high)
+    wide = at_least_float32(logits.detach())
+    shares, middles = wide.softmax(-1), _middles(wide, low, high)
+    mean = (shares * middles).sum(-1, keepdim=True)
+    return (shares * (middles - mean).square()).sum(-1).sqrt().to(logits.dtype)
+
+
+def _middles(logits: Tensor, low: float, high: float) -> Tensor:
+    """The middle of each bin."""
+    edges = torch.linspace(low, high, logits.shape[-1] + 1, dtype=logits.dtype, device=logits.device)
+    return (edges[1:] + edges[:-1]) / 2
 
 
 def _mass(edges: Tensor, centre: Tensor, sigma: float) -> Tensor:

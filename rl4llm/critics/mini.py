@@ -54,6 +54,11 @@ class MiniCritics(ValueSpec):
         check_choice("MiniCritics", INPUTS, inputs=self.inputs)
         check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
+    @property
+    def spreads_returns(self) -> bool:  # type: ignore[override]
+        """As the head does."""
+        return self.head.spreads
+
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
         """Raise if the model is missing or reads other ids than the policy's, or a prompt has too few responses."""
         if self.shards == "group" and responses_per_prompt < self.size:
@@ -101,6 +106,11 @@ class SymmetricCritic(ValueSpec):
     def __post_init__(self) -> None:
         check_choice("SymmetricCritic", INPUTS, inputs=self.inputs)
         check_interval("SymmetricCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
+
+    @property
+    def spreads_returns(self) -> bool:  # type: ignore[override]
+        """As the head does."""
+        return self.head.spreads
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
         """Nothing can be wrong: it is the policy's own model."""

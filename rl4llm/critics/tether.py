@@ -12,7 +12,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.critic_values import critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
-from rl4llm.critics.blending import blend_coefficient, check_blend, spread_bins
+from rl4llm.critics.blending import blend_coefficient, check_blend, position_bins, spread_bins
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
@@ -37,8 +37,10 @@ class Tether(WrappingSpec):
         decay: Weight of the earlier ρ, in [0, 1]: 0.95 in the paper, 0.9 in its authors' code; 1 keeps ρ = 0.
         ridge: What holds ρ at 0 where critics say almost what the mean does, at least 0.
         clip: Whether each fit is kept in [0, 1].
-        bins: How many ρ there are: one for each of as many equally filled bins of the critics' spread σₜ, so that the
-            critics are believed where they agree; 1 is the paper's.
+        bins: How many ρ there are, each for a part of the tokens; 1 is the paper's first choice.
+        width: What the parts are: stretches of so many positions of a response, the last with all that is further back
+            (1,024 in the paper), or, if None, equally filled bins of the critics' spread σₜ, so that the critics are
+            believed where they agree (ours).
     """
 
     critics: ValueSpec = MiniCritics()  # noqa: RUF009
@@ -46,12 +48,15 @@ class Tether(WrappingSpec):
     ridge: float = 0.0
     clip: bool = True
     bins: int = 1
+    width: int | None = None
     sees_scores: ClassVar[bool] = True
     paper: ClassVar[str] = "2608.16739"
 
     def __post_init__(self) -> None:
         check_blend("Tether", self.decay, self.ridge)
-        check_at_least("Tether", 1, bins=self.bins)
+        check_at_least("Tether", 1, bins=self.bins, **({} if self.width is None else {"width": self.width}))
+        if self.width is not None and self.bins == 1:
+            raise UsageError(f"Tether: width={self.width} cuts responses into bins, and bins=1 is one; raise bins.")
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if a response has no siblings, or as any source around critics."""
@@ -114,6 +119,8 @@ class TetherSource(WrappingSource):
     def _bins(self, judged: RolloutBatch) -> Int[Tensor, "batch time"]:
         if self.choice.bins == 1:
             return torch.zeros_like(judged.response_mask, dtype=torch.long)
+        if self.choice.width is not None:
+            return position_bins(judged.response_mask, bins=self.choice.bins, width=self.choice.width)
         (critic_values,) = judged.require("critic_values", by="Tether(bins)")
         return spread_bins(critic_std(critic_values), judged.response_mask, bins=self.choice.bins)
 

@@ -86,6 +86,10 @@ class ValueModel(nn.Module):
         """V(sₜ) from the outputs, 0 where the mask is False."""
         return keep(self.head.choice.value(outputs), batch.response_mask)
 
+    def read_spread(self, outputs: Float[Tensor, "batch time output"], batch: RolloutBatch) -> Tensor:
+        """The spread of the return from the outputs, where the head says one; 0 where the mask is False."""
+        return keep(self.head.choice.spread(outputs), batch.response_mask)
+
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states at every position of the inputs."""
         self._check_context(inputs["position_ids"])

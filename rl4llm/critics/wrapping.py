@@ -29,6 +29,11 @@ class WrappingSpec(ValueSpec):
         """As for the critics inside."""
         return self.critics.needs_prompts
 
+    @property
+    def spreads_returns(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.spreads_returns
+
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work, or are trained with the policy's loss."""
         if self.critics.shares_trunk:

@@ -15,6 +15,7 @@ from rl4llm.gates.entropy import HighEntropy, LowEntropy, high_entropy, low_entr
 from rl4llm.gates.noise import content_noise
 from rl4llm.gates.outcome import CorrectResponses, FinishedResponses, correct_responses, finished_responses
 from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
+from rl4llm.gates.spread import NarrowReturns, WideReturns, narrow_returns, wide_returns
 from rl4llm.gates.undecided import UndecidedStates, undecided_states
 
 __all__ = [
@@ -45,6 +46,10 @@ __all__ = [
     # controls
     "undecided_states",
     "UndecidedStates",
+    "wide_returns",
+    "WideReturns",
+    "narrow_returns",
+    "NarrowReturns",
     "advantage_magnitude",
     "AdvantageMagnitude",
     "random_gate",

@@ -166,4 +166,5 @@ def _numbers_of_tokens(draw: Draw, mask: Tensor, critics: int) -> dict[str, Tens
         "ref_logsumexp": numbers(shape),
         "top_log_probs": numbers((*shape, 2), -6.0, -1.0),
         "value_weights": numbers(shape[:1], 0.0, 3.0),
+        "return_spread": numbers(shape, 0.0, 1.0),
     }

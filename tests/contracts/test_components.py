@@ -66,8 +66,10 @@ from rl4llm.gates import (
     HighCovariance,
     HighEntropy,
     LowEntropy,
+    NarrowReturns,
     RandomGate,
     UndecidedStates,
+    WideReturns,
 )
 from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import (
@@ -135,6 +137,8 @@ EXAMPLES = {
     AgreementGate: [AgreementGate(fraction=0.4), AgreementGate(exact=True)],
     DivergenceFilter: [DivergenceFilter(fraction=0.4), DivergenceFilter(exact=True)],
     HighEntropy: [HighEntropy(fraction=0.4), HighEntropy(exact=True)],
+    WideReturns: [WideReturns(fraction=0.4), WideReturns(exact=True)],
+    NarrowReturns: [NarrowReturns(fraction=0.4), NarrowReturns(exact=True)],
     LowEntropy: [LowEntropy(fraction=0.4), LowEntropy(exact=True)],
     UndecidedStates: [UndecidedStates(fraction=0.4, low=-1.0, high=2.0), UndecidedStates(exact=True)],
     AdvantageMagnitude: [AdvantageMagnitude(fraction=0.4), AdvantageMagnitude(exact=True)],

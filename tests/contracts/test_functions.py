@@ -158,6 +158,8 @@ SAME_DOMAIN = [
     ("divergence_filter", gates.DivergenceFilter, {"fraction": "fraction"}),
     ("high_entropy", gates.HighEntropy, {"fraction": "fraction"}),
     ("low_entropy", gates.LowEntropy, {"fraction": "fraction"}),
+    ("wide_returns", gates.WideReturns, {"fraction": "fraction"}),
+    ("narrow_returns", gates.NarrowReturns, {"fraction": "fraction"}),
     ("advantage_magnitude", gates.AdvantageMagnitude, {"fraction": "fraction"}),
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),

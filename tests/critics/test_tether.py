@@ -19,6 +19,7 @@ from rl4llm.critics import (
     blend_coefficient,
     critic_std,
     leave_one_out_mean,
+    position_bins,
     spread_bins,
 )
 from rl4llm.masked import spread
@@ -270,3 +271,52 @@ def test_the_coefficients_of_all_bins_are_saved():
     other = source(bins=3)
     other.set_extra_state(tied.get_extra_state())
     assert torch.equal(other.rhos, tied.rhos)
+
+
+# --- one coefficient for each stretch of positions ------------------------------------------------------------------
+
+
+@FEWER
+@given(rollouts(), st.integers(1, 4), st.integers(1, 3))
+def test_a_stretch_is_counted_in_trained_tokens(batch, bins, width):
+    mask = batch.response_mask
+    found = position_bins(mask, bins=bins, width=width)
+    assert not found[~mask].any()
+    for row, trained in zip(found, mask, strict=True):
+        expected = [min(place // width, bins - 1) for place in range(int(trained.sum()))]
+        assert row[trained].tolist() == expected
+
+
+def test_critics_are_believed_from_where_they_are_right():
+    batch = known()
+    late = torch.arange(3) >= 2
+    base = spread(leave_one_out_mean(batch.outcomes, batch.group_ids), batch.response_mask)
+    truth = spread(batch.outcomes, batch.response_mask)
+    batch = batch.replace(values=torch.where(late, truth, 2 * base - truth))
+    tied = source(decay=0.0, bins=2, width=2)
+    tied.learn(batch, CONTEXT)
+    assert tied.rhos.tolist() == pytest.approx([0.0, 1.0])
+    (judged,) = tied.values(batch, CONTEXT).require("values", by="test")
+    close(judged, torch.where(late, truth, base))
+
+
+def test_a_stretch_that_no_response_reaches_keeps_its_coefficient():
+    tied = source(decay=0.5, bins=3, width=3)
+    tied.rhos.fill_(0.25)
+    tied.learn(known(), CONTEXT)
+    assert tied.rhos[0].item() != 0.25
+    assert tied.rhos[1:].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bins": 2, "width": 0}, "^Tether: width must be a whole number of at least 1, got 0"),
+        ({"bins": 1, "width": 4}, "^Tether: width=4 cuts responses into bins, and bins=1 is one; raise bins"),
+    ],
+)
+def test_stretches_are_checked(options, message):
+    with pytest.raises(UsageError, match=message):
+        Tether(**options)
+    with pytest.raises(UsageError, match=r"^position_bins: width must be a whole number of at least 1, got 0"):
+        position_bins(torch.ones(1, 2, dtype=torch.bool), bins=2, width=0)

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from rl4llm.advantages import ConstantBaseline, GroupRelative, LengthAdaptiveGAE, Whiten
+from rl4llm.advantages import GAE, ConstantBaseline, GroupRelative, LengthAdaptiveGAE, Whiten
 from rl4llm.algorithms import Updates, compose
-from rl4llm.critics import BoundedHead, ClippedValueLoss, MonteCarloValues, NoiseNormalizedValueLoss, SigmoidHead
+from rl4llm.critics import (
+    BoundedHead,
+    ClippedValueLoss,
+    HistogramHead,
+    MonteCarloValues,
+    NoiseNormalizedValueLoss,
+    SigmoidHead,
+)
 from rl4llm.gates import CorrectResponses, CovarianceGate
 from rl4llm.objectives import (
     DPPO,
@@ -28,8 +35,8 @@ AGGREGATORS = {
     SequenceSum: {"opo", "topr", "dppo", "bpco"},
     ConstantNorm: {"dr_grpo"},
     TokenMean: {
-        "cispo", "clip_cov", "dapo", "easyppo", "erc", "evpo", "kl_cov", "max_rl", "minpro", "pass_at_k", "ppo", "qae",
-        "r2vpo", "raft", "sao", "spo", "sppo", "tether", "vapo", "vineppo",
+        "cispo", "clip_cov", "dapo", "easyppo", "erc", "evpo", "hl_gauss", "kl_cov", "max_rl", "minpro", "pass_at_k",
+        "ppo", "qae", "r2vpo", "raft", "sao", "spo", "sppo", "tether", "vapo", "vineppo",
     },
 }  # fmt: skip
 
@@ -132,6 +139,15 @@ def test_easyppo_as_its_authors_configuration_runs_it():
     assert composed["critic_updates"].steps == 4 * composed["updates"].steps
     assert composed["objective"] == PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
     assert composed["critics"].loss == NoiseNormalizedValueLoss(loss=ClippedValueLoss(clip=0.2))
+
+
+def test_hl_gauss_as_its_authors_script_runs_it():
+    composed = slots("hl_gauss")
+    assert composed["critics"].head == HistogramHead(-0.1, 1.1, bins=101, sigma=0.024, target="density")
+    assert composed["critics"].loss is None
+    assert composed["advantage"] == GAE(gamma=1.0, lam=1.0)
+    assert composed["objective"] == PPOClip(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
+    assert composed["dynamic_sampling"] is not None
 
 
 def test_sao_learns_critics_first_and_twice():
