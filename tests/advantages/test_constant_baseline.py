@@ -48,7 +48,12 @@ def test_it_comes_in_the_dtype_of_the_scores(dtype):
 
 
 def test_what_does_not_fit_is_named(unchecked_shapes):
-    with pytest.raises(UsageError, match=r"^constant_baseline: scores has shape \(2, 1\)"):
+    with pytest.raises(UsageError, match=r"^constant_baseline: scores has shape \(2, 1\); expected 1 axes: batch\."):
         constant_baseline(torch.zeros(2, 1))
     with pytest.raises(UsageError, match=r"^constant_baseline: baseline must be in \(-inf, inf\), got inf"):
         constant_baseline(torch.zeros(2), baseline=torch.inf)
+
+
+def test_without_a_constant_the_score_is_the_advantage():
+    assert constant_baseline(torch.tensor([1.0, -2.0])).tolist() == [1.0, -2.0]
+    assert ConstantBaseline() == ConstantBaseline(0.0)

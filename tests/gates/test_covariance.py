@@ -8,7 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
-from rl4llm.gates import CovarianceGate, HighCovariance, covariance, covariance_gate, high_covariance
+from rl4llm.gates import (
+    CovarianceGate,
+    HighCovariance,
+    clipped_tokens,
+    covariance,
+    covariance_gate,
+    high_covariance,
+)
+from rl4llm.objectives import ppo_clip
 from rl4llm.testing.reference.offpolicy import loop_covariance
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
@@ -160,6 +168,8 @@ def test_classes_read_the_log_probs_before_the_update(batch):
     [
         (lambda: CovarianceGate(fraction=1.0), r"CovarianceGate: fraction must be in \[0, 1\), got 1.0"),
         (lambda: CovarianceGate(low=5.0), "CovarianceGate: low must be below high, got low=5.0 and high=5.0"),
+        (lambda: CovarianceGate(clip_low=-0.1), r"CovarianceGate: clip_low must be in \[0, inf\], got -0.1"),
+        (lambda: CovarianceGate(clip_high=-0.1), r"CovarianceGate: clip_high must be in \[0, inf\], got -0.1"),
         (lambda: CovarianceGate(seed=-1), "CovarianceGate: seed must be a whole number of at least 0"),
         (lambda: HighCovariance(fraction=1.0), r"HighCovariance: fraction must be in \[0, 1\), got 1.0"),
     ],
@@ -177,3 +187,73 @@ def test_shapes_are_checked(unchecked_shapes):
         covariance_gate(x, x, torch.arange(3), x.long(), mask)
     with pytest.raises(UsageError, match=r"covariance_gate: response_ids has shape"):
         covariance_gate(x, x, torch.arange(2), x[:, :1].long(), mask)
+
+
+# --- tokens that the objective has clipped --------------------------------------------------------------------------
+
+
+@given(rollouts(), st.sampled_from([0.0, 0.2, 0.8]), st.sampled_from([0.0, 0.3, 1.0]))
+def test_a_token_is_clipped_where_the_objective_has_no_gradient(batch, low, high):
+    old, mask = batch.old_log_probs, batch.response_mask
+    advantages = (4 * batch.advantages).round() / 4  # some are exactly 0, some between 0 and 1
+    log_probs = (old + 0.5 * batch.values).requires_grad_()
+    clipped = clipped_tokens(log_probs, old, advantages, mask, clip_low=low, clip_high=high)
+    ppo_clip(log_probs, old, advantages, mask, clip_low=low, clip_high=high).sum().backward()
+    ratio = (log_probs - old).exp()
+    at_edge = ((ratio - 1 - high).abs() < 1e-9) | ((ratio - 1 + low).abs() < 1e-9)
+    live = mask & (advantages != 0) & ~at_edge
+    assert torch.equal(clipped[live], log_probs.grad[live] == 0)
+    assert not clipped[~mask | (advantages == 0)].any()
+
+
+def test_a_ratio_at_the_edge_is_not_clipped():
+    log_probs, old, mask = torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    assert not clipped_tokens(log_probs, old, torch.tensor([[1.0, -1.0]]), mask, clip_low=0.0, clip_high=0.0).any()
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ({}, [True, False, False, False]),
+        ({"clip_high": 5.0}, [False, False, False, False]),
+        ({"clip_low": 0.2}, [True, False, False, True]),
+        ({"clip_low": 0.2, "clip_high": 0.2}, [True, True, False, True]),
+    ],
+)
+def test_a_clipped_token_is_no_candidate(widths, expected):
+    """All covariances qualify, so that what stays is what was clipped."""
+    log_probs = torch.tensor([[3.0, 1.5, 1.0, 0.5]]).log() - 2
+    old, advantages = torch.full((1, 4), -2.0), torch.tensor([[1.0, 1.0, 1.0, -1.0]])
+    mask, uids, ids = torch.ones(1, 4, dtype=torch.bool), torch.tensor([3]), torch.tensor([[1, 2, 3, 4]])
+    options = {"fraction": 0.99, "low": -math.inf, "high": math.inf}
+    kept = covariance_gate(log_probs, advantages, uids, ids, mask, old_log_probs=old, **options, **widths)
+    assert (~kept).sum() == min(3, 4 - sum(expected))
+    assert kept[0][torch.tensor(expected)].all()
+    assert covariance_gate(log_probs, advantages, uids, ids, mask, **options, **widths).sum() == 1
+
+
+@given(rollouts(max_batch=5, max_time=5))
+def test_the_component_compares_with_the_policy_that_drew(batch):
+    """A token whose probability has grown tenfold is clipped where its advantage is positive, and so no candidate."""
+    moved = batch.replace(present_log_probs=batch.old_log_probs + math.log(10))
+    gate = CovarianceGate(fraction=0.99, low=-math.inf, high=math.inf)
+    kept, candidates = gate(moved), batch.response_mask & (batch.advantages <= 0)
+    assert kept[batch.response_mask & (batch.advantages > 0)].all()
+    assert (batch.response_mask & ~kept).sum() == min(candidates.sum(), max(1, 99 * int(batch.lengths.sum()) // 100))
+
+
+def test_high_covariance_of_one_token_keeps_it():
+    mask = torch.tensor([[True, False]])
+    assert torch.equal(high_covariance(torch.zeros(1, 2), torch.zeros(1, 2), mask, fraction=0.0), mask)
+
+
+@pytest.mark.parametrize("name", ["log_probs", "advantages"])
+def test_shapes_of_clipped_tokens_are_checked(unchecked_shapes, name):
+    x, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    given = {"log_probs": x, "old_log_probs": x, "advantages": x} | {name: x[:, :1]}
+    with pytest.raises(UsageError, match=rf"^clipped_tokens: {name} has shape \(2, 1\), response_mask \(2, 3\)"):
+        clipped_tokens(**given, response_mask=mask)
+    with pytest.raises(UsageError, match=r"^clipped_tokens: clip_low must be in \[0, inf\], got -1"):
+        clipped_tokens(x, x, x, mask, clip_low=-1.0)
+    with pytest.raises(UsageError, match=r"^covariance_gate: clip_high must be in \[0, inf\], got -1"):
+        covariance_gate(x, x, torch.arange(2), x.long(), mask, clip_high=-1.0)
