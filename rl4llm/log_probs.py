@@ -178,7 +178,7 @@ def _scaled(chunk: Tensor, temperature: float) -> Tensor:
     return x if temperature == 1.0 else x / temperature
 
 
-def _finite_logs(x: Tensor, normalizers: Tensor) -> Tensor:
+def finite_logs(x: Tensor, normalizers: Tensor) -> Tensor:
     """Log π, with the most negative number in place of −inf so that π log π is 0 where π is."""
     return (x - normalizers[:, None]).clamp_(min=torch.finfo(x.dtype).min)
 
@@ -199,7 +199,7 @@ class _TokenStatistics(torch.autograd.Function):
             normalizers[at] = x.logsumexp(-1)
             log_probs[at] = x.gather(-1, ids[at, None])[:, 0] - normalizers[at]
             if entropies is not None:
-                logs = _finite_logs(x, normalizers[at])
+                logs = finite_logs(x, normalizers[at])
                 entropies[at] = -logs.exp().mul_(logs).sum(-1)
         ctx.save_for_backward(logits, ids, normalizers, entropies)
         ctx.set_materialize_grads(False)
@@ -220,7 +220,7 @@ class _TokenStatistics(torch.autograd.Function):
         silent = (for_logs == 0) & (for_normalizers == 0) & (for_entropies == 0)
         result = torch.empty(len(ids), logits.shape[-1], dtype=logits.dtype, device=logits.device)
         for at, chunk in _chunks(logits, chunk_size):
-            logs = _finite_logs(_scaled(chunk, temperature), normalizers[at])
+            logs = finite_logs(_scaled(chunk, temperature), normalizers[at])
             probs = logs.exp()
             slope = probs * weight[at, None]
             if gradients[2] is not None:

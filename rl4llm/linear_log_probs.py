@@ -1,0 +1,286 @@
+"""Log-probs, entropies and log-normalizers of tokens from hidden states: the logits never exist as a whole."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rl4llm.checks import UsageError, check_at_least, check_interval, check_ndim
+from rl4llm.log_probs import TokenLogProbs, finite_logs
+from rl4llm.masked import at_least_float32
+
+CHUNK_ELEMENTS = 2**25  # logits that exist at once: 128 MiB in float32
+
+
+@dataclass(frozen=True)
+class HeadScale:
+    """What a model does to its logits after the projection: x = cap · tanh(scale · z / cap) / temperature.
+
+    Args:
+        scale: What logits are multiplied by.
+        cap: Beyond which logits cannot go; None: they can.
+        temperature: What they are divided by in the end.
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+    temperature: float = 1.0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Tempered logits of what the projection gave; in place."""
+        x = at_least_float32(z)
+        if self.cap is None:
+            factor = self.scale / self.temperature
+            return x if factor == 1.0 else x.mul_(factor)
+        return x.mul_(self.scale / self.cap).tanh_().mul_(self.cap / self.temperature)
+
+    def slope_(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """From the gradient of the tempered logits x to that of the projection; in place."""
+        gradient.mul_(self.scale / self.temperature)
+        if self.cap is None:
+            return gradient
+        return gradient.mul_(1 - (x * (self.temperature / self.cap)).square_())
+
+
+def linear_log_probs(
+    hidden: Float[Tensor, "*axes width"],
+    weight: Float[Tensor, "vocab width"],
+    ids: Int[Tensor, "*axes"],
+    *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+    entropy: bool = False,
+    logsumexp: bool = False,
+    chunk_size: int | None = None,
+) -> Float[Tensor, "*axes"] | TokenLogProbs:
+    """Log-probs of the given tokens from the hidden states before a language model's head.
+
+        z = W h + b      x = cap · tanh(scale · z / cap) / temperature      L = log Σᵥ exp xᵥ
+        log π(id) = x_id − L      H = −Σᵥ πᵥ log πᵥ
+
+    The same numbers as [token_log_probs][rl4llm.log_probs.token_log_probs] of the logits, in the memory of
+    `chunk_size` positions: each chunk's logits are made, read and dropped, and made again in the backward pass, where
+    positions whose results get no gradient are left out. If all positions fit into one chunk, its logits are kept
+    and nothing is made twice. The product is in the dtype of `hidden` (that of autocast where it is on), what follows
+    in float32 (float64 for float64), and the gradient of a half-precision W is summed over chunks in float32.
+
+    Args:
+        hidden: h, with gradient; the last hidden states of the model, after its last norm.
+        weight: W, with gradient; tied weights get the sum of both gradients, as always.
+        ids: The token at each position; every one must be in the vocabulary, masked or not.
+        bias: b, with gradient.
+        temperature: What the logits are divided by.
+        scale: What the model multiplies its logits by (Cohere's `logit_scale`, the inverse of Granite's
+            `logits_scaling`).
+        soft_cap: Where the model caps them (Gemma's `final_logit_softcapping`); None: nowhere.
+        entropy: Whether to return the entropies.
+        logsumexp: Whether to return the log-normalizers.
+        chunk_size: Positions whose logits exist at once; None: as many as make 128 MiB of float32.
+
+    Returns:
+        The log-probs alone, or a [TokenLogProbs][rl4llm.log_probs.TokenLogProbs] if more is asked; float32 (float64
+        for float64 hidden states).
+
+    Raises:
+        UsageError: If shapes differ, ids are not integers in the vocabulary, or an option is out of range.
+
+    Example:
+        >>> hidden, weight = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+        >>> linear_log_probs(hidden, weight, torch.tensor([1]))
+        tensor([-0.6931])
+    """
+    check_interval("linear_log_probs", 0.0, ends="()", temperature=temperature)
+    check_interval("linear_log_probs", -math.inf, ends="()", scale=scale)
+    check_interval("linear_log_probs", 0.0, ends="()", **({} if soft_cap is None else {"soft_cap": soft_cap}))
+    _check(hidden, weight, bias, ids)
+    size = chunk_size or max(1, CHUNK_ELEMENTS // len(weight))
+    check_at_least("linear_log_probs", 1, chunk_size=size)
+    flat, options = hidden.reshape(-1, hidden.shape[-1]), (HeadScale(scale, soft_cap, temperature), entropy, size)
+    results = _LinearStatistics.apply(flat, weight, bias, ids.reshape(-1).long(), *options)
+    log_probs, normalizers, entropies = (None if x is None else x.reshape(ids.shape) for x in results)
+    if not (entropy or logsumexp):
+        return log_probs
+    return TokenLogProbs(log_probs, entropies, normalizers if logsumexp else None)
+
+
+@torch.no_grad()
+def listed_linear_log_probs(
+    hidden: Float[Tensor, "*axes width"],
+    weight: Float[Tensor, "vocab width"],
+    ids: Int[Tensor, "*axes listed"],
+    logsumexp: Float[Tensor, "*axes"],
+    *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Float[Tensor, "*axes listed"]:
+    """Log-probs of several tokens a position, given the log-normalizer that [linear_log_probs][] gives; no gradient.
+
+    Args:
+        hidden: As there.
+        weight: As there; only the rows of the listed tokens are read.
+        ids: Some tokens at each position.
+        logsumexp: L of each position.
+        bias: As there.
+        temperature: As there.
+        scale: As there.
+        soft_cap: As there.
+
+    Returns:
+        log π of each listed token, in the dtype of `logsumexp`.
+
+    Example:
+        >>> hidden, weight = torch.tensor([[1.0]]), torch.zeros(4, 1)
+        >>> listed_linear_log_probs(hidden, weight, torch.tensor([[0, 3]]), torch.tensor([4.0]).log())
+        tensor([[-1.3863, -1.3863]])
+    """
+    dtype, last = _product_dtype(hidden, weight), HeadScale(scale, soft_cap, temperature)
+    z = [
+        at_least_float32((weight[column].to(dtype) * hidden.to(dtype)).sum(-1))
+        for column in ids.unbind(-1)  # one token a position at a time, so that no W of all of them exists
+    ]
+    x = last(torch.stack(z, -1) + (0.0 if bias is None else bias[ids]))
+    return x.to(logsumexp.dtype) - logsumexp[..., None]
+
+
+def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> None:
+    check_ndim("linear_log_probs", 2, axes="vocab width", weight=weight)
+    vocab, width = weight.shape
+    if hidden.shape[-1:] != (width,) or hidden.shape[:-1] != ids.shape:
+        raise UsageError(
+            f"linear_log_probs: hidden has shape {tuple(hidden.shape)}, ids {tuple(ids.shape)}, weight "
+            f"{tuple(weight.shape)}; expected hidden (*ids.shape, {width})."
+        )
+    if bias is not None and bias.shape != (vocab,):
+        raise UsageError(f"linear_log_probs: bias has shape {tuple(bias.shape)}; expected ({vocab},).")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise UsageError(f"linear_log_probs: ids must hold integers, got {ids.dtype}; pass ids.long().")
+    outside = (ids < 0) | (ids >= vocab)
+    if outside.any():
+        raise UsageError(
+            f"linear_log_probs: ids must be in [0, {vocab}), got {int(ids[outside][0])}; fill ignored positions with "
+            "any id of the vocabulary and mask their results."
+        )
+
+
+def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """What autocast says, or the wider of the two."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return torch.get_autocast_dtype(hidden.device.type)
+    return torch.promote_types(hidden.dtype, weight.dtype)
+
+
+class _LinearStatistics(torch.autograd.Function):
+    """Forward and backward of [linear_log_probs][] over flattened positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ids: Tensor,
+        scale: HeadScale,
+        entropy: bool,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        dtype = _product_dtype(hidden, weight)
+        log_probs = at_least_float32(hidden.new_empty(len(ids), dtype=torch.promote_types(dtype, hidden.dtype)))
+        normalizers, entropies = torch.empty_like(log_probs), torch.empty_like(log_probs) if entropy else None
+        head, kept = _Head(weight, bias, scale, dtype), None
+        for at in _slices(len(ids), chunk_size):
+            kept = x = head.logits(hidden[at])
+            normalizers[at] = x.logsumexp(-1)
+            log_probs[at] = x.gather(-1, ids[at, None])[:, 0] - normalizers[at]
+            if entropies is not None:
+                logs = finite_logs(x, normalizers[at])
+                entropies[at] = -logs.exp().mul_(logs).sum(-1)
+        ctx.save_for_backward(
+            hidden, weight, bias, ids, normalizers, entropies, kept if len(ids) <= chunk_size else None
+        )
+        ctx.set_materialize_grads(False)
+        ctx.options = scale, chunk_size, dtype
+        return log_probs, normalizers, entropies
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, ids, normalizers, entropies, kept = ctx.saved_tensors
+        scale, chunk_size, dtype = ctx.options
+        for_logs, for_normalizers, for_entropies = (
+            torch.zeros_like(normalizers) if g is None else g for g in gradients
+        )
+        heard = ((for_logs != 0) | (for_normalizers != 0) | (for_entropies != 0)).nonzero()[:, 0]
+        weights = for_normalizers - for_logs
+        if entropies is not None:
+            weights = weights - for_entropies * entropies
+        head, sums = _Head(weight, bias, scale, dtype), _Sums(hidden, weight, bias, ctx.needs_input_grad)
+        for part in heard.split(chunk_size):
+            x = head.logits(hidden[part]) if kept is None else kept[part]
+            logs = finite_logs(x, normalizers[part])
+            probs = logs.exp()
+            slope = probs * weights[part, None]
+            if gradients[2] is not None:
+                slope -= probs.mul_(logs).mul_(for_entropies[part, None])
+            slope.scatter_add_(-1, ids[part, None], for_logs[part, None])
+            sums.add(part, scale.slope_(slope, x), head.weight, hidden[part])
+        return sums.hidden, sums.of_weight(), sums.of_bias(), None, None, None, None
+
+
+class _Head:
+    """The projection of a language model in the dtype of its product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, scale: HeadScale, dtype: torch.dtype) -> None:
+        self.weight, self.bias, self.scale = weight.to(dtype), bias, scale
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Tempered logits of some positions, float32 or wider, in memory of their own."""
+        z = hidden.to(self.weight.dtype) @ self.weight.T
+        z = at_least_float32(z)
+        return self.scale(z if self.bias is None else z.add_(self.bias))
+
+
+class _Sums:
+    """Gradients of hidden states, weight and bias, filled chunk by chunk."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]) -> None:
+        self.hidden = torch.zeros_like(hidden) if needs[0] else None
+        self._weight = torch.zeros_like(weight, dtype=at_least_float32(weight[:0]).dtype) if needs[1] else None
+        self._bias = (
+            torch.zeros_like(bias, dtype=at_least_float32(bias[:0]).dtype) if bias is not None and needs[2] else None
+        )
+        self._dtypes = weight.dtype, None if bias is None else bias.dtype
+
+    def add(self, part: Tensor, slope: Tensor, weight: Tensor, hidden: Tensor) -> None:
+        """Add those of some positions, whose projection has the gradient `slope`."""
+        narrow = slope.to(weight.dtype)
+        if self.hidden is not None:
+            self.hidden[part] = (narrow @ weight).to(self.hidden.dtype)
+        if self._weight is not None:
+            product_in = hidden.to(weight.dtype)
+            if weight.dtype == self._weight.dtype:
+                self._weight.addmm_(narrow.T, product_in)
+            else:
+                self._weight += narrow.T @ product_in
+        if self._bias is not None:
+            self._bias += slope.sum(0)
+
+    def of_weight(self) -> Tensor | None:
+        """Gradient of the weight in its dtype."""
+        return None if self._weight is None else self._weight.to(self._dtypes[0])
+
+    def of_bias(self) -> Tensor | None:
+        """Gradient of the bias in its dtype."""
+        return None if self._bias is None else self._bias.to(self._dtypes[1])
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, start + size)
