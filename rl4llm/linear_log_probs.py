@@ -202,9 +202,8 @@ class _LinearStatistics(torch.autograd.Function):
             if entropies is not None:
                 logs = finite_logs(x, normalizers[at])
                 entropies[at] = -logs.exp().mul_(logs).sum(-1)
-        ctx.save_for_backward(
-            hidden, weight, bias, ids, normalizers, entropies, kept if len(ids) <= chunk_size else None
-        )
+        kept = kept if len(ids) <= chunk_size else None
+        ctx.save_for_backward(hidden, weight, bias, ids, normalizers, entropies, kept)
         ctx.set_materialize_grads(False)
         ctx.options = scale, chunk_size, dtype
         return log_probs, normalizers, entropies
@@ -252,10 +251,8 @@ class _Sums:
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]) -> None:
         self.hidden = torch.zeros_like(hidden) if needs[0] else None
-        self._weight = torch.zeros_like(weight, dtype=at_least_float32(weight[:0]).dtype) if needs[1] else None
-        self._bias = (
-            torch.zeros_like(bias, dtype=at_least_float32(bias[:0]).dtype) if bias is not None and needs[2] else None
-        )
+        self._weight = _wide_zeros(weight) if needs[1] else None
+        self._bias = _wide_zeros(bias) if bias is not None and needs[2] else None
         self._dtypes = weight.dtype, None if bias is None else bias.dtype
 
     def add(self, part: Tensor, slope: Tensor, weight: Tensor, hidden: Tensor) -> None:
@@ -279,6 +276,10 @@ class _Sums:
     def of_bias(self) -> Tensor | None:
         """Gradient of the bias in its dtype."""
         return None if self._bias is None else self._bias.to(self._dtypes[1])
+
+
+def _wide_zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -14,13 +14,8 @@ from rl4llm.log_probs import TokenLogProbs, listed_log_probs, token_log_probs
 from rl4llm.testing.strategies import tensors
 
 FEWER = settings(max_examples=settings.default.max_examples // 2)
-LAST = [
-    {},
-    {"temperature": 0.6},
-    {"scale": 0.25},
-    {"soft_cap": 3.0},
-    {"temperature": 1.7, "scale": -2.0, "soft_cap": 5.0},
-]
+ALL = {"temperature": 1.7, "scale": -2.0, "soft_cap": 5.0}
+LAST = [{}, {"temperature": 0.6}, {"scale": 0.25}, {"soft_cap": 3.0}, ALL]
 each_last = pytest.mark.parametrize("last", LAST, ids=str)
 
 
