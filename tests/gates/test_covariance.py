@@ -1,6 +1,7 @@
 """Gates by covariance: which tokens qualify, how many are chosen, and that content alone decides the choice."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -239,7 +240,14 @@ def test_the_component_compares_with_the_policy_that_drew(batch):
     gate = CovarianceGate(fraction=0.99, low=-math.inf, high=math.inf)
     kept, candidates = gate(moved), batch.response_mask & (batch.advantages <= 0)
     assert kept[batch.response_mask & (batch.advantages > 0)].all()
-    assert (batch.response_mask & ~kept).sum() == min(candidates.sum(), max(1, 99 * int(batch.lengths.sum()) // 100))
+    dropped = max(1, 99 * int(batch.lengths.sum()) // 100)
+    assert (batch.response_mask & ~kept).sum() == min(candidates.sum(), dropped)
+    wider = replace(gate, clip_high=10.0)(moved)
+    assert (batch.response_mask & ~wider).sum() == min(batch.lengths.sum(), dropped)
+    fallen = batch.replace(present_log_probs=batch.old_log_probs - math.log(10))
+    kept = replace(gate, clip_low=0.5)(fallen)
+    assert kept[batch.response_mask & (batch.advantages < 0)].all()
+    assert (batch.response_mask & ~gate(fallen)).sum() == min(batch.lengths.sum(), dropped)
 
 
 def test_high_covariance_of_one_token_keeps_it():
