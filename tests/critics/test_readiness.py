@@ -103,6 +103,13 @@ def test_unscored_and_cut_responses_do_not_enter_an_error(batch, valid, other):
         assert errors(batch.scores, batch.values)[row].isnan() != enough
 
 
+def test_a_response_that_could_not_be_scored_leaves_the_error_to_the_others():
+    batch = seen(value=0.75, scores=[1.0, NAN, 0.0, 1.0]).replace(truncated=torch.tensor([False, False, False, True]))
+    ids = torch.zeros(4, dtype=torch.long)
+    got = prompt_errors(batch.values, batch.scores, batch.truncated, ids, batch.response_mask)
+    assert got.tolist() == [0.25] * 4
+
+
 def test_both_bounds_are_strict_and_both_are_asked():
     errors = doubles(0.0, 0.125, 0.25, NAN)
     assert proved_prompts(errors, doubles(0.25, 0.75), step=0.75, prompt=0.25).tolist() == [True, True, False, False]
@@ -153,15 +160,24 @@ def test_the_mean_is_over_the_window(errors, ready):
     assert logged["readiness_error"] == [pytest.approx(sum(errors[-2:]) / 2)]
 
 
-def test_the_mean_is_over_prompts_not_over_batches():
+def test_the_mean_is_over_prompts_neither_over_batches_nor_over_responses():
     gate, (logged, context) = source(window=2), logging()
-    three = torch.cat([torch.full((6, 3), 0.5), torch.full((2, 3), 0.9)]).double()
-    gate.learn(batch_of([1, 1, 2, 2, 3, 3, 4, 4], [1.0, 0.0] * 4, values=three), context)
-    gate.learn(batch_of([5], [1.0], values=torch.zeros(1, 3).double()), context)  # one response measures nothing
-    assert logged["readiness_error"] == [pytest.approx(0.1)]
-    gate.learn(batch_of([5], [1.0], values=torch.zeros(1, 3).double()), context)
+    three = torch.cat([torch.full((6, 3), 0.5), torch.full((2, 3), 0.75)]).double()
+    gate.learn(batch_of([1, 1, 1, 1, 2, 2, 3, 3], [1.0, 0.0] * 4, values=three), context)  # errors 0, 0, 0.25
+    gate.learn(seen(4, value=1.0), context)  # 0.5
+    assert logged["readiness_error"] == [pytest.approx(0.75 / 4)]
+
+
+def test_a_batch_that_measures_nothing_takes_its_place_in_the_window():
+    gate, (logged, context) = source(window=2), logging()
+    nothing = seen(2, scores=[1.0])  # one response measures no prompt
+    gate.learn(seen(1), context)
+    gate.learn(nothing, context)
+    assert logged["readiness_error"] == [0.0]
+    gate.learn(nothing, context)
     assert logged["readiness_error"] == []
-    assert believed(gate, 1, 2, 3, 4, 5) == [False] * 5
+    gate.learn(seen(1), context)
+    assert believed(gate, 1, 2) == [True, False]
 
 
 def test_draws_of_one_prompt_in_a_batch_are_one_prompt():
