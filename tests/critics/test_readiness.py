@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rl4llm.advantages import GAE
 from rl4llm.algorithms import compose, judge
+from rl4llm.algorithms.truncation import with_end_values
 from rl4llm.checks import UsageError
 from rl4llm.critics import (
     BetaTracker,
@@ -180,6 +181,13 @@ def test_a_batch_that_measures_nothing_takes_its_place_in_the_window():
     assert believed(gate, 1, 2) == [True, False]
 
 
+def test_each_prompt_is_judged_by_its_own_error():
+    gate = source(window=1, step=torch.inf)
+    values = torch.cat([torch.full((3, 3), 0.9), torch.full((2, 3), 0.5)]).double()
+    gate.learn(batch_of([7, 9, 7, 3, 3], [1.0, 1.0, 0.0, 1.0, 0.0], values=values), CONTEXT)
+    assert believed(gate, 3, 5, 7, 9) == [True, False, False, False]
+
+
 def test_draws_of_one_prompt_in_a_batch_are_one_prompt():
     gate = source(window=1)
     gate.learn(seen(1, value=0.5), CONTEXT)  # two groups of one response each
@@ -316,12 +324,32 @@ def test_the_values_of_cut_responses_are_only_computed_where_they_are_believed()
     assert gate.inner.rows == 2 + 2 + 1
 
 
+def test_only_cut_responses_are_asked_about():
+    class One(Said):
+        def values(self, batch, context):
+            return batch.replace(values=torch.ones_like(batch.rewards))
+
+    gate, (logged, context) = source(One(), window=1), logging()
+    gate.learn(seen(1), CONTEXT)
+    three = cuts(2, 1, 2).replace(truncated=torch.tensor([False, True, True]))
+    assert with_end_values(three, gate, context).end_values.tolist() == [0.0, 1.0, 0.0]
+    assert logged["ready_share"] == [1.0, 0.0]
+    logged.clear()
+    with_end_values(three.replace(truncated=torch.zeros(3, dtype=torch.bool)), gate, context)
+    assert not logged
+
+
 def test_another_source_around_it_asks_it():
     gate = source(window=1)
     gate.learn(seen(1), CONTEXT)
     for outer in (PrivilegedSource(gate, Privileged()), TetherSource(gate, Tether())):
         assert believed(outer, 1, 2) == [True, False]
     assert believed(Said(), 1, 2) == [True, True]
+    stricter = source(source(window=2), window=1)
+    stricter.learn(seen(1), CONTEXT)
+    assert believed(stricter, 1) == [False]
+    stricter.learn(seen(1), CONTEXT)
+    assert believed(stricter, 1) == [True]
 
 
 # --- state, logs, refusals ------------------------------------------------------------------------------------------
