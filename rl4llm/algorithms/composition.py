@@ -101,6 +101,12 @@ class Composition:
     def _check_bootstrap(self) -> None:
         credit = self.credit
         if credit.truncation != "bootstrap":
+            if credit.critics is not None and credit.critics.judges_cuts:
+                raise UsageError(
+                    f"critics={type(credit.critics).__name__} decides which values at cuts are believed, and "
+                    f"truncation={credit.truncation} reads none; set --model.truncation=bootstrap or "
+                    "--model.critics=MiniCritics."
+                )
             return
         if credit.critics is None or not credit.critics.values_states:
             raise UsageError(

@@ -24,11 +24,14 @@ def without_truncated(batch: RolloutBatch) -> RolloutBatch:
 def with_end_values(batch: RolloutBatch, critics: ValueSource, context: ValueContext) -> RolloutBatch:
     """Return the batch with V after the last token of truncated responses as `end_values`, 0 for the others.
 
-    A value never sees the token at its own position, so it is read at one more column, whatever that holds.
+    It is 0, too, where the value source does not believe its own value. A value never sees the token at its own
+    position, so it is read at one more column, whatever that holds.
     """
     cut = batch.truncated & batch.response_mask.any(-1)
     ends = batch.rewards.new_zeros(len(batch))
     rows = cut.nonzero()[:, 0]
+    if len(rows):
+        rows = rows[critics.believes(batch.select(rows), context)]
     if len(rows):
         longer = _one_longer(batch.select(rows))
         (values,) = critics.values(longer, context).require("values", by="bootstrap")

@@ -1,6 +1,6 @@
 """Methods of the critics of 2026: what was read, and what ours does differently and why."""
 
-from rl4llm.citations.readings import ABSTRACT, CODE, MEMORY, NOTES, PAPER, Method
+from rl4llm.citations.readings import ABSTRACT, CODE, FORK, MEMORY, NOTES, PAPER, Method
 
 _PAGE = "recipes/critics2026.md"
 
@@ -64,6 +64,16 @@ CRITIC_METHODS = (
         recipe=f"[hl_gauss]({_PAGE}#hl_gauss)",
         read=(CODE, NOTES),
         differs="No dropout in the critic's head; groups are filtered while they are drawn, so that a batch is full.",
+    ),
+    Method(
+        numbers=("2609.39247",),
+        name="AC2: readiness",
+        parts="`Readiness`, `prompt_errors`, `proved_prompts`",
+        recipe="–",
+        read=(FORK, NOTES),
+        differs="Only the gate is built. Two valid responses measure a prompt, not 8 of 16, and those that were cut do "
+        "not count. Neither a solution of the prompt nor a prediction above 0 is asked for. Left out are chunks from "
+        "stored prefixes, audits, and the critic that writes its value in words.",
     ),
     Method(
         numbers=("1710.10044",),

@@ -11,7 +11,6 @@ METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS, *CRITIC_METHODS)
 """In the order of the page of papers."""
 
 PLANS = (
-    Plan("2609.39247", "AC2", (NOTES,)),
     Plan("2605.07579", "POISE", (PAPER,)),
     Plan("2512.03847", "DVPO", (ABSTRACT, NOTES)),
     Plan("2602.17616", "VCPO", (CODE,)),

@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-PAPER, CODE, FRAMEWORK = "paper", "authors' code", "framework code"
+PAPER, CODE, FORK, FRAMEWORK = "paper", "authors' code", "fork of the authors' code", "framework code"
 RESTATED, ABSTRACT, NOTES, MEMORY = "restated in another paper", "abstract", "third-party notes", "nothing"
 
 KINDS = {
     PAPER: "its own text",
     CODE: "the code of its authors",
+    FORK: "a public copy of the code of its authors, which somebody else may have changed",
     FRAMEWORK: "code of frameworks that implement it",
     RESTATED: "its equations as other papers give them",
     ABSTRACT: "its abstract, and no more of its text",

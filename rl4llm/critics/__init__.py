@@ -16,6 +16,7 @@ from rl4llm.critics.losses import ClippedValueLoss, SquaredValueLoss, ValueLoss
 from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
 from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
+from rl4llm.critics.prompt_errors import prompt_errors, proved_prompts
 from rl4llm.critics.quantiles import quantile_loss, quantile_spread
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.siblings import leave_one_out_mean
@@ -37,6 +38,8 @@ _LAZY = {
     "TetherSource": "tether",
     "ExplainedVarianceSwitch": "variance_switch",
     "ExplainedVarianceSwitchSource": "variance_switch",
+    "Readiness": "readiness",
+    "ReadinessSource": "readiness",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
 }
@@ -62,6 +65,10 @@ __all__ = [
     "trusted_mean",
     "spread_bins",
     "position_bins",
+    "Readiness",
+    "ReadinessSource",
+    "prompt_errors",
+    "proved_prompts",
     "leave_one_out_mean",
     "WrappingSource",
     "WrappingSpec",

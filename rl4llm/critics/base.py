@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
@@ -125,6 +127,13 @@ class ValueSource(nn.Module, Part):
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
         """Learn from the batch, which holds `returns` by now where the estimator gives them."""
 
+    def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
+        """Whether the value at the cut of each of these truncated responses is believed; all are by default.
+
+        Asked under `truncation="bootstrap"`; a response whose value is not believed counts as ended at the cut.
+        """
+        return torch.ones_like(batch.truncated)
+
     def prepare(self, survey: Survey) -> None:
         """Called once before training, and again when training is resumed; nothing to do by default."""
 
@@ -144,6 +153,8 @@ class ValueSpec(Part):
             they must be at hand.
         spreads_returns: Whether it also says how returns are spread around its values (`return_spread`).
         values_states: Whether it has a value for any state, so that a response that was cut off can go on from it.
+        judges_cuts: Whether all that it adds is to say which values at cuts are believed, so that these must be asked
+            for.
     """
 
     sees_scores: ClassVar[bool] = False
@@ -151,6 +162,7 @@ class ValueSpec(Part):
     needs_prompts: ClassVar[bool] = False
     spreads_returns: ClassVar[bool] = False
     values_states: ClassVar[bool] = True
+    judges_cuts: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, source: "ModelSource", policy: "Policy") -> ValueSource:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
@@ -33,6 +33,11 @@ class WrappingSpec(ValueSpec):
     def spreads_returns(self) -> bool:  # type: ignore[override]
         """As for the critics inside."""
         return self.critics.spreads_returns
+
+    @property
+    def judges_cuts(self) -> bool:  # type: ignore[override]
+        """As for the critics inside."""
+        return self.critics.judges_cuts
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if the critics cannot work, or are trained with the policy's loss."""
@@ -74,6 +79,10 @@ class WrappingSource(ValueSource):
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
         """Look at the batch with the other one's values, before it learns; nothing to do by default."""
+
+    def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
+        """What the other one says."""
+        return self.inner.believes(batch, context)
 
     def prepare(self, survey: Survey) -> None:
         """Let the other one survey the prompts."""

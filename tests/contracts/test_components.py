@@ -46,6 +46,7 @@ from rl4llm.critics import (
     MonteCarloValues,
     NoiseNormalizedValueLoss,
     QuantileHead,
+    Readiness,
     SigmoidHead,
     SquaredValueLoss,
     Tether,
@@ -304,6 +305,7 @@ SOURCES = [
     GreedyValue().build("", None),
     MonteCarloValues(samples=2, segmenter=FixedTokens(2)).build("", None),
     Tether(BetaTracker(samples=0), decay=0.5).build("", None),
+    Readiness(BetaTracker(samples=0), window=1, valid=1).build("", None),
     ExplainedVarianceSwitch(BetaTracker(samples=0), threshold=-5.0, lag=1).build("", None),
     TrunkCritic().build(
         "", Policy(*TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build())

@@ -14,7 +14,19 @@ from rl4llm.checks import UsageError
 from rl4llm.objectives.base import RatioObjective, options_of
 
 FAMILIES = ("advantages", "corrections", "critics", "gates", "objectives", "regularizers", "rewards", "metrics")
-SIZES = {"batch": 2, "time": 3, "critic": 2, "segment": 3, "bin": 4, "group": 2, "axes": 3, "state": 3, "quantile": 3}
+SIZES = {
+    "batch": 2,
+    "time": 3,
+    "critic": 2,
+    "segment": 3,
+    "bin": 4,
+    "group": 2,
+    "axes": 3,
+    "state": 3,
+    "quantile": 3,
+    "prompt": 2,
+    "error": 3,
+}
 OPTIONS = {
     "k": 2,
     "bins": 2,
@@ -52,6 +64,7 @@ UNREAD = {  # by default, or only as far as it is needed
     ("finished_responses", "response_mask"),
     ("dppo", "old_log_probs"),
     ("dppo", "response_ids"),
+    *(("proved_prompts", errors) for errors in ("errors", "recent_errors")),  # as many as there are, of either
 }
 OF_NUMBERS_TOO = {"beta_tracker_update"}  # takes numbers or tensors, broadcast together
 
@@ -165,6 +178,7 @@ SAME_DOMAIN = [
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
     ("blend_coefficient", critics.Tether, {"decay": "decay", "ridge": "ridge"}),
     ("trusted_mean", critics.ExplainedVarianceSwitch, {"threshold": "threshold"}),
+    ("proved_prompts", critics.Readiness, {"step": "step", "prompt": "prompt"}),
     ("noise_weights", critics.NoiseNormalizedValueLoss, {"floor": "floor", "power": "power"}),
     ("clipped_value_loss", critics.ClippedValueLoss, {"clip": "clip"}),
     ("bounded_value", critics.BoundedHead, {"low": "low", "high": "high"}),
