@@ -80,3 +80,11 @@ def test_low_entropy_keeps_the_smallest(batch, fraction):
     assert torch.equal(kept, drop_smallest(-entropies, mask, fraction))
     if (mask & ~kept).any() and kept.any():
         assert entropies[mask & ~kept].min() > entropies[kept].max()
+
+
+def test_identical_rows_are_told_apart():
+    noise = content_noise(
+        torch.tensor([7, 7, 7]), torch.ones(3, 4, dtype=torch.long), torch.ones(3, 4, dtype=torch.bool)
+    )
+    assert len({tuple(row) for row in noise.tolist()}) == 3
+    assert noise.unique().numel() == 12

@@ -39,3 +39,23 @@ def test_total_variance_is_what_each_critic_says_and_their_disagreement():
 def test_bounds_are_checked():
     with pytest.raises(UsageError, match="UndecidedStates: low must be below high"):
         UndecidedStates(low=1.0, high=0.0)
+
+
+def test_scores_from_minus_one_have_their_middle_at_zero():
+    values, mask = torch.tensor([[0.0, -0.9, 0.5, 0.8]]), torch.ones(1, 4, dtype=torch.bool)
+    kept = [[True, False, True, False]]  # u = 1, 0.19, 0.75, 0.36
+    assert undecided_states(values, mask, fraction=0.5, low=-1.0).tolist() == kept
+    # with scores from 0: u = 0, −1.71, 0.25, 0.16
+    assert undecided_states(values, mask, fraction=0.25).tolist() == [[True, False, True, True]]
+
+
+@FEWER
+@given(batch=rollouts())
+def test_the_component_hands_on_bounds_and_ties(batch):
+    gate = UndecidedStates(fraction=0.5, low=-3.0, high=5.0)
+    values, mask = batch.values, batch.response_mask
+    assert torch.equal(gate(batch), drop_smallest((5.0 - values) * (values + 3.0), mask, 0.5))
+    equal = batch.replace(values=torch.zeros_like(values))
+    trained = int(mask.sum())
+    assert int(UndecidedStates(0.5)(equal).sum()) == trained
+    assert int(UndecidedStates(0.5, exact=True)(equal).sum()) == trained - trained // 2

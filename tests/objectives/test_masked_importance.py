@@ -106,3 +106,25 @@ def test_widths_that_leave_no_ratio_of_one_inside_are_refused(options):
     (name,) = options
     with pytest.raises(UsageError, match=rf"^MaskedImportanceWeighted: {name} must be in "):
         MaskedImportanceWeighted(**options)
+
+
+def test_a_ratio_at_a_bound_is_outside():
+    """π/μ = ½ and 2, exact in floating point, with bounds of ½ and 2."""
+    logs = torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * torch.tensor(2.0, dtype=torch.float64).log()
+    ratios, mask, ones = logs.exp(), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.float64)
+    low, high = 1 - ratios[0, 0].item(), ratios[0, 1].item() - 1
+    found = coefficient(masked_importance_weighted, logs, 0 * logs, ones, mask, clip_low=low, clip_high=high)
+    assert found.tolist() == [[0.0, 0.0]]
+    inside = coefficient(
+        masked_importance_weighted, logs, 0 * logs, ones, mask, clip_low=low + 1e-9, clip_high=high + 1e-9
+    )
+    torch.testing.assert_close(inside, ratios)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_shapes_are_checked(unchecked_shapes, place):
+    tensors_ = [torch.ones(2, 3) for _ in range(3)]
+    tensors_[place] = tensors_[place][:, :1]
+    name = ("log_probs", "rollout_log_probs", "advantages")[place]
+    with pytest.raises(UsageError, match=rf": {name} has shape \(2, 1\), response_mask"):
+        masked_importance_weighted(*tensors_, torch.ones(2, 3, dtype=torch.bool))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
 from rl4llm.gates import HighEntropy
+from rl4llm.objectives import SequenceMean, SequenceSum, TokenMean
 from rl4llm.regularizers import Constrained, EntropyBonus, KLPenalty, RatioPenalty
 from rl4llm.testing.strategies import masks, rollouts, tensors
 
@@ -240,3 +241,33 @@ def test_a_penalty_without_a_weight_is_refused():
 def test_wrong_shapes_are_one_line(unchecked_shapes):
     with pytest.raises(UsageError, match=r"DualVariable.observe: penalty has shape \(2,\), response_mask \(1, 2\)"):
         build().observe(torch.zeros(2), torch.ones(1, 2, dtype=torch.bool))
+
+
+# --- the mean of the loss -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregator", [TokenMean(), SequenceMean(), SequenceSum()])
+@given(drawn=st.lists(penalties(), min_size=1, max_size=3), random=st.randoms(use_true_random=False))
+def test_it_watches_the_mean_that_the_loss_takes_over_all_that_is_counted(aggregator, drawn, random):
+    """Microbatches of one step: Σ of the aggregated penalties over the counts of all of them."""
+    dual, total, count = build(0.5, lr=0.1, initial=1.0, maximum=9.0), 0.0, 0.0
+    for penalty, counted in drawn:
+        where = counted & (penalty > random.uniform(-1.0, 1.0))
+        dual.observe(penalty, where, counted, aggregator)
+        total += aggregator(torch.where(where, penalty, 0.0), counted, normalizer=1).item()
+        count += aggregator.count(counted).item()
+    dual.step(alone)
+    expected = min(max(1.0 + 0.1 * (total / count - 0.5), 0.0), 9.0) if count else 1.0
+    assert dual.multiplier.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_sums_are_exact_to_double_precision():
+    dual, mask = build(0.0, lr=1.0, initial=0.0, maximum=1e9), torch.ones(1, 3, dtype=torch.bool)
+    dual.observe(torch.tensor([[2.0**24, 1.0, 1.0]]), mask)
+    dual.step(alone)
+    assert dual.multiplier.item() == (2.0**24 + 2) / 3
+
+
+def test_what_is_counted_has_the_shape_of_the_penalty(unchecked_shapes):
+    with pytest.raises(UsageError, match=r"^DualVariable.observe: counted has shape \(1, 2\), response_mask \(1, 3\)"):
+        build().observe(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool))

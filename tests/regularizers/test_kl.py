@@ -315,3 +315,10 @@ def referred(reference, mask):
         old_log_probs=zeros,
         ref_log_probs=reference,
     )
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
+def test_a_clip_leaves_something(clip):
+    with pytest.raises(UsageError, match=r"^KLPenalty: clip must be in \(0, inf\], got"):
+        KLPenalty(clip=clip)
+    assert KLPenalty(clip=math.inf).clip == math.inf
