@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
-from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.base import PolicyStates, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import blend_coefficient, spread_bins, trusted_mean
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
@@ -17,6 +17,7 @@ from rl4llm.critics.monte_carlo import MonteCarloValues, MonteCarloValuesSource
 from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.quantiles import quantile_loss, quantile_spread
+from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
@@ -37,6 +38,9 @@ _LAZY = {
     "TetherSource": "tether",
     "ExplainedVarianceSwitch": "variance_switch",
     "ExplainedVarianceSwitchSource": "variance_switch",
+    "CrossRolloutProbe": "probe",
+    "CrossRolloutProbeSource": "probe",
+    "probe_features": "probe",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
 }
@@ -46,6 +50,7 @@ __all__ = [
     "ValueSource",
     "ValueSpec",
     "ValueContext",
+    "PolicyStates",
     "ValueLoss",
     # critics
     "MiniCritics",
@@ -90,6 +95,12 @@ __all__ = [
     "MonteCarloValuesSource",
     "GreedyValue",
     "GreedyValueSource",
+    "CrossRolloutProbe",
+    "CrossRolloutProbeSource",
+    "probe_features",
+    "RidgeFit",
+    "ridge_fit",
+    "ridge_predict",
     # aggregation
     "critic_mean",
     "critic_min",
