@@ -3,7 +3,7 @@
 from rl4llm.citations.critic_methods import CRITIC_METHODS
 from rl4llm.citations.estimator_methods import ESTIMATOR_METHODS
 from rl4llm.citations.objective_methods import OBJECTIVE_METHODS
-from rl4llm.citations.readings import ABSTRACT, CODE, KINDS, NOTES, PAPER, Plan
+from rl4llm.citations.readings import ABSTRACT, CODE, KINDS, NOTES, Plan
 
 __all__ = ["KINDS", "METHODS", "PLANS"]
 
@@ -12,7 +12,6 @@ METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS, *CRITIC_METHODS)
 
 PLANS = (
     Plan("2609.39247", "AC2", (NOTES,)),
-    Plan("2605.07579", "POISE", (PAPER,)),
     Plan("2608.02181", "HL-Gauss critics for PPO", (CODE, NOTES)),
     Plan("2512.03847", "DVPO", (ABSTRACT, NOTES)),
     Plan("2602.17616", "VCPO", (CODE,)),

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_interval, check_range
+from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_range
 from rl4llm.critics.base import PolicyStates, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
 from rl4llm.critics.siblings import leave_one_out_mean
@@ -69,7 +69,7 @@ def probe_features(
         φ in float32 or wider, without graph.
 
     Raises:
-        UsageError: If `span` is below 1.
+        UsageError: If the states and a mask differ in rows or tokens, a mask is not boolean, or `span` is below 1.
 
     Example:
         >>> two, mask = torch.tensor([[[1.0], [3.0]]]), torch.ones(1, 2, dtype=torch.bool)
@@ -80,12 +80,24 @@ def probe_features(
         Choi et al., 2026 (POISE). arXiv:2605.07579; states at the tokens themselves as in the authors' code.
     """
     check_at_least("probe_features", 1, span=span)
+    _check_mask(states.prompt, prompt_mask=prompt_mask)
+    _check_mask(states.response, response_mask=response_mask)
     entropies = keep(at_least_float32(states.entropies), response_mask)
     largest = entropies.amax(-1) if response_mask.shape[1] else entropies.sum(-1)
     deviation = masked_var(entropies, response_mask, dim=-1, unbiased=False).sqrt()
     statistics = torch.stack([masked_mean(entropies, response_mask, dim=-1), deviation, largest], -1)
     ends = [last_mean(states.prompt, prompt_mask, span), last_mean(states.response, response_mask, span)]
     return torch.cat([*ends, statistics.to(ends[0].dtype)], -1)
+
+
+def _check_mask(states: Tensor, **masks: Tensor) -> None:
+    check_mask("probe_features", **masks)
+    for name, mask in masks.items():
+        if mask.shape != states.shape[:2]:
+            raise UsageError(
+                f"probe_features: {name} has shape {tuple(mask.shape)}, the states {tuple(states.shape)}; pass one "
+                "truth value per state."
+            )
 
 
 @dataclass(frozen=True)

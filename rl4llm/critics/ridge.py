@@ -108,6 +108,9 @@ def ridge_predict(fit: RidgeFit, features: Float[Tensor, "row feature"]) -> Floa
         >>> fit = ridge_fit(torch.tensor([[1.0], [1.0]]), torch.tensor([0.0, 1.0]))
         >>> ridge_predict(fit, torch.tensor([[9.0]]))
         tensor([0.5000], dtype=torch.float64)
+
+    References:
+        Choi et al., 2026 (POISE). arXiv:2605.07579.
     """
     if features.ndim != 2 or features.shape[1] != len(fit.weights):
         raise UsageError(
