@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from rl4llm.critic_values import critic_mean, critic_min, critic_std
-from rl4llm.critics.base import PolicyStates, ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import blend_coefficient, spread_bins, trusted_mean
 from rl4llm.critics.bounded import bounded_value
 from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
@@ -22,6 +22,7 @@ from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, rand
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
+from rl4llm.states import PolicyStates
 from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.

@@ -3,35 +3,19 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.parts import Part
+from rl4llm.states import PolicyStates
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
-
-
-class PolicyStates(NamedTuple):
-    """What the policy holds in one of its layers while it reads prompts and responses.
-
-    Attributes:
-        prompt: Hidden state at every prompt token, left-padded.
-        response: Hidden state at every response token, after that token was read.
-        entropies: H(π(·|sₜ)) at the sampling temperature, from which response token t was drawn; nats.
-    """
-
-    prompt: Float[Tensor, "batch prompt width"]
-    response: Float[Tensor, "batch time width"]
-    entropies: Float[Tensor, "batch time"]
-
-
 StateFunction = Callable[[PolicyStates, RolloutBatch], Tensor]
 
 

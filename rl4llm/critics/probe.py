@@ -11,13 +11,14 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_range
-from rl4llm.critics.base import PolicyStates, ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.groups import group_count
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, spread
 from rl4llm.models.sources import config_of
 from rl4llm.models.states import layer_index
+from rl4llm.states import PolicyStates
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
-from rl4llm.critics.base import PolicyStates
 from rl4llm.log_probs import token_log_probs
 from rl4llm.masked import keep
 from rl4llm.models.loading import accepts
 from rl4llm.models.policy import Policy, for_model, sequence_inputs
+from rl4llm.states import PolicyStates
 
 
 def layer_index(by: str, layer: float, layers: int) -> int:
