@@ -123,18 +123,45 @@ def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, ma
     """
     if not len(batch):
         return function(batch).detach()
-    dealt = Dealt(batch, runtime.world_size)
-    own = [(rows, function(piece).detach()) for rows, piece in dealt.pieces(runtime.rank, max_tokens)]
-    example = own[0][1]
-    if runtime.world_size > 1:
-        moved = [(rows.cpu(), piece.cpu()) for rows, piece in own if len(rows)]
-        own = [pair for pairs in runtime.gather(moved) for pair in pairs]
+    results, example = _shared_results(runtime, function, batch, max_tokens)
     device = batch.response_mask.device
     whole = torch.zeros(*example.shape[:-2], *batch.response_mask.shape, dtype=example.dtype, device=device)
-    for rows, piece in own:
-        if len(rows):
-            whole[..., rows.to(device), : piece.shape[-1]] = piece.to(device)
+    for rows, piece in results:
+        whole[..., rows.to(device), : piece.shape[-1]] = piece.to(device)
     return whole
+
+
+@torch.no_grad()
+def map_rows(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
+    """As [map_dealt][rl4llm.algorithms.deal.map_dealt], for a function whose first axis is the batch and none is time.
+
+    Args:
+        runtime: Ranks.
+        function: From rows to one tensor of the same shape per row.
+        batch: The rollout batch, the same on every rank.
+        max_tokens: Token budget of one forward pass.
+    """
+    if not len(batch):
+        return function(batch).detach()
+    results, example = _shared_results(runtime, function, batch, max_tokens)
+    device = batch.response_mask.device
+    whole = torch.zeros(len(batch), *example.shape[1:], dtype=example.dtype, device=device)
+    for rows, piece in results:
+        whole[rows.to(device)] = piece.to(device)
+    return whole
+
+
+def _shared_results(
+    runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """The results of all ranks that have rows, with the indices of those rows, and one result of this rank."""
+    pieces = Dealt(batch, runtime.world_size).pieces(runtime.rank, max_tokens)
+    own = [(rows, function(piece).detach()) for rows, piece in pieces]
+    filled = [pair for pair in own if len(pair[0])]
+    if runtime.world_size > 1:
+        moved = [(rows.cpu(), piece.cpu()) for rows, piece in filled]
+        filled = [pair for pairs in runtime.gather(moved) for pair in pairs]
+    return filled, own[0][1]
 
 
 def balanced(tokens: list[int], world_size: int) -> Tensor:

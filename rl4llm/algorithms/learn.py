@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.completions import complete
-from rl4llm.algorithms.deal import deal, map_dealt
+from rl4llm.algorithms.deal import deal, map_dealt, map_rows
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.meter import Meter
@@ -15,7 +15,9 @@ from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.critics import ValueContext, ValueSource
+from rl4llm.critics.base import StateFunction
 from rl4llm.data.task import PromptBatch
+from rl4llm.models.states import policy_states
 from rl4llm.rollouts import decode_pieces
 
 
@@ -62,6 +64,13 @@ def value_context(
         dealt = deal(rows, one.updates, one.averaging, generator=runtime.generator("deal", name), world_size=world)
         improve(runtime, one, dealt, losses, meter, health, counted=name == counted)
 
+    def states(function: StateFunction, rows: RolloutBatch, layer: float) -> Tensor:
+        def read(piece: RolloutBatch) -> Tensor:
+            temperature = answering.sampling.temperature
+            return function(policy_states(answering.policy, piece, layer=layer, temperature=temperature), piece)
+
+        return map_rows(runtime, read, rows, max_tokens)
+
     return ValueContext(
         map=lambda f, rows: map_dealt(runtime, f, rows, max_tokens),
         minimize=minimize,
@@ -75,6 +84,7 @@ def value_context(
         encode=lambda texts: [
             answering.policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
         ],
+        states=states,
     )
 
 

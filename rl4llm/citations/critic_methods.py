@@ -76,6 +76,16 @@ CRITIC_METHODS = (
         "stored prefixes, audits, and the critic that writes its value in words.",
     ),
     Method(
+        numbers=("2605.07579",),
+        name="POISE",
+        parts="`CrossRolloutProbe`",
+        recipe=f"[poise]({_PAGE}#poise)",
+        read=(PAPER, CODE),
+        differs="Entropies are summarized by mean, standard deviation and maximum, where the code takes means over the "
+        "response, its reasoning and its answer. States are not reduced by PCA first, there is one probe rather than "
+        "one for each domain, and one batch rather than sixteen is judged by the sibling's score before the first fit.",
+    ),
+    Method(
         numbers=("1710.10044",),
         name="Quantile regression",
         parts="`QuantileHead`",

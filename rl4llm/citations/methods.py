@@ -3,7 +3,7 @@
 from rl4llm.citations.critic_methods import CRITIC_METHODS
 from rl4llm.citations.estimator_methods import ESTIMATOR_METHODS
 from rl4llm.citations.objective_methods import OBJECTIVE_METHODS
-from rl4llm.citations.readings import ABSTRACT, CODE, KINDS, NOTES, PAPER, Plan
+from rl4llm.citations.readings import ABSTRACT, CODE, KINDS, NOTES, Plan
 
 __all__ = ["KINDS", "METHODS", "PLANS"]
 
@@ -11,7 +11,6 @@ METHODS = (*OBJECTIVE_METHODS, *ESTIMATOR_METHODS, *CRITIC_METHODS)
 """In the order of the page of papers."""
 
 PLANS = (
-    Plan("2605.07579", "POISE", (PAPER,)),
     Plan("2512.03847", "DVPO", (ABSTRACT, NOTES)),
     Plan("2602.17616", "VCPO", (CODE,)),
     Plan("2512.06547", "A-3PO", (NOTES,)),

@@ -18,10 +18,12 @@ from rl4llm.critics.noise_weights import NoiseNormalizedValueLoss, noise_weights
 from rl4llm.critics.optimal_value import OptimalValue, OptimalValueSource, optimal_value
 from rl4llm.critics.prompt_errors import prompt_errors, proved_prompts
 from rl4llm.critics.quantiles import quantile_loss, quantile_spread
+from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
 from rl4llm.critics.shards import group_shards, learns_from, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
+from rl4llm.states import PolicyStates
 from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
@@ -40,6 +42,9 @@ _LAZY = {
     "ExplainedVarianceSwitchSource": "variance_switch",
     "Readiness": "readiness",
     "ReadinessSource": "readiness",
+    "CrossRolloutProbe": "probe",
+    "CrossRolloutProbeSource": "probe",
+    "probe_features": "probe",
     "TrunkCritic": "trunk",
     "TrunkCriticSource": "trunk",
 }
@@ -49,6 +54,7 @@ __all__ = [
     "ValueSource",
     "ValueSpec",
     "ValueContext",
+    "PolicyStates",
     "ValueLoss",
     # critics
     "MiniCritics",
@@ -99,6 +105,12 @@ __all__ = [
     "MonteCarloValuesSource",
     "GreedyValue",
     "GreedyValueSource",
+    "CrossRolloutProbe",
+    "CrossRolloutProbeSource",
+    "probe_features",
+    "RidgeFit",
+    "ridge_fit",
+    "ridge_predict",
     # aggregation
     "critic_mean",
     "critic_min",

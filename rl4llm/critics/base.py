@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.parts import Part
+from rl4llm.states import PolicyStates
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
+StateFunction = Callable[[PolicyStates, RolloutBatch], Tensor]
 
 
 @runtime_checkable
@@ -74,6 +76,11 @@ def _no_answers(asked: Sequence[Any]) -> Any:
     raise UsageError("this value source asks for the answers of the prompts, and whoever called it knows none.")
 
 
+def _no_states(function: StateFunction, batch: RolloutBatch, layer: float) -> Tensor:
+    """Raise: there is no policy to look into."""
+    raise UsageError("this value source reads the policy's hidden states, and whoever called it lends none.")
+
+
 @dataclass(frozen=True)
 class ValueContext:
     """What the loop lends to a value source, so that no value source knows the loop.
@@ -91,6 +98,9 @@ class ValueContext:
         warming_up: Whether only the critics learn from this rollout batch.
         answers: What the reward compares with, as text, for the prompts that `group_ids` count.
         encode: Token ids of texts, as the policy's tokenizer gives them.
+        states: `states(f, batch, layer)` evaluates f on the hidden states of the policy as it is now, without grad, in
+            microbatches, and gives its result for the whole batch (the batch is f's first axis). The states themselves
+            are never held for more than a microbatch. `layer` is as for [CrossRolloutProbe][].
     """
 
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
@@ -103,6 +113,7 @@ class ValueContext:
     warming_up: bool = False
     answers: Callable[[Sequence[int]], Sequence[str]] = _no_answers
     encode: Callable[[Sequence[str]], list[list[int]]] = _no_answers
+    states: Callable[[StateFunction, RolloutBatch, float], Tensor] = _no_states
 
 
 class ValueSource(nn.Module, Part):

@@ -29,15 +29,19 @@ def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch 
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def prefix_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
-    """Prompt and all response tokens but the last: its last T positions are the prefixes sₜ of the T response tokens.
+def sequence_inputs(batch: RolloutBatch, response_ids: Int[Tensor, "batch time"]) -> dict[str, Tensor]:
+    """The prompts, and behind them the given tokens of their responses.
 
     Right padding needs no masking, since no earlier token sees it; tool output inside a response is seen.
     """
-    response = batch.response_ids[:, :-1]
-    attention = torch.cat([batch.prompt_mask, torch.ones_like(response, dtype=torch.bool)], dim=-1)
-    ids = torch.cat([batch.prompt_ids, response], dim=-1)
+    attention = torch.cat([batch.prompt_mask, torch.ones_like(response_ids, dtype=torch.bool)], dim=-1)
+    ids = torch.cat([batch.prompt_ids, response_ids], dim=-1)
     return {"input_ids": ids, "attention_mask": attention.long(), "position_ids": positions(attention)}
+
+
+def prefix_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
+    """Prompt and all response tokens but the last; its last T positions are the prefixes sₜ of the response tokens."""
+    return sequence_inputs(batch, batch.response_ids[:, :-1])
 
 
 def prompt_inputs(batch: RolloutBatch) -> dict[str, Tensor]:

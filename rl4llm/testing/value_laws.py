@@ -8,9 +8,22 @@ import torch
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.critics import ValueContext, ValueSource
+from rl4llm.critics import PolicyStates, ValueContext, ValueSource
 from rl4llm.testing.laws import Law, close
 from rl4llm.testing.views import cast, with_garbage
+
+
+def states_of(batch: RolloutBatch) -> PolicyStates:
+    """Hidden states of width 2 that a policy might have: each tells its own token and the mean of those before it."""
+
+    def hidden(ids: Tensor, before: Tensor) -> Tensor:
+        waves = ids.to(batch.scores.dtype).sin()
+        means = (before + waves.cumsum(-1)) / torch.arange(1, ids.shape[1] + 1)
+        return torch.stack([waves, means], -1)
+
+    prompt = hidden(batch.prompt_ids, torch.zeros_like(batch.scores)[:, None])
+    begun = torch.where(batch.prompt_mask, prompt[..., 0], 0.0).sum(-1, keepdim=True)
+    return PolicyStates(prompt, hidden(batch.response_ids, begun), batch.old_log_probs.abs())
 
 
 def stand_in(seen: list[str] | None = None) -> ValueContext:
@@ -44,6 +57,7 @@ def stand_in(seen: list[str] | None = None) -> ValueContext:
         own_values=lambda batch: torch.where(batch.response_mask, batch.old_log_probs, 0.0),
         complete=complete,
         decode=lambda batch: [["a"] * width for width in batch.widths.tolist()],
+        states=lambda function, batch, layer: function(states_of(batch), batch).detach(),
     )
 
 

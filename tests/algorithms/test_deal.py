@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
-from rl4llm.algorithms.deal import Dealt, balanced
+from rl4llm.algorithms.deal import Dealt, balanced, map_rows
 from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.runtime import RankError, share
 from rl4llm.checks import UsageError
@@ -100,6 +100,22 @@ def test_ranks_that_gather_have_the_whole_result(batch, ranks, budget):
     for rank in range(ranks):
         whole = map_dealt(Runtime(rank=rank, world_size=ranks, gather=lambda own: sent), function, batch, budget)
         torch.testing.assert_close(whole, function(batch))
+
+
+@given(batch=rollouts(max_batch=6), ranks=st.integers(1, 3), budget=st.integers(1, 40))
+@settings(max_examples=40)
+def test_one_result_per_row_is_shared_out_likewise(batch, ranks, budget):
+    def function(rows):
+        return torch.stack([rows.prompt_uids, rows.response_mask.sum(-1)], -1)[:, :, None]
+
+    sent = []
+    for rank in range(ranks):
+        map_rows(
+            Runtime(rank=rank, world_size=ranks, gather=lambda own: sent.append(own) or [own]), function, batch, budget
+        )
+    for rank in range(ranks):
+        whole = map_rows(Runtime(rank=rank, world_size=ranks, gather=lambda own: sent), function, batch, budget)
+        assert torch.equal(whole, function(batch))
 
 
 def fail(error):

@@ -27,6 +27,7 @@ SIZES = {
     "prompt": 2,
     "error": 3,
 }
+SIZES |= {"row": 2, "feature": 3, "width": 2}
 OPTIONS = {
     "k": 2,
     "bins": 2,
@@ -38,6 +39,8 @@ OPTIONS = {
     "fraction": 0.2,
     "q": 0.5,
 }
+OPTIONS |= {"fit": critics.ridge_fit(torch.eye(3), torch.arange(3.0))}
+OPTIONS |= {"states": critics.PolicyStates(torch.ones(2, 2, 2), torch.ones(2, 3, 2), torch.ones(2, 3))}
 OPTIONS |= {"max_tokens": 6, "cache_tokens": 2, "delta_low": 0.1, "delta_high": 0.1, "score": 1.0, "divergence": 0.1}
 NUMBERS = {
     "scores": 1.0,
@@ -65,6 +68,7 @@ UNREAD = {  # by default, or only as far as it is needed
     ("dppo", "old_log_probs"),
     ("dppo", "response_ids"),
     *(("proved_prompts", errors) for errors in ("errors", "recent_errors")),  # as many as there are, of either
+    ("ridge_fit", "features"),  # any number of them is fine
 }
 OF_NUMBERS_TOO = {"beta_tracker_update"}  # takes numbers or tensors, broadcast together
 
@@ -177,6 +181,7 @@ SAME_DOMAIN = [
     ("random_gate", gates.RandomGate, {"fraction": "fraction"}),
     ("correct_responses", gates.CorrectResponses, {"threshold": "threshold"}),
     ("blend_coefficient", critics.Tether, {"decay": "decay", "ridge": "ridge"}),
+    ("ridge_fit", critics.CrossRolloutProbe, {"ridge": "ridge"}),
     ("trusted_mean", critics.ExplainedVarianceSwitch, {"threshold": "threshold"}),
     ("proved_prompts", critics.Readiness, {"step": "step", "prompt": "prompt"}),
     ("noise_weights", critics.NoiseNormalizedValueLoss, {"floor": "floor", "power": "power"}),
@@ -233,6 +238,8 @@ def test_a_batch_of_no_rows_is_fine(name):
     given = {k: x.narrow(int("critic" in k), 0, 0) if isinstance(x, torch.Tensor) else x for k, x in given.items()}
     if "boundary_values" in given:
         given["boundary_values"] = given["boundary_values"][:, :0]
+    if "states" in given:
+        given["states"] = critics.PolicyStates(*(tensor[:0] for tensor in given["states"]))
     result = FUNCTIONS[name](**given)
     for tensor in result if isinstance(result, tuple) else [result]:
         assert tensor.numel() in (0, 1)

@@ -106,6 +106,14 @@ def test_clip_cov_passes_over_what_its_objective_has_clipped():
     assert composed["gate"].each_step
 
 
+def test_poise_as_its_paper_runs_it():
+    composed = slots("poise")
+    assert composed["responses_per_prompt"] == 2
+    assert (composed["critics"].span, composed["critics"].ridge) == (10, 0.01)
+    assert composed["objective"] == PPOClip(clip_low=0.2, clip_high=0.28)
+    assert composed["aggregator"] == SequenceMean()
+
+
 def test_kl_cov_has_no_clip():
     assert slots("kl_cov")["objective"] == ImportanceWeighted()
     assert slots("kl_cov")["held"].where.each_step
@@ -231,4 +239,4 @@ def test_flags_on_the_pages_of_critics_parse(name, flags):
 
 
 def test_both_pages_have_flags():
-    assert {name for name, _ in WRITTEN} >= {"asyppo", "bpco", "evpo", "tether", "sppo"}
+    assert {name for name, _ in WRITTEN} >= {"asyppo", "bpco", "evpo", "tether", "sppo", "poise"}
