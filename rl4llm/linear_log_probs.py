@@ -103,9 +103,10 @@ def linear_log_probs(
     check_at_least("linear_log_probs", 1, chunk_size=size)
     flat, options = hidden.reshape(-1, hidden.shape[-1]), (HeadScale(scale, soft_cap, temperature), entropy, size)
     results = _LinearStatistics.apply(flat, weight, bias, ids.reshape(-1).long(), *options)
-    log_probs, normalizers, entropies = (None if x is None else x.reshape(ids.shape) for x in results)
+    log_probs, normalizers = (x.reshape(ids.shape) for x in results[:2])
     if not (entropy or logsumexp):
         return log_probs
+    entropies = results[2].reshape(ids.shape) if entropy else None
     return TokenLogProbs(log_probs, entropies, normalizers if logsumexp else None)
 
 

@@ -14,7 +14,8 @@ from rl4llm.critics.heads import Head, LinearHead
 from rl4llm.critics.layers import ValueHead
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.loading import context_length
-from rl4llm.models.policy import ModelSource, for_model, prefix_inputs, prompt_inputs
+from rl4llm.models.policy import ModelSource
+from rl4llm.models.prefixes import prompt_states, response_states
 from rl4llm.models.sources import load_backbone
 
 Inputs = Literal["prefix", "prompt"]
@@ -78,9 +79,11 @@ class ValueModel(nn.Module):
             shape = (*batch.response_ids.shape, self.head.choice.size)
             return torch.zeros(shape, device=batch.response_ids.device, dtype=torch.float32)
         if self.inputs == "prompt":
-            last = self.head(self._hidden(prompt_inputs(batch))[:, -1])
+            self._check_context(batch.prompt_mask)
+            last = self.head(prompt_states(self.backbone, batch))
             return at_least_float32(repeat(last, "batch output -> batch time output", time=time))
-        return at_least_float32(self.head(self._hidden(prefix_inputs(batch))[:, -time:]))
+        self._check_context(torch.cat([batch.prompt_mask, torch.ones_like(batch.response_mask[:, 1:])], dim=-1))
+        return at_least_float32(self.head(response_states(self.backbone, batch)))
 
     def read(self, outputs: Float[Tensor, "batch time output"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """V(sₜ) from the outputs, 0 where the mask is False."""
@@ -90,17 +93,11 @@ class ValueModel(nn.Module):
         """The spread of the return from the outputs, where the head says one; 0 where the mask is False."""
         return keep(self.head.choice.spread(outputs), batch.response_mask)
 
-    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Last hidden states at every position of the inputs."""
-        self._check_context(inputs["position_ids"])
-        hidden: Tensor = self.backbone(**for_model(self.backbone, inputs), use_cache=False).last_hidden_state
-        return hidden
-
-    def _check_context(self, positions: Tensor) -> None:
+    def _check_context(self, attended: Tensor) -> None:
         context = context_length(self.backbone)
-        if context is None or positions.shape[1] <= context:  # padding included, so that nothing is read off a device
+        if context is None or attended.shape[1] <= context:  # padding included, so that nothing is read off a device
             return
-        longest = int(positions.max()) + 1
+        longest = int(attended.sum(-1).max())
         if longest > context:
             alone = self.inputs == "prompt"
             what = "the prompt takes" if alone else "prompt and response take"

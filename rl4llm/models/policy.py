@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -19,41 +18,11 @@ from rl4llm.checks import UsageError
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
+from rl4llm.models.head import language_head
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
+from rl4llm.models.prefixes import for_model, prefix_inputs, response_states
 from rl4llm.models.pretrained import Pretrained, as_pretrained
 from rl4llm.models.weights import check_finite
-
-
-def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """Position of every token in its own sequence, whatever stands left of it as padding."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def sequence_inputs(batch: RolloutBatch, response_ids: Int[Tensor, "batch time"]) -> dict[str, Tensor]:
-    """The prompts, and behind them the given tokens of their responses.
-
-    Right padding needs no masking, since no earlier token sees it; tool output inside a response is seen.
-    """
-    attention = torch.cat([batch.prompt_mask, torch.ones_like(response_ids, dtype=torch.bool)], dim=-1)
-    ids = torch.cat([batch.prompt_ids, response_ids], dim=-1)
-    return {"input_ids": ids, "attention_mask": attention.long(), "position_ids": positions(attention)}
-
-
-def prefix_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
-    """Prompt and all response tokens but the last; its last T positions are the prefixes sₜ of the response tokens."""
-    return sequence_inputs(batch, batch.response_ids[:, :-1])
-
-
-def prompt_inputs(batch: RolloutBatch) -> dict[str, Tensor]:
-    """The prompts alone; the last position is the last prompt token of every row."""
-    mask = batch.prompt_mask
-    return {"input_ids": batch.prompt_ids, "attention_mask": mask.long(), "position_ids": positions(mask)}
-
-
-def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs without position ids where the model takes none."""
-    known = accepts(model, "position_ids")
-    return {name: tensor for name, tensor in inputs.items() if known or name != "position_ids"}
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
@@ -148,9 +117,30 @@ class Policy(nn.Module):
             asks: Further fields of [PolicyOutput][rl4llm.batch.PolicyOutput]: "entropies", "logsumexp", "values",
                 "top_log_probs".
         """
-        time, mask = batch.response_ids.shape[1], batch.response_mask
-        if time == 0:
+        if batch.response_ids.shape[1] == 0:
             return _nothing(batch, asks)
+        head = language_head(self.model)
+        if head is None:
+            return self._by_logits(batch, temperature, asks)
+        hidden, mask = response_states(head.trunk, batch), batch.response_mask
+        trained = hidden[mask]
+        found = head.log_probs(trained, batch.response_ids[mask], temperature=temperature, entropy="entropies" in asks)
+        assert found.logsumexp is not None
+        listed = None
+        if "top_log_probs" in asks:
+            (top_ids,) = batch.require("top_ids", by="Policy")
+            listed = spread_out(head.listed(trained, top_ids[mask], found.logsumexp, temperature=temperature), mask)
+        return PolicyOutput(
+            spread_out(found.log_probs, mask),
+            None if found.entropies is None else spread_out(found.entropies, mask),
+            spread_out(found.logsumexp, mask) if "logsumexp" in asks else None,
+            self._values(hidden, mask) if "values" in asks else None,
+            listed,
+        )
+
+    def _by_logits(self, batch: RolloutBatch, temperature: float, asks: Collection[str]) -> PolicyOutput:
+        """As `forward`, by way of the model's own logits."""
+        time, mask = batch.response_ids.shape[1], batch.response_mask
         inputs = for_model(self.model, prefix_inputs(batch))
         options: dict[str, Any] = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
         output = self.model(**inputs, **options, use_cache=False, output_hidden_states="values" in asks)
@@ -190,6 +180,12 @@ def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:
         return load_tokenizer(Pretrained(model.name_or_path))
     except UsageError as error:
         raise UsageError(f"{error} Or pass Policy(model, tokenizer) instead of the model.") from error
+
+
+def spread_out(trained: Tensor, mask: Tensor) -> Tensor:
+    """Put numbers of the trained tokens, one after another, where the tokens are; 0 elsewhere."""
+    whole = trained.new_zeros(*mask.shape, *trained.shape[1:])
+    return whole.index_put((mask,), trained)
 
 
 def _nothing(batch: RolloutBatch, asks: Collection[str]) -> PolicyOutput:

@@ -9,7 +9,8 @@ from rl4llm.checks import UsageError
 from rl4llm.log_probs import token_log_probs
 from rl4llm.masked import keep
 from rl4llm.models.loading import accepts
-from rl4llm.models.policy import Policy, for_model, sequence_inputs
+from rl4llm.models.policy import Policy
+from rl4llm.models.prefixes import for_model, sequence_inputs
 from rl4llm.states import PolicyStates
 
 

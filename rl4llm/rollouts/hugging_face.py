@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.models import Policy
 from rl4llm.models.loading import accepts
-from rl4llm.models.policy import for_model, positions
+from rl4llm.models.prefixes import for_model, positions
 from rl4llm.rollouts.base import Engine, EngineSpec, check_request
 from rl4llm.rollouts.drawing import Drawn, draw, response_uniforms
 from rl4llm.rollouts.guard import evaluating

@@ -1,0 +1,195 @@
+"""Hidden states at the response positions, each prompt computed once for all responses that share it."""
+
+import warnings
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from rl4llm.batch import RolloutBatch
+from rl4llm.models.loading import accepts
+
+LEAST_SAVED = 0.1  # share of the tokens below which two forward passes cost more than they save
+
+_OBSTACLES: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
+_SAID: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+
+
+class Sequences(NamedTuple):
+    """Prompts and what follows them: the fields of a [RolloutBatch][rl4llm.batch.RolloutBatch] that models read."""
+
+    prompt_ids: Int[Tensor, "batch prompt"]
+    prompt_mask: Bool[Tensor, "batch prompt"]
+    response_ids: Int[Tensor, "batch time"]
+
+
+def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Position of every token in its own sequence, whatever stands left of it as padding."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def sequence_inputs(batch: RolloutBatch | Sequences, response_ids: Int[Tensor, "batch time"]) -> dict[str, Tensor]:
+    """The prompts, and behind them the given tokens of their responses.
+
+    Right padding needs no masking, since no earlier token sees it; tool output inside a response is seen.
+    """
+    attention = torch.cat([batch.prompt_mask, torch.ones_like(response_ids, dtype=torch.bool)], dim=-1)
+    ids = torch.cat([batch.prompt_ids, response_ids], dim=-1)
+    return {"input_ids": ids, "attention_mask": attention.long(), "position_ids": positions(attention)}
+
+
+def prefix_inputs(batch: RolloutBatch | Sequences) -> dict[str, Tensor]:
+    """Prompt and all response tokens but the last; its last T positions are the prefixes sₜ of the response tokens."""
+    return sequence_inputs(batch, batch.response_ids[:, :-1])
+
+
+def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs without position ids where the model takes none."""
+    known = accepts(model, "position_ids")
+    return {name: tensor for name, tensor in inputs.items() if known or name != "position_ids"}
+
+
+class DistinctPrompts(NamedTuple):
+    """The different prompts of some rows.
+
+    Attributes:
+        rows: A row that has each of them.
+        places: Which of them each row has.
+    """
+
+    rows: Int[Tensor, " prompt"]
+    places: Int[Tensor, " batch"]
+
+
+def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> DistinctPrompts:
+    """Which rows have the same prompt, token by token; padding is not read.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6], [0, 6], [5, 6]])
+        >>> distinct_prompts(ids, ids > 0)
+        DistinctPrompts(rows=tensor([1, 0]), places=tensor([1, 0, 1]))
+    """
+    if not len(ids):
+        return DistinctPrompts(ids.new_zeros(0), ids.new_zeros(0))
+    kinds, places = torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)
+    rows = torch.full((len(kinds),), len(ids), device=ids.device)
+    rows.scatter_reduce_(0, places, torch.arange(len(ids), device=ids.device), "amin")
+    return DistinctPrompts(rows, places)
+
+
+def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch time width"]:
+    """The last hidden state of each prefix sₜ, from which the model predicts token t.
+
+    Where responses share a prompt, it is computed once: a first pass over the distinct prompts leaves a cache, whose
+    entries every row takes over with their gradient, and a second pass runs over the responses alone. Both ways give
+    the same states and gradients up to rounding. Models whose cache is no plain list of keys and values, those that
+    compute activations again in backward, and sharded ones compute every row as a whole, and say so once.
+
+    Args:
+        trunk: A model without head.
+        batch: Prompts and responses, at least one column of them.
+
+    Returns:
+        h(sₜ), t in [0, T), with gradient.
+    """
+    sequences = Sequences(batch.prompt_ids, batch.prompt_mask, batch.response_ids)
+    prompts = distinct_prompts(batch.prompt_ids, batch.prompt_mask)
+    if _saved_share(sequences, prompts) < LEAST_SAVED or not shares_prompts(trunk):
+        return _by_rows(trunk, sequences)
+    return _shared(trunk, sequences, prompts)
+
+
+def prompt_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch width"]:
+    """The last hidden state of each row's prompt, each distinct prompt computed once."""
+    prompts = distinct_prompts(batch.prompt_ids, batch.prompt_mask)
+    inputs = for_model(trunk, _prompt_inputs(batch.prompt_ids[prompts.rows], batch.prompt_mask[prompts.rows]))
+    hidden: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
+    return hidden[:, -1][prompts.places]
+
+
+def _saved_share(sequences: Sequences, prompts: DistinctPrompts) -> float:
+    """Share of the tokens of a pass over all rows that are there only because prompts stand in several."""
+    rows, prompt, response = len(prompts.places), sequences.prompt_ids.shape[1], sequences.response_ids.shape[1]
+    return (rows - len(prompts.rows)) * prompt / max(1, rows * (prompt + response - 1))
+
+
+def _prompt_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions(mask)}
+
+
+def _by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Tensor:
+    inputs = for_model(trunk, prefix_inputs(sequences))
+    hidden: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
+    return hidden[:, -sequences.response_ids.shape[1] :]
+
+
+def _shared(trunk: PreTrainedModel, sequences: Sequences, prompts: DistinctPrompts) -> Tensor:
+    cache = DynamicCache(config=trunk.config)
+    inputs = _prompt_inputs(sequences.prompt_ids[prompts.rows], sequences.prompt_mask[prompts.rows])
+    output: Any = trunk(**for_model(trunk, inputs), past_key_values=cache, use_cache=True)
+    first = output.last_hidden_state[:, -1:][prompts.places]
+    if sequences.response_ids.shape[1] == 1:
+        return first
+    cache.batch_select_indices(prompts.places)
+    length = sequences.prompt_ids.shape[1]
+    rest = {n: x if n == "attention_mask" else x[:, length:] for n, x in prefix_inputs(sequences).items()}
+    output = trunk(**for_model(trunk, rest), past_key_values=cache, use_cache=True)
+    return torch.cat([first, output.last_hidden_state], dim=1)
+
+
+def shares_prompts(trunk: PreTrainedModel) -> bool:
+    """Whether responses can go on from the cache of their prompt, with gradient; tried out once for each model."""
+    if _is_sharded(trunk):  # this and the next may change while a model lives
+        return _warn(trunk, "is sharded")
+    if checkpoints_activations(trunk):
+        return _warn(trunk, "computes activations again in backward")
+    if trunk not in _OBSTACLES:
+        _OBSTACLES[trunk] = _obstacle(trunk)
+    reason = _OBSTACLES[trunk]
+    return reason is None or _warn(trunk, reason)
+
+
+def _warn(trunk: PreTrainedModel, reason: str) -> Literal[False]:
+    """Say it once for each model."""
+    if _SAID.get(trunk) != reason:
+        _SAID[trunk] = reason
+        message = f"{type(trunk).__name__} {reason}, so a prompt is computed once for each of its responses, not once."
+        warnings.warn(message, stacklevel=3)
+    return False
+
+
+def checkpoints_activations(model: PreTrainedModel) -> bool:
+    """Whether activations are computed again in backward; transformers renamed it within version 5."""
+    found = getattr(model, "is_activation_checkpointing", None)
+    return bool(model.is_gradient_checkpointing if found is None else found)
+
+
+def _is_sharded(trunk: PreTrainedModel) -> bool:
+    return isinstance(next(iter(trunk.parameters())), DTensor)
+
+
+def _obstacle(trunk: PreTrainedModel) -> str | None:
+    """Why a model cannot share prompts."""
+    if not (accepts(trunk, "past_key_values") and accepts(trunk, "use_cache")):
+        return "takes no cache"
+    if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=trunk.config).layers):
+        return "keeps more than a list of keys and values"
+    return _difference(trunk)
+
+
+@torch.no_grad()
+def _difference(trunk: PreTrainedModel) -> str | None:
+    """What a trial says, of two short responses to one prompt and one to another, as rows and shared."""
+    device, size = next(iter(trunk.parameters())).device, trunk.config.get_text_config().vocab_size
+    ids = torch.arange(1, 16, device=device).reshape(3, 5) % size
+    ids[1, :3] = ids[0, :3]
+    trial = Sequences(ids[:, :3], torch.ones_like(ids[:, :3], dtype=torch.bool), ids[:, 3:])
+    rows, shared = _by_rows(trunk, trial), _shared(trunk, trial, distinct_prompts(trial.prompt_ids, trial.prompt_mask))
+    tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 5e-2
+    same = (rows - shared).abs().amax() <= tolerance * rows.abs().amax()
+    return None if same else "goes on from a cache to other numbers"
