@@ -36,7 +36,8 @@ class Rollout:
         scoring: How the reward is run: worker processes and time limits.
         dynamic_sampling: Draws prompts until enough groups have unequal scores; None takes them as they come.
         replay: Earlier responses beside the fresh ones; None is strictly fresh.
-        trust_log_probs: Takes the engine's log-probs as `old_log_probs` instead of computing them again.
+        trust_log_probs: Whether the engine's log-probs are taken as `old_log_probs` instead of being computed again;
+            None: those of an engine that samples with the policy's own weights in float32 or wider are.
     """
 
     engine: EngineSpec = HuggingFaceRollout()
@@ -45,7 +46,7 @@ class Rollout:
     scoring: Scoring = Scoring()
     dynamic_sampling: DynamicSampling | None = None
     replay: ReplaySpec | None = None
-    trust_log_probs: bool = False
+    trust_log_probs: bool | None = None
 
     def __post_init__(self) -> None:
         check_at_least("Rollout", 1, responses_per_prompt=self.responses_per_prompt)

@@ -31,7 +31,7 @@ def compose(
     scoring: Scoring = Scoring(),
     dynamic_sampling: DynamicSampling | None = None,
     replay: ReplaySpec | None = None,
-    trust_rollout_log_probs: bool = False,
+    trust_rollout_log_probs: bool | None = None,
     length_penalty: RewardShaping | None = None,
     kl_reward: KLReward | None = None,
     truncation: Truncation = "terminal",
@@ -67,7 +67,8 @@ def compose(
         scoring: How the reward is run: worker processes and time limits.
         dynamic_sampling: Draws prompts until enough groups have unequal scores; null takes them as they come.
         replay: Earlier responses beside the fresh ones; null is strictly fresh.
-        trust_rollout_log_probs: Take the engine's log-probs as the old ones instead of computing them again.
+        trust_rollout_log_probs: Take the engine's log-probs as the old ones instead of computing them again; null: if
+            it samples with the policy's own weights in float32.
         length_penalty: Charge on length, in the reward.
         kl_reward: Charge on the divergence from the reference policy, in the reward.
         truncation: What responses count for that the length limit cut off: terminal (they end there), bootstrap (with

@@ -41,6 +41,8 @@ def policy_losses(
     output = policy(rows, temperature=composition.rollout.sampling.temperature, asks=composition.asks())
     if version is not None:
         present, drew = output.log_probs.detach(), on_policy(rows, version)[:, None]
+        away = (present - rows.rollout_log_probs).abs()
+        meter.add("policy/engine_difference", away, drew & rows.response_mask & away.isfinite())
         rows = rows.replace(old_log_probs=torch.where(drew, present.to(rows.old_log_probs), rows.old_log_probs))
     objective, gate = checked_loss(composition.loss.objective, output, rows), gates[0]
     terms = [keep(objective, gate) if objective.ndim == 2 else objective]

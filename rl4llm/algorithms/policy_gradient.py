@@ -32,6 +32,7 @@ from rl4llm.algorithms.policy_module import PolicyModule
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.strategy import float32_by_default
 from rl4llm.algorithms.survey import survey_once
+from rl4llm.algorithms.trust import EngineTrust
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
 from rl4llm.checks import UsageError
@@ -86,10 +87,8 @@ class PolicyGradient(PolicyModule):
         self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
         self.duals = nn.ModuleDict({slot: part.build() for slot, part in composition.constrained().items()})
         self.health = Health(guards, self.run_folder)
-        self.warming_up = False  # whether only the critics learn from the present rollout batch
-        self.warmed_up = False  # whether the critics explained as much as was asked of their warm-up
-
-    # --- one rollout batch ------------------------------------------------------------------------------------------
+        self.trust = EngineTrust(rollout.trust_log_probs, corrected=credit.correction is not None)
+        self.warming_up = self.warmed_up = False  # whether only critics learn now; whether they explain what was asked
 
     @float32_by_default()
     def training_step(self, prompts: PromptBatch, batch_index: int) -> None:
@@ -165,7 +164,7 @@ class PolicyGradient(PolicyModule):
         duals: dict[str, Any] = dict(self.duals.items())
 
         def losses(rows: RolloutBatch) -> list[Tensor]:
-            version = None if self.composition.rollout.trust_log_probs else self.policy_version
+            version = None if self.trust.choice else self.policy_version
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
         hooks: dict[str, Any] = dual_hooks(duals, runtime, meter, self._next_version)
@@ -194,6 +193,7 @@ class PolicyGradient(PolicyModule):
         meter.add("time/step_seconds", scalar(seconds))
         self.health.observe(meter)
         means = meter.means(self.runtime().gather)
+        self.trust.observe(means)
         means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
         for name, value in means.items():
             self.log(name, value, prog_bar=name in _SHOWN)
@@ -217,7 +217,7 @@ class PolicyGradient(PolicyModule):
     def _reads_old_log_probs(self) -> bool:
         """Whether the trainer's `old_log_probs` are needed before the update's own passes give them."""
         several = self.learning.updates.steps > 1 and not self.warming_up and self.composition.anchored
-        return (several or self.composition.reads("old_log_probs")) and not self.composition.rollout.trust_log_probs
+        return (several or self.composition.reads("old_log_probs")) and not self.trust(self.answering().engine)
 
     def _pass(self, runtime: Runtime, policy: Policy | None, rows: RolloutBatch, field: str) -> Tensor:
         """A field of `PolicyOutput` for all rows, without gradient, shared out over the ranks."""

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from rl4llm.batch import RolloutBatch
 from rl4llm.models.loading import accepts
 
-LEAST_SAVED = 0.1  # share of the tokens below which two forward passes cost more than they save
+LEAST_SAVED = 0.15  # share of the tokens below which two forward passes cost more than they save
 
 _OBSTACLES: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
 _SAID: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()

@@ -42,9 +42,11 @@ class Engine(ABC):
 
     Attributes:
         version: Version of the weights that `generate` draws from; −1 before the first `sync`.
+        exact: Whether its log-probs are those that the policy itself would give, up to the rounding of float32.
     """
 
     version: int = -1
+    exact: bool = False
 
     @abstractmethod
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -55,6 +55,12 @@ class HuggingFaceEngine(Engine):
         self.policy, self.rows_at_once, self.top_log_probs = policy, rows_at_once, top_log_probs
         self.version, self.closed = -1, False
 
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """True where neither weights nor autocast are narrower than float32."""
+        weight = next(iter(self.policy.model.parameters()))
+        return weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
+
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Remember the version. The weights are the policy's own and are not read."""
         self._check_open()

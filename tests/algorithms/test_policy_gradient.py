@@ -167,8 +167,9 @@ def test_old_log_probs_are_computed_only_when_needed(tiny_policy):
         return calls.count(False), calls.count(True)
 
     assert count(Updates(minibatches=1)) == (0, 1)
-    assert count(Updates(minibatches=2)) == (1, 2)
-    assert count(Updates(minibatches=1), kl_reward=KLReward(0.1)) == (1, 1)
+    assert count(Updates(minibatches=2)) == (0, 2)  # the engine shares the policy's weights
+    assert count(Updates(minibatches=2), trust_rollout_log_probs=False) == (1, 2)
+    assert count(Updates(minibatches=1), trust_rollout_log_probs=False, kl_reward=KLReward(0.1)) == (1, 1)
     assert count(Updates(minibatches=2), trust_rollout_log_probs=True) == (0, 2)
 
 

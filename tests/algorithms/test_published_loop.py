@@ -26,8 +26,8 @@ SEVERAL = Updates(minibatches=2, warmup_steps=0)
 
 
 def passes(tiny_policy, **changes):
-    """Forward passes of the policy without and with gradient in one rollout batch."""
-    calls, module = [], loop(tiny_policy, updates=SEVERAL, **changes)
+    """Forward passes of the policy without and with gradient in one rollout batch, of an engine that is not trusted."""
+    calls, module = [], loop(tiny_policy, updates=SEVERAL, trust_rollout_log_probs=False, **changes)
     forward = module.policy.forward
     module.policy.forward = lambda *a, **k: (calls.append(torch.is_grad_enabled()), forward(*a, **k))[1]
     run(module, steps=1)
