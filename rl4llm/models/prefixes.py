@@ -100,8 +100,8 @@ def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor
     sequences = Sequences(batch.prompt_ids, batch.prompt_mask, batch.response_ids)
     prompts = distinct_prompts(batch.prompt_ids, batch.prompt_mask)
     if _saved_share(sequences, prompts) < LEAST_SAVED or not shares_prompts(trunk):
-        return _by_rows(trunk, sequences)
-    return _shared(trunk, sequences, prompts)
+        return states_by_rows(trunk, sequences)
+    return states_shared(trunk, sequences, prompts)
 
 
 def prompt_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch width"]:
@@ -122,13 +122,17 @@ def _prompt_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions(mask)}
 
 
-def _by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Tensor:
+def states_by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor, "batch time width"]:
+    """As [response_states][], every row as a whole."""
     inputs = for_model(trunk, prefix_inputs(sequences))
     hidden: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
     return hidden[:, -sequences.response_ids.shape[1] :]
 
 
-def _shared(trunk: PreTrainedModel, sequences: Sequences, prompts: DistinctPrompts) -> Tensor:
+def states_shared(
+    trunk: PreTrainedModel, sequences: Sequences, prompts: DistinctPrompts
+) -> Float[Tensor, "batch time width"]:
+    """As [response_states][], each distinct prompt once."""
     cache = DynamicCache(config=trunk.config)
     inputs = _prompt_inputs(sequences.prompt_ids[prompts.rows], sequences.prompt_mask[prompts.rows])
     output: Any = trunk(**for_model(trunk, inputs), past_key_values=cache, use_cache=True)
@@ -189,7 +193,10 @@ def _difference(trunk: PreTrainedModel) -> str | None:
     ids = torch.arange(1, 16, device=device).reshape(3, 5) % size
     ids[1, :3] = ids[0, :3]
     trial = Sequences(ids[:, :3], torch.ones_like(ids[:, :3], dtype=torch.bool), ids[:, 3:])
-    rows, shared = _by_rows(trunk, trial), _shared(trunk, trial, distinct_prompts(trial.prompt_ids, trial.prompt_mask))
+    rows, shared = (
+        states_by_rows(trunk, trial),
+        states_shared(trunk, trial, distinct_prompts(trial.prompt_ids, trial.prompt_mask)),
+    )
     tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 5e-2
     same = (rows - shared).abs().amax() <= tolerance * rows.abs().amax()
     return None if same else "goes on from a cache to other numbers"
