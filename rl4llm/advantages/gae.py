@@ -23,13 +23,18 @@ def _advantages(
     """A for each λ, a number or one a row, then V; in float32 or wider, 0 where the mask is False."""
     # Trained tokens move to the left edge, so the next column is the next *trained* token. After the last
     # one all is 0, and its solution 0 goes back to the masked positions.
-    order = (~response_mask).byte().argsort(dim=-1, stable=True)
+    places = _left_edge(response_mask)
     kept_rewards, kept_values = (keep(at_least_float32(x), response_mask) for x in (rewards, values))
-    packed_values = kept_values.gather(-1, order)
-    next_values = pad(packed_values, (0, 1))[:, 1:]
-    deltas = kept_rewards.gather(-1, order) + gamma * next_values - packed_values
-    packed = (reverse_linear_scan(gamma * lam, deltas) for lam in lams)
-    return *(torch.empty_like(x).scatter(-1, order, x) for x in packed), kept_values
+    packed_rewards, packed_values = (torch.empty_like(x).scatter(-1, places, x) for x in (kept_rewards, kept_values))
+    deltas = packed_rewards + gamma * pad(packed_values, (0, 1))[:, 1:] - packed_values
+    return *(reverse_linear_scan(gamma * lam, deltas).gather(-1, places) for lam in lams), kept_values
+
+
+def _left_edge(mask: Tensor) -> Tensor:
+    """Where each column goes when the trained tokens of its row move left, in order, and the others behind them."""
+    trained = mask.cumsum(-1)
+    others = torch.arange(1, mask.shape[-1] + 1, device=mask.device) - trained
+    return torch.where(mask, trained, trained[:, -1:] + others) - 1
 
 
 @torch.no_grad()
@@ -75,10 +80,10 @@ def gae(
     """
     check_token_tensors("gae", response_mask, remedy=_REMEDY, rewards=rewards, values=values)
     check_interval("gae", 0.0, 1.0, gamma=gamma, lam=lam, lam_returns=lam_returns)
-    lams = (lam, lam if lam_returns is None else lam_returns)
-    advantages, targets, baseline = _advantages(rewards, values, response_mask, gamma, *lams)
+    lams = (lam,) if lam_returns is None else (lam, lam_returns)
+    *estimates, baseline = _advantages(rewards, values, response_mask, gamma, *lams)
     dtype = result_dtype(rewards, values)
-    return Advantages(advantages.to(dtype), (targets + baseline).to(dtype))
+    return Advantages(estimates[0].to(dtype), (estimates[-1] + baseline).to(dtype))
 
 
 @torch.no_grad()
