@@ -31,6 +31,7 @@ SIZES |= {"row": 2, "feature": 3, "width": 2}
 OPTIONS = {
     "k": 2,
     "bins": 2,
+    "width": 2,
     "num_critics": 2,
     "critic": 0,
     "low": 0.5,

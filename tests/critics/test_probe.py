@@ -1,5 +1,6 @@
 """The probe of the siblings' states: what a baseline may depend on, when it learns, what it reads and what is saved."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -397,3 +398,46 @@ def test_it_can_be_tied_to_the_mean(tiny_policy):
 def test_whoever_lends_no_states_is_told_so():
     with pytest.raises(UsageError, match=r"^this value source reads the policy's hidden states, and [^\n]*$"):
         probe().values(pairs([1.0, 0.0]), replace(CONTEXT, states=type(CONTEXT).states))
+
+
+# --- borders of the features ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "part"), [("prompt_mask", "prompt"), ("response_mask", "response")])
+def test_a_mask_that_does_not_fit_the_states_is_named(unchecked_shapes, name, part):
+    batch = pairs([1.0, 0.0])
+    masks = {"prompt_mask": batch.prompt_mask, "response_mask": batch.response_mask}
+    shape = tuple(getattr(states_of(batch), part).shape)
+    with pytest.raises(
+        UsageError, match=rf"^probe_features: {name} has shape \(1, \d\), the states {re.escape(str(shape))}"
+    ):
+        probe_features(states_of(batch), **{**masks, name: masks[name][:1]})
+    with pytest.raises(UsageError, match=rf"^probe_features: {name} must be a bool tensor"):
+        probe_features(states_of(batch), **{**masks, name: masks[name].long()})
+
+
+def test_responses_without_columns_have_features_of_the_prompt_alone():
+    batch = pairs([1.0, 0.0])
+    none = batch.replace(**{n: x[:, :0] for n, x in batch.tensors().items() if x.shape == batch.response_ids.shape})
+    found = features(none)
+    assert found.shape == (2, FEATURES)
+    torch.testing.assert_close(found[:, :2], features(batch)[:, :2])
+    assert not found[:, 2:].any()
+
+
+def test_a_response_of_one_token_counts():
+    batch = pairs([1.0, 0.0], mask=[[True, False, False], [True, False, False]])
+    source = probe(fitted=False)
+    source.values(batch, CONTEXT)
+    source.learn(batch, CONTEXT)
+    assert source.fit is not None
+
+
+def test_another_batch_than_it_judged_is_read_anew():
+    batch, other = pairs([1.0, 0.0, 1.0, 0.0]), pairs([0.0, 1.0], ids=[[9, 8, 7], [6, 5, 4]])
+    judged, fresh = probe(fitted=False), probe(fitted=False)
+    judged.values(batch, CONTEXT)
+    for source in (judged, fresh):
+        source.learn(other, CONTEXT)
+    for one, two in zip(judged.fit, fresh.fit, strict=True):
+        assert torch.equal(one, two)

@@ -320,3 +320,5 @@ def test_stretches_are_checked(options, message):
         Tether(**options)
     with pytest.raises(UsageError, match=r"^position_bins: width must be a whole number of at least 1, got 0"):
         position_bins(torch.ones(1, 2, dtype=torch.bool), bins=2, width=0)
+    with pytest.raises(UsageError, match=r"^position_bins: bins must be a whole number of at least 1, got 0"):
+        position_bins(torch.ones(1, 2, dtype=torch.bool), bins=0, width=2)

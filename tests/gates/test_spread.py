@@ -1,5 +1,6 @@
 """Gates by the spread of returns, and the critics that say it."""
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -33,6 +34,7 @@ from rl4llm.critics import (
 from rl4llm.gates import NarrowReturns, UndecidedStates, WideReturns, drop_smallest, narrow_returns, wide_returns
 from rl4llm.objectives import PPOClip
 from rl4llm.testing.strategies import rollouts
+from tests.classic_bugs.test_loss import some_batch
 from tests.models.test_models import a_batch
 
 FEWER = settings(max_examples=settings.default.max_examples // 4)  # whole batches are slow to draw
@@ -169,3 +171,26 @@ def test_a_gate_by_a_spread_that_nobody_says_is_refused(critics):
         composition.check()
     some = replace(composition, credit=Credit(GAE(), MiniCritics(head=QuantileHead())))
     some.check()
+
+
+@pytest.mark.parametrize("kind", [WideReturns, NarrowReturns])
+def test_of_equal_spreads_exactly_the_share_is_dropped_where_asked(kind, unchecked_shapes):
+    batch = some_batch(0)
+    batch = batch.replace(return_spread=torch.ones_like(batch.rewards))
+    tokens = int(batch.response_mask.sum())
+    assert torch.equal(kind(0.5)(batch), batch.response_mask)
+    assert int(kind(0.5, exact=True)(batch).sum()) == tokens - tokens // 2
+    with pytest.raises(UsageError, match=rf"^{kind.__name__}: fraction must be in \[0, 1\), got 1"):
+        kind(fraction=1.0)
+
+
+@pytest.mark.parametrize("gate", [wide_returns, narrow_returns])
+def test_what_does_not_fit_names_the_gate(gate, unchecked_shapes):
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(UsageError, match=rf"^{gate.__name__}: return_spread has shape \(2, 1\), response_mask"):
+        gate(torch.ones(2, 1), mask)
+    with pytest.raises(UsageError, match=rf"^{gate.__name__}: fraction must be in"):
+        gate(torch.ones(2, 3), mask, fraction=1.0)
+    ties = torch.arange(6.0).reshape(2, 3)
+    assert int(gate(torch.ones(2, 3), mask, fraction=0.5, ties=ties).sum()) == 3
+    assert inspect.signature(gate).parameters["fraction"].default == 0.2
