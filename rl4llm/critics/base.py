@@ -100,7 +100,8 @@ class ValueContext:
         encode: Token ids of texts, as the policy's tokenizer gives them.
         states: `states(f, batch, layer)` evaluates f on the hidden states of the policy as it is now, without grad, in
             microbatches, and gives its result for the whole batch (the batch is f's first axis). The states themselves
-            are never held for more than a microbatch. `layer` is as for [CrossRolloutProbe][].
+            are never held for more than a microbatch. `layer` is as for
+            [CrossRolloutProbe][rl4llm.critics.probe.CrossRolloutProbe].
     """
 
     map: Callable[[TokenFunction, RolloutBatch], Tensor]
