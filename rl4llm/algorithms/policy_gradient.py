@@ -217,16 +217,16 @@ class PolicyGradient(PolicyModule):
     def _reads_old_log_probs(self) -> bool:
         """Whether the trainer's `old_log_probs` are needed before the update's own passes give them."""
         several = self.learning.updates.steps > 1 and not self.warming_up and self.composition.anchored
-        return (several or self.composition.reads("old_log_probs")) and not self.trust(self.answering().engine)
+        needed = several or self.composition.reads("old_log_probs")
+        return needed and not self.trust(self.answering().engine, self.trainer.precision)
 
     def _pass(self, runtime: Runtime, policy: Policy | None, rows: RolloutBatch, field: str) -> Tensor:
         """A field of `PolicyOutput` for all rows, without gradient, shared out over the ranks."""
         assert policy is not None
         asks = () if field == "log_probs" else (field,)
-        temperature = self.sampling.temperature
 
         def read(piece: RolloutBatch) -> Tensor:
-            return getattr(policy(piece, temperature=temperature, asks=asks), field)
+            return getattr(policy(piece, temperature=self.sampling.temperature, asks=asks), field)
 
         return map_dealt(runtime, read, rows, self.learning.updates.microbatch_tokens)
 

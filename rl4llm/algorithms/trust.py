@@ -26,11 +26,12 @@ class EngineTrust:
     def __init__(self, choice: bool | None, *, corrected: bool) -> None:
         self.choice, self.corrected, self.lost = choice, corrected, False
 
-    def __call__(self, engine: Engine) -> bool:
-        """Whether this engine is trusted now."""
+    def __call__(self, engine: Engine, precision: str | int | None) -> bool:
+        """Whether this engine is trusted now, under this precision of the Trainer."""
         if self.choice is not None:
             return self.choice
-        return engine.exact and not self.corrected and not self.lost
+        wide = str(precision).startswith(("32", "64"))  # a strategy may narrow the weights out of the engine's sight
+        return engine.exact and wide and not self.corrected and not self.lost
 
     def observe(self, means: Mapping[str, Tensor]) -> None:
         """Look at the metrics of a step, the same on every rank."""

@@ -8,11 +8,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rl4llm.linear_log_probs import linear_log_probs, listed_linear_log_probs
 from rl4llm.log_probs import TokenLogProbs
+from rl4llm.models.prefixes import is_sharded
 
 _HEADS: "WeakKeyDictionary[nn.Module, LanguageHead | None]" = WeakKeyDictionary()
 
@@ -76,7 +76,7 @@ def language_head(model: PreTrainedModel) -> LanguageHead | None:
     model: where they differ, its own are used from then on, as a whole, and that is said once. So it is for sharded
     weights, which are whole only inside the model's own forward pass.
     """
-    if isinstance(next(iter(model.parameters())), DTensor):  # may become so while a model lives
+    if is_sharded(model):  # may become so while a model lives
         return None
     if model not in _HEADS:
         head = _read(model)

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -148,7 +149,7 @@ def states_shared(
 
 def shares_prompts(trunk: PreTrainedModel) -> bool:
     """Whether responses can go on from the cache of their prompt, with gradient; tried out once for each model."""
-    if _is_sharded(trunk):  # this and the next may change while a model lives
+    if is_sharded(trunk):  # this and the next may change while a model lives
         return _warn(trunk, "is sharded")
     if checkpoints_activations(trunk):
         return _warn(trunk, "computes activations again in backward")
@@ -173,8 +174,11 @@ def checkpoints_activations(model: PreTrainedModel) -> bool:
     return bool(model.is_gradient_checkpointing if found is None else found)
 
 
-def _is_sharded(trunk: PreTrainedModel) -> bool:
-    return isinstance(next(iter(trunk.parameters())), DTensor)
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold parts of its weights, so that all of them must run it in the same order."""
+    if isinstance(next(iter(model.parameters()), None), DTensor):
+        return True
+    return any(isinstance(module, FSDPModule) for module in model.modules())  # weights that are whole for the moment
 
 
 def _obstacle(trunk: PreTrainedModel) -> str | None:

@@ -24,33 +24,35 @@ class Other:
 
 
 @pytest.mark.parametrize(
-    ("choice", "corrected", "engine", "trusted"),
+    ("choice", "corrected", "engine", "precision", "trusted"),
     [
-        (None, False, Exact, True),
-        (None, False, Other, False),
-        (None, True, Exact, False),
-        (True, False, Other, True),
-        (False, False, Exact, False),
+        (None, False, Exact, "32-true", True),
+        (None, False, Exact, "64-true", True),
+        (None, False, Exact, "bf16-mixed", False),
+        (None, False, Other, "32-true", False),
+        (None, True, Exact, "32-true", False),
+        (True, False, Other, "bf16-mixed", True),
+        (False, False, Exact, "32-true", False),
     ],
 )
-def test_who_is_trusted(unchecked_shapes, choice, corrected, engine, trusted):
-    assert EngineTrust(choice, corrected=corrected)(engine()) is trusted
+def test_who_is_trusted(unchecked_shapes, choice, corrected, engine, precision, trusted):
+    assert EngineTrust(choice, corrected=corrected)(engine(), precision) is trusted
 
 
 def test_an_engine_that_is_too_far_off_loses_its_trust_once(unchecked_shapes):
     trust = EngineTrust(None, corrected=False)
     trust.observe({})
     trust.observe({"policy/engine_difference": torch.tensor(1e-5)})
-    assert trust(Exact())
+    assert trust(Exact(), "32-true")
     with pytest.warns(UserWarning, match="differ from the trainer's by 0.01 nats on average, so the trainer"):
         trust.observe({"policy/engine_difference": torch.tensor(0.01)})
-    assert not trust(Exact())
+    assert not trust(Exact(), "32-true")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trust.observe({"policy/engine_difference": torch.tensor(0.01)})
     told = EngineTrust(True, corrected=False)
     told.observe({"policy/engine_difference": torch.tensor(0.01)})
-    assert told(Other())
+    assert told(Other(), "32-true")
 
 
 def test_the_policy_s_own_module_is_exact_in_single_precision(tiny_policy):
