@@ -441,3 +441,36 @@ def test_another_batch_than_it_judged_is_read_anew():
         source.learn(other, CONTEXT)
     for one, two in zip(judged.fit, fresh.fit, strict=True):
         assert torch.equal(one, two)
+
+
+def test_fresh_responses_beside_replayed_ones_count_from_one_token_on():
+    batch = pairs([1.0, 0.0, 1.0, 0.0], mask=[[True, False, False]] * 4)
+    source = probe(fitted=False, ridge=5.0)
+    source.learn(batch.replace(replayed=torch.tensor([True, True, False, False])), CONTEXT)
+    ((phi, y),) = source.window
+    assert y.tolist() == [0.0, 1.0]
+    assert torch.equal(source.fit.weights, ridge_fit(phi, y, ridge=5.0).weights)
+    assert not torch.equal(source.fit.weights, ridge_fit(phi, y).weights)
+
+
+def test_one_token_is_enough_to_be_read():
+    batch, source = pairs([1.0, 0.0], mask=[[True, False, False]] * 2), probe()
+    found, phi = baselines(source, batch), features(batch)
+    torch.testing.assert_close(found, ridge_predict(source.fit, phi).flip(0))
+
+
+@pytest.mark.parametrize(("bounds", "expected"), [((0.6, 9.0), 0.6), ((-9.0, 0.3), 0.3), ((-9.0, 9.0), 0.4)])
+def test_the_mean_target_is_kept_between_the_bounds_too(bounds, expected):
+    """A prompt of one response has no sibling; the intercept of the fit is 0.4."""
+    low, high = bounds
+    batch = pairs([1.0, 0.0, 1.0], groups=[0, 0, 1])
+    assert baselines(probe(low=low, high=high), batch)[2].item() == pytest.approx(expected)
+
+
+def test_the_state_of_an_unused_probe_is_empty():
+    state = probe(fitted=False).get_extra_state()
+    assert state["features"].numel() == state["targets"].numel() == 0
+    other = probe(fitted=False)
+    other.set_extra_state(state)
+    assert len(other.window) == 0
+    assert other.fit is None

@@ -474,3 +474,40 @@ def test_in_the_loop_a_gate_that_never_opens_trains_as_terminal(tiny_policy, tin
     gone_on, _ = fit(tiny_policy, critics, "bootstrap")
     assert torch.equal(weights(shut), weights(ended))
     assert not torch.equal(weights(gone_on), weights(ended))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"valid": 0}, "valid must be a whole number of at least 1, got 0"),
+        ({"truncated": torch.zeros(2)}, "truncated must be a bool tensor"),
+        ({"scores": torch.zeros(3)}, r"scores has shape \(3,\), group_ids \(2,\)"),
+        ({"truncated": torch.zeros(3, dtype=torch.bool)}, r"truncated has shape \(3,\), group_ids \(2,\)"),
+        ({"values": torch.zeros(2, 1)}, r"values has shape \(2, 1\), response_mask \(2, 3\)"),
+        ({"response_mask": torch.ones(1, 3, dtype=torch.bool), "values": torch.zeros(1, 3)}, "group_ids has shape"),
+    ],
+)
+def test_what_an_error_is_made_of_is_checked(unchecked_shapes, changes, message):
+    given_ = {
+        "values": torch.zeros(2, 3),
+        "scores": torch.zeros(2),
+        "truncated": torch.zeros(2, dtype=torch.bool),
+        "group_ids": torch.zeros(2, dtype=torch.long),
+        "response_mask": torch.ones(2, 3, dtype=torch.bool),
+    }
+    with pytest.raises(UsageError, match=rf"^prompt_errors: {message}"):
+        prompt_errors(**(given_ | changes))
+
+
+def test_an_error_is_as_precise_as_the_wider_of_its_two_numbers():
+    values, scores = torch.full((2, 1), 0.1), doubles(0.1, 0.1)
+    mask, finished = torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    found = prompt_errors(values, scores, finished, finished.long(), mask)
+    assert found.dtype == torch.float64
+    assert found[0].item() == pytest.approx(1.490116e-9, rel=1e-5)
+
+
+def test_the_window_of_an_unused_gate_is_empty_and_exact():
+    state = source().get_extra_state()
+    assert all(x.numel() == 0 for x in state.values())
+    assert {x.dtype for x in state.values()} <= {torch.float64, torch.long}

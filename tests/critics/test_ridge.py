@@ -95,3 +95,28 @@ def test_what_cannot_be_fitted_is_one_line(unchecked_shapes):
         ridge_fit(x, y, ridge=0.0)
     with pytest.raises(UsageError, match=r"^ridge_predict: features has shape \(4, 1\), the fit has 2 features; "):
         ridge_predict(ridge_fit(x, y), x[:, :1])
+
+
+def test_a_feature_is_constant_against_its_own_size():
+    """One feature of 1e9 beside one of 1e-9, both of which vary."""
+    x, y = drawn(20, 2)
+    fit = ridge_fit(x / x.std(0) * doubles(1e9, 1e-9), y)
+    torch.testing.assert_close(fit.weights, ridge_fit(x / x.std(0), y).weights)
+    level = torch.stack([x[:, 0], 1e-9 + 1e-26 * x[:, 1]], 1)
+    assert ridge_fit(level, y).weights[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3), r"^ridge_fit: features has shape \(3,\); expected 2 axes: row feature"),
+        (
+            torch.zeros(3, 2),
+            torch.zeros(2),
+            r"^ridge_fit: targets has shape \(2,\), features \(3, 2\); pass one",
+        ),
+    ],
+)
+def test_shapes_are_named(unchecked_shapes, features, targets, message):
+    with pytest.raises(UsageError, match=message):
+        ridge_fit(features, targets)
