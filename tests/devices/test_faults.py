@@ -17,7 +17,7 @@ from tests.devices.killing import assert_same, command, finish, newest, rows
 pytestmark = pytest.mark.devices
 ROOT = Path(__file__).parents[2]
 NOISE = ("Seed set to", "INFO:", "[rank", "Initializing distributed", "-----", "distributed_backend", "All dist", "💡")
-NOISE += ("GPU available", "TPU available", "[W", "[E")
+NOISE += ("GPU available", "TPU available", "[W", "[E", "warning: FSDP")  # sharded critics run whole rows and say so
 PART = {
     "collect": "--model.engine=tests.devices.faults.Collecting",
     "judge": "--model.gate=tests.devices.faults.Judging",
