@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_interval, check_ndim
-from rl4llm.log_probs import TokenLogProbs, finite_logs
+from rl4llm.log_probs import Incoming, TokenLogProbs, check_ids, chunk_statistics
 from rl4llm.masked import at_least_float32
 
 CHUNK_ELEMENTS = 2**25  # logits that exist at once: 128 MiB in float32
@@ -99,7 +99,7 @@ def linear_log_probs(
     check_interval("linear_log_probs", -math.inf, ends="()", scale=scale)
     check_interval("linear_log_probs", 0.0, ends="()", **({} if soft_cap is None else {"soft_cap": soft_cap}))
     _check(hidden, weight, bias, ids)
-    size = chunk_size or max(1, CHUNK_ELEMENTS // len(weight))
+    size = max(1, CHUNK_ELEMENTS // len(weight)) if chunk_size is None else chunk_size
     check_at_least("linear_log_probs", 1, chunk_size=size)
     flat, options = hidden.reshape(-1, hidden.shape[-1]), (HeadScale(scale, soft_cap, temperature), entropy, size)
     results = _LinearStatistics.apply(flat, weight, bias, ids.reshape(-1).long(), *options)
@@ -161,14 +161,7 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> 
         )
     if bias is not None and bias.shape != (vocab,):
         raise UsageError(f"linear_log_probs: bias has shape {tuple(bias.shape)}; expected ({vocab},).")
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise UsageError(f"linear_log_probs: ids must hold integers, got {ids.dtype}; pass ids.long().")
-    outside = (ids < 0) | (ids >= vocab)
-    if outside.any():
-        raise UsageError(
-            f"linear_log_probs: ids must be in [0, {vocab}), got {int(ids[outside][0])}; fill ignored positions with "
-            "any id of the vocabulary and mask their results."
-        )
+    check_ids("linear_log_probs", ids, vocab)
 
 
 def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
@@ -197,12 +190,11 @@ class _LinearStatistics(torch.autograd.Function):
         normalizers, entropies = torch.empty_like(log_probs), torch.empty_like(log_probs) if entropy else None
         head, kept = _Head(weight, bias, scale, dtype), None
         for at in _slices(len(ids), chunk_size):
-            kept = x = head.logits(hidden[at])
-            normalizers[at] = x.logsumexp(-1)
-            log_probs[at] = x.gather(-1, ids[at, None])[:, 0] - normalizers[at]
+            kept = head.logits(hidden[at])
+            statistics = chunk_statistics(kept, ids[at], entropy=entropy)
+            log_probs[at], normalizers[at] = statistics[:2]
             if entropies is not None:
-                logs = finite_logs(x, normalizers[at])
-                entropies[at] = -logs.exp().mul_(logs).sum(-1)
+                entropies[at] = statistics[2]
         kept = kept if len(ids) <= chunk_size else None
         ctx.save_for_backward(hidden, weight, bias, ids, normalizers, entropies, kept)
         ctx.set_materialize_grads(False)
@@ -214,23 +206,11 @@ class _LinearStatistics(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, ids, normalizers, entropies, kept = ctx.saved_tensors
         scale, chunk_size, dtype = ctx.options
-        for_logs, for_normalizers, for_entropies = (
-            torch.zeros_like(normalizers) if g is None else g for g in gradients
-        )
-        heard = ((for_logs != 0) | (for_normalizers != 0) | (for_entropies != 0)).nonzero()[:, 0]
-        weights = for_normalizers - for_logs
-        if entropies is not None:
-            weights = weights - for_entropies * entropies
+        incoming = Incoming(gradients, ids, normalizers, entropies)
         head, sums = _Head(weight, bias, scale, dtype), _Sums(hidden, weight, bias, ctx.needs_input_grad)
-        for part in heard.split(chunk_size):
+        for part in (~incoming.silent).nonzero()[:, 0].split(chunk_size):
             x = head.logits(hidden[part]) if kept is None else kept[part]
-            logs = finite_logs(x, normalizers[part])
-            probs = logs.exp()
-            slope = probs * weights[part, None]
-            if gradients[2] is not None:
-                slope -= probs.mul_(logs).mul_(for_entropies[part, None])
-            slope.scatter_add_(-1, ids[part, None], for_logs[part, None])
-            sums.add(part, scale.slope_(slope, x), head.weight, hidden[part])
+            sums.add(part, scale.slope_(incoming.slope(x, part), x), head.weight, hidden[part])
         return sums.hidden, sums.of_weight(), sums.of_bias(), None, None, None, None
 
 

@@ -107,7 +107,12 @@ def token_log_probs(
     """
     check_interval("token_log_probs", 0.0, ends="()", temperature=temperature)
     check_at_least("token_log_probs", 1, chunk_size=chunk_size)
-    _check_ids(logits, ids)
+    if logits.shape[:-1] != ids.shape:
+        raise UsageError(
+            f"token_log_probs: ids has shape {tuple(ids.shape)}, logits {tuple(logits.shape)}; "
+            "pass one id per position."
+        )
+    check_ids("token_log_probs", ids, logits.shape[-1])
     results = _TokenStatistics.apply(logits, ids.long(), temperature, entropy, chunk_size)
     log_probs, normalizers = (x.reshape(ids.shape) for x in results[:2])
     if not (entropy or logsumexp):
@@ -142,19 +147,15 @@ def listed_log_probs(
     return listed - logsumexp.detach()[..., None]
 
 
-def _check_ids(logits: Tensor, ids: Tensor) -> None:
-    if logits.shape[:-1] != ids.shape:
-        raise UsageError(
-            f"token_log_probs: ids has shape {tuple(ids.shape)}, logits {tuple(logits.shape)}; "
-            "pass one id per position."
-        )
+def check_ids(by: str, ids: Tensor, vocab: int) -> None:
+    """Raise unless ids are integers in a vocabulary of this size."""
     if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise UsageError(f"token_log_probs: ids must hold integers, got {ids.dtype}; pass ids.long().")
-    outside = (ids < 0) | (ids >= logits.shape[-1])
+        raise UsageError(f"{by}: ids must hold integers, got {ids.dtype}; pass ids.long().")
+    outside = (ids < 0) | (ids >= vocab)
     if outside.any():
         raise UsageError(
-            f"token_log_probs: ids must be in [0, {logits.shape[-1]}), got {int(ids[outside][0])}; "
-            "fill ignored positions with any id of the vocabulary and mask their results."
+            f"{by}: ids must be in [0, {vocab}), got {int(ids[outside][0])}; fill ignored positions with any id of the "
+            "vocabulary and mask their results."
         )
 
 
@@ -178,9 +179,52 @@ def _scaled(chunk: Tensor, temperature: float) -> Tensor:
     return x if temperature == 1.0 else x / temperature
 
 
-def finite_logs(x: Tensor, normalizers: Tensor) -> Tensor:
+def _finite_logs(x: Tensor, normalizers: Tensor) -> Tensor:
     """Log π, with the most negative number in place of −inf so that π log π is 0 where π is."""
     return (x - normalizers[:, None]).clamp_(min=torch.finfo(x.dtype).min)
+
+
+def chunk_statistics(x: Tensor, ids: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log-probs, log-normalizers and on request entropies of the tempered logits x, positions × vocab."""
+    normalizers = x.logsumexp(-1)
+    log_probs = x.gather(-1, ids[:, None])[:, 0] - normalizers
+    if not entropy:
+        return log_probs, normalizers, None
+    logs = _finite_logs(x, normalizers)
+    return log_probs, normalizers, -logs.exp().mul_(logs).sum(-1)
+
+
+class Incoming:
+    """Gradients that arrive at the statistics of all positions, and what they make of those of the logits.
+
+    Args:
+        gradients: Of log-probs, log-normalizers and entropies; None where none arrives.
+        ids: The token at each position.
+        normalizers: Log-normalizers.
+        entropies: Entropies; None where they were not asked for.
+    """
+
+    def __init__(
+        self, gradients: tuple[Tensor | None, ...], ids: Tensor, normalizers: Tensor, entropies: Tensor | None
+    ) -> None:
+        self.ids, self.normalizers = ids, normalizers
+        self.for_logs, for_normalizers, for_entropies = (
+            torch.zeros_like(normalizers) if g is None else g for g in gradients
+        )
+        self.for_entropies = None if gradients[2] is None else for_entropies
+        self.weights = for_normalizers - self.for_logs
+        if entropies is not None:
+            self.weights = self.weights - for_entropies * entropies
+        self.silent = (self.for_logs == 0) & (for_normalizers == 0) & (for_entropies == 0)
+
+    def slope(self, x: Tensor, at: Tensor | slice) -> Tensor:
+        """Return the gradient of the tempered logits x of the positions `at`."""
+        logs = _finite_logs(x, self.normalizers[at])
+        probs = logs.exp()
+        slope = probs * self.weights[at][:, None]
+        if self.for_entropies is not None:
+            slope -= probs.mul_(logs).mul_(self.for_entropies[at][:, None])
+        return slope.scatter_add_(-1, self.ids[at][:, None], self.for_logs[at][:, None])
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -195,12 +239,10 @@ class _TokenStatistics(torch.autograd.Function):
         normalizers = torch.empty_like(log_probs)
         entropies = torch.empty_like(log_probs) if entropy else None
         for at, chunk in _chunks(logits, chunk_size):
-            x = _scaled(chunk, temperature)
-            normalizers[at] = x.logsumexp(-1)
-            log_probs[at] = x.gather(-1, ids[at, None])[:, 0] - normalizers[at]
+            statistics = chunk_statistics(_scaled(chunk, temperature), ids[at], entropy=entropy)
+            log_probs[at], normalizers[at] = statistics[:2]
             if entropies is not None:
-                logs = finite_logs(x, normalizers[at])
-                entropies[at] = -logs.exp().mul_(logs).sum(-1)
+                entropies[at] = statistics[2]
         ctx.save_for_backward(logits, ids, normalizers, entropies)
         ctx.set_materialize_grads(False)
         ctx.options = temperature, chunk_size
@@ -211,20 +253,9 @@ class _TokenStatistics(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, ids, normalizers, entropies = ctx.saved_tensors
         temperature, chunk_size = ctx.options
-        for_logs, for_normalizers, for_entropies = (
-            torch.zeros_like(normalizers) if g is None else g for g in gradients
-        )
-        weight = for_normalizers - for_logs
-        if entropies is not None:
-            weight = weight - for_entropies * entropies
-        silent = (for_logs == 0) & (for_normalizers == 0) & (for_entropies == 0)
+        incoming = Incoming(gradients, ids, normalizers, entropies)
         result = torch.empty(len(ids), logits.shape[-1], dtype=logits.dtype, device=logits.device)
         for at, chunk in _chunks(logits, chunk_size):
-            logs = finite_logs(_scaled(chunk, temperature), normalizers[at])
-            probs = logs.exp()
-            slope = probs * weight[at, None]
-            if gradients[2] is not None:
-                slope -= probs.mul_(logs).mul_(for_entropies[at, None])
-            slope.scatter_add_(-1, ids[at, None], for_logs[at, None])
-            result[at] = slope.div_(temperature).masked_fill_(silent[at, None], 0.0)
+            slope = incoming.slope(_scaled(chunk, temperature), at).div_(temperature)
+            result[at] = slope.masked_fill_(incoming.silent[at, None], 0.0)
         return result.reshape(logits.shape), None, None, None, None

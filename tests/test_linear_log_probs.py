@@ -187,6 +187,7 @@ def test_the_logits_never_exist_as_a_whole():
         ({"scale": math.inf}, r"scale must be in \(-inf, inf\), got inf"),
         ({"soft_cap": 0.0}, r"soft_cap must be in \(0, inf\), got 0"),
         ({"chunk_size": -1}, r"chunk_size must be a whole number of at least 1, got -1"),
+        ({"chunk_size": 0}, r"chunk_size must be a whole number of at least 1, got 0"),
         ({"weight": torch.zeros(3)}, r"weight has shape \(3,\); expected 2 axes: vocab width"),
     ],
 )

@@ -14,6 +14,7 @@ from rl4llm.gates.divergence import DivergenceFilter, divergence_filter
 from rl4llm.gates.entropy import HighEntropy, LowEntropy, high_entropy, low_entropy
 from rl4llm.gates.noise import content_noise
 from rl4llm.gates.outcome import CorrectResponses, FinishedResponses, correct_responses, finished_responses
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import AdvantageMagnitude, RandomGate, advantage_magnitude, drop_smallest, random_gate
 from rl4llm.gates.spread import NarrowReturns, WideReturns, narrow_returns, wide_returns
 from rl4llm.gates.undecided import UndecidedStates, undecided_states
@@ -21,6 +22,7 @@ from rl4llm.gates.undecided import UndecidedStates, undecided_states
 __all__ = [
     # base
     "Gate",
+    "ShareGate",
     # by critics' spread
     "agreement_gate",
     "AgreementGate",

@@ -7,10 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_critic_values, check_fraction
+from rl4llm.checks import check_critic_values
 from rl4llm.critic_values import critic_std
-from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import tie_breaks
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32
 
@@ -56,7 +55,7 @@ def agreement_gate(
 
 
 @dataclass(frozen=True)
-class AgreementGate(Gate):
+class AgreementGate(ShareGate):
     """Drops the tokens where the critics agree most. See [agreement_gate][rl4llm.gates.agreement.agreement_gate].
 
     Args:
@@ -64,16 +63,9 @@ class AgreementGate(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("critic_values",)
     paper: ClassVar[str] = "2510.01656"
 
-    def __post_init__(self) -> None:
-        check_fraction("AgreementGate", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`agreement_gate` of `batch.critic_values`."""
-        (critic_values,) = self.take(batch)
-        ties = tie_breaks(batch, self.exact)
-        return agreement_gate(critic_values, batch.response_mask, fraction=self.fraction, ties=ties)
+        return self.kept_by(agreement_gate, batch)

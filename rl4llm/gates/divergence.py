@@ -7,10 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_critic_values, check_fraction
+from rl4llm.checks import check_critic_values
 from rl4llm.critic_values import critic_std
-from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import tie_breaks
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32
 
@@ -57,7 +56,7 @@ def divergence_filter(
 
 
 @dataclass(frozen=True)
-class DivergenceFilter(Gate):
+class DivergenceFilter(ShareGate):
     """Drops the tokens where the critics diverge most.
 
     See [divergence_filter][rl4llm.gates.divergence.divergence_filter].
@@ -67,16 +66,9 @@ class DivergenceFilter(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("critic_values",)
     paper: ClassVar[str] = "2510.01656"
 
-    def __post_init__(self) -> None:
-        check_fraction("DivergenceFilter", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`divergence_filter` of `batch.critic_values`."""
-        (critic_values,) = self.take(batch)
-        ties = tie_breaks(batch, self.exact)
-        return divergence_filter(critic_values, batch.response_mask, fraction=self.fraction, ties=ties)
+        return self.kept_by(divergence_filter, batch)

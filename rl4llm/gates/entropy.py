@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_fraction, check_token_tensors
-from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import tie_breaks
+from rl4llm.checks import check_token_tensors
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import drop_smallest
 
 
@@ -77,7 +76,7 @@ def low_entropy(
 
 
 @dataclass(frozen=True)
-class HighEntropy(Gate):
+class HighEntropy(ShareGate):
     """Keeps the tokens of highest entropy. See [high_entropy][rl4llm.gates.entropy.high_entropy].
 
     Args:
@@ -86,22 +85,16 @@ class HighEntropy(Gate):
     """
 
     fraction: float = 0.8
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("entropies",)
     paper: ClassVar[str] = "2506.01939"
 
-    def __post_init__(self) -> None:
-        check_fraction("HighEntropy", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`high_entropy` of `batch.entropies`."""
-        (entropies,) = self.take(batch)
-        ties = tie_breaks(batch, self.exact)
-        return high_entropy(entropies, batch.response_mask, fraction=self.fraction, ties=ties)
+        return self.kept_by(high_entropy, batch)
 
 
 @dataclass(frozen=True)
-class LowEntropy(Gate):
+class LowEntropy(ShareGate):
     """Drops the tokens of highest entropy. See [low_entropy][rl4llm.gates.entropy.low_entropy].
 
     Args:
@@ -109,16 +102,9 @@ class LowEntropy(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("entropies",)
     paper: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        check_fraction("LowEntropy", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`low_entropy` of `batch.entropies`."""
-        (entropies,) = self.take(batch)
-        ties = tie_breaks(batch, self.exact)
-        return low_entropy(entropies, batch.response_mask, fraction=self.fraction, ties=ties)
+        return self.kept_by(low_entropy, batch)

@@ -10,7 +10,8 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_fraction, check_token_tensors
 from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import content_noise, tie_breaks
+from rl4llm.gates.noise import content_noise
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.masked import at_least_float32, keep
 
 
@@ -156,7 +157,7 @@ def random_gate(
 
 
 @dataclass(frozen=True)
-class AdvantageMagnitude(Gate):
+class AdvantageMagnitude(ShareGate):
     """Keeps the tokens with the largest |A|. See [advantage_magnitude][rl4llm.gates.share.advantage_magnitude].
 
     Args:
@@ -164,19 +165,12 @@ class AdvantageMagnitude(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("advantages",)
     paper: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        check_fraction("AdvantageMagnitude", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`advantage_magnitude` of `batch.advantages`."""
-        (advantages,) = self.take(batch)
-        ties = tie_breaks(batch, self.exact)
-        return advantage_magnitude(advantages, batch.response_mask, fraction=self.fraction, ties=ties)
+        return self.kept_by(advantage_magnitude, batch)
 
 
 @dataclass(frozen=True)

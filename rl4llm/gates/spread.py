@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_fraction, check_token_tensors
-from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import tie_breaks
+from rl4llm.checks import check_token_tensors
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import drop_smallest
 
 
@@ -80,7 +79,7 @@ def narrow_returns(
 
 
 @dataclass(frozen=True)
-class WideReturns(Gate):
+class WideReturns(ShareGate):
     """Drops the tokens of least spread returns. See [wide_returns][rl4llm.gates.spread.wide_returns].
 
     Args:
@@ -88,22 +87,16 @@ class WideReturns(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("return_spread",)
     paper: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        check_fraction("WideReturns", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`wide_returns` of `batch.return_spread`."""
-        (spread,) = self.take(batch)
-        return wide_returns(spread, batch.response_mask, fraction=self.fraction, ties=tie_breaks(batch, self.exact))
+        return self.kept_by(wide_returns, batch)
 
 
 @dataclass(frozen=True)
-class NarrowReturns(Gate):
+class NarrowReturns(ShareGate):
     """Drops the tokens of most spread returns. See [narrow_returns][rl4llm.gates.spread.narrow_returns].
 
     Args:
@@ -111,15 +104,9 @@ class NarrowReturns(Gate):
         exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("return_spread",)
     paper: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        check_fraction("NarrowReturns", fraction=self.fraction)
-
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`narrow_returns` of `batch.return_spread`."""
-        (spread,) = self.take(batch)
-        return narrow_returns(spread, batch.response_mask, fraction=self.fraction, ties=tie_breaks(batch, self.exact))
+        return self.kept_by(narrow_returns, batch)

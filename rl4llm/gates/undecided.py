@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import check_fraction, check_range, check_token_tensors
-from rl4llm.gates.base import Gate
-from rl4llm.gates.noise import tie_breaks
+from rl4llm.checks import check_range, check_token_tensors
+from rl4llm.gates.ranked import ShareGate
 from rl4llm.gates.share import drop_smallest
 from rl4llm.masked import at_least_float32
 
@@ -62,29 +61,25 @@ def undecided_states(
 
 
 @dataclass(frozen=True)
-class UndecidedStates(Gate):
+class UndecidedStates(ShareGate):
     """Drops the tokens whose outcome is most decided. See [undecided_states][rl4llm.gates.undecided.undecided_states].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
+        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
         low: Smallest score.
         high: Largest score.
-        exact: Whether exactly that share is dropped, equal tokens by a hash of their content; else ties are kept whole.
     """
 
-    fraction: float = 0.2
     low: float = 0.0
     high: float = 1.0
-    exact: bool = False
     reads: ClassVar[tuple[str, ...]] = ("values",)
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        check_fraction("UndecidedStates", fraction=self.fraction)
+        super().__post_init__()
         check_range("UndecidedStates", low=self.low, high=self.high)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
         """`undecided_states` of `batch.values`."""
-        (values,) = self.take(batch)
-        ties, mask = tie_breaks(batch, self.exact), batch.response_mask
-        return undecided_states(values, mask, fraction=self.fraction, low=self.low, high=self.high, ties=ties)
+        return self.kept_by(undecided_states, batch, low=self.low, high=self.high)
