@@ -1,6 +1,6 @@
 """`RolloutBatch`: the one data contract between the families. Its docstring is the contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -36,6 +36,11 @@ class PolicyOutput(NamedTuple):
     logsumexp: Float[Tensor, "batch time"] | None = None
     values: Float[Tensor, "batch time"] | None = None
     top_log_probs: Float[Tensor, "batch time top"] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PolicyOutput":
+        """Apply a function to every output that is there."""
+        present = {name: x for name, x in self._asdict().items() if x is not None}
+        return self._replace(**{name: function(x) for name, x in present.items()})
 
     def require(self, *names: str, by: str) -> tuple[Tensor, ...]:
         """The named outputs. Raises if one is not there, naming who needs it and the remedy."""

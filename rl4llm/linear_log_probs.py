@@ -191,10 +191,9 @@ class _LinearStatistics(torch.autograd.Function):
         head, kept = _Head(weight, bias, scale, dtype), None
         for at in _slices(len(ids), chunk_size):
             kept = head.logits(hidden[at])
-            statistics = chunk_statistics(kept, ids[at], entropy=entropy)
-            log_probs[at], normalizers[at] = statistics[:2]
-            if entropies is not None:
-                entropies[at] = statistics[2]
+            log_probs[at], normalizers[at], own = chunk_statistics(kept, ids[at], entropy=entropy)
+            if entropies is not None and own is not None:
+                entropies[at] = own
         kept = kept if len(ids) <= chunk_size else None
         ctx.save_for_backward(hidden, weight, bias, ids, normalizers, entropies, kept)
         ctx.set_materialize_grads(False)

@@ -239,10 +239,11 @@ class _TokenStatistics(torch.autograd.Function):
         normalizers = torch.empty_like(log_probs)
         entropies = torch.empty_like(log_probs) if entropy else None
         for at, chunk in _chunks(logits, chunk_size):
-            statistics = chunk_statistics(_scaled(chunk, temperature), ids[at], entropy=entropy)
-            log_probs[at], normalizers[at] = statistics[:2]
-            if entropies is not None:
-                entropies[at] = statistics[2]
+            log_probs[at], normalizers[at], own = chunk_statistics(
+                _scaled(chunk, temperature), ids[at], entropy=entropy
+            )
+            if entropies is not None and own is not None:
+                entropies[at] = own
         ctx.save_for_backward(logits, ids, normalizers, entropies)
         ctx.set_materialize_grads(False)
         ctx.options = temperature, chunk_size

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rl4llm.checks import UsageError
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
-from rl4llm.models.head import language_head
+from rl4llm.models.head import LanguageHead, language_head
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
 from rl4llm.models.prefixes import for_model, prefix_inputs, response_states
 from rl4llm.models.pretrained import Pretrained, as_pretrained
@@ -119,54 +120,47 @@ class Policy(nn.Module):
         """
         if batch.response_ids.shape[1] == 0:
             return _nothing(batch, asks)
-        head = language_head(self.model)
-        if head is None:
-            return self._by_logits(batch, temperature, asks)
-        hidden, mask = response_states(head.trunk, batch), batch.response_mask
-        trained = hidden[mask]
-        found = head.log_probs(trained, batch.response_ids[mask], temperature=temperature, entropy="entropies" in asks)
-        assert found.logsumexp is not None
-        listed = None
-        if "top_log_probs" in asks:
-            (top_ids,) = batch.require("top_ids", by="Policy")
-            listed = spread_out(head.listed(trained, top_ids[mask], found.logsumexp, temperature=temperature), mask)
-        return PolicyOutput(
-            spread_out(found.log_probs, mask),
-            None if found.entropies is None else spread_out(found.entropies, mask),
-            spread_out(found.logsumexp, mask) if "logsumexp" in asks else None,
-            self._values(hidden, mask) if "values" in asks else None,
-            listed,
-        )
+        head, mask = language_head(self.model), batch.response_mask
+        way = self._by_logits if head is None else partial(self._by_states, head)
+        hidden, found = way(batch, temperature, asks)
+        values = self._values(hidden) if "values" in asks else None
+        logsumexp = found.logsumexp if "logsumexp" in asks else None
+        return found._replace(values=values, logsumexp=logsumexp).map(lambda x: _kept(x, mask))
 
-    def _by_logits(self, batch: RolloutBatch, temperature: float, asks: Collection[str]) -> PolicyOutput:
-        """As `forward`, by way of the model's own logits."""
-        time, mask = batch.response_ids.shape[1], batch.response_mask
+    def _by_states(
+        self, head: LanguageHead, batch: RolloutBatch, temperature: float, asks: Collection[str]
+    ) -> tuple[Tensor, PolicyOutput]:
+        """Return hidden states and what follows from them at the trained tokens, without full logits."""
+        hidden, mask = response_states(head.trunk, batch), batch.response_mask
+        trained, ids = hidden[mask], batch.response_ids[mask]
+        found, top = head.log_probs(trained, ids, temperature=temperature, entropy="entropies" in asks), None
+        if "top_log_probs" in asks and found.logsumexp is not None:
+            (top_ids,) = batch.require("top_ids", by="Policy")
+            top = head.listed(trained, top_ids[mask], found.logsumexp, temperature=temperature)
+        fields = PolicyOutput(found.log_probs, found.entropies, found.logsumexp, top_log_probs=top)
+        return hidden, fields.map(lambda x: spread_out(x, mask))
+
+    def _by_logits(self, batch: RolloutBatch, temperature: float, asks: Collection[str]) -> tuple[Tensor, PolicyOutput]:
+        """Return the same from the model's own logits; hidden states only if values are asked for."""
+        time = batch.response_ids.shape[1]
         inputs = for_model(self.model, prefix_inputs(batch))
         options: dict[str, Any] = {"logits_to_keep": time} if accepts(self.model, "logits_to_keep") else {}
         output = self.model(**inputs, **options, use_cache=False, output_hidden_states="values" in asks)
-        logits = output.logits[:, -time:]
-        log_probs, entropies, logsumexp = token_log_probs(
+        logits, top = output.logits[:, -time:], None
+        found = token_log_probs(
             logits, batch.response_ids, temperature=temperature, entropy="entropies" in asks, logsumexp=True
         )
-        assert logsumexp is not None
-        listed = None
-        if "top_log_probs" in asks:
+        if "top_log_probs" in asks and found.logsumexp is not None:
             (top_ids,) = batch.require("top_ids", by="Policy")
-            top = listed_log_probs(logits, top_ids, logsumexp, temperature=temperature)
-            listed = keep(top, mask[..., None].expand(top.shape))
-        return PolicyOutput(
-            keep(log_probs, mask),
-            None if entropies is None else keep(entropies, mask),
-            keep(logsumexp, mask) if "logsumexp" in asks else None,
-            self._values(output.hidden_states[-1][:, -time:], mask) if "values" in asks else None,
-            listed,
-        )
+            top = listed_log_probs(logits, top_ids, found.logsumexp, temperature=temperature)
+        hidden = output.hidden_states[-1][:, -time:] if "values" in asks else logits
+        return hidden, PolicyOutput(found.log_probs, found.entropies, found.logsumexp, top_log_probs=top)
 
-    def _values(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _values(self, hidden: Tensor) -> Tensor:
         if self.value_head is None:
             raise UsageError("the policy has no value head; set --model.critics=TrunkCritic.")
-        values = self.value_head.choice.value(at_least_float32(self.value_head(hidden)))
-        return keep(values, mask)
+        values: Tensor = self.value_head.choice.value(at_least_float32(self.value_head(hidden)))
+        return values
 
 
 def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:
@@ -182,8 +176,13 @@ def tokenizer_beside(model: PreTrainedModel) -> Tokenizer:
         raise UsageError(f"{error} Or pass Policy(model, tokenizer) instead of the model.") from error
 
 
+def _kept(x: Tensor, mask: Tensor) -> Tensor:
+    """Per-token numbers, or several per token, where the mask is True; 0 elsewhere."""
+    return keep(x, mask if x.ndim == mask.ndim else mask[..., None].expand(x.shape))
+
+
 def spread_out(trained: Tensor, mask: Tensor) -> Tensor:
-    """Put numbers of the trained tokens, one after another, where the tokens are; 0 elsewhere."""
+    """Scatter the numbers of the trained tokens, listed one after another, to their places; 0 elsewhere."""
     whole = trained.new_zeros(*mask.shape, *trained.shape[1:])
     return whole.index_put((mask,), trained)
 

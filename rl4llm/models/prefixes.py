@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.models.guard import evaluating
 from rl4llm.models.loading import accepts
 
 LEAST_SAVED = 0.15  # share of the tokens below which two forward passes cost more than they save
@@ -190,17 +191,15 @@ def _obstacle(trunk: PreTrainedModel) -> str | None:
     return _difference(trunk)
 
 
-@torch.no_grad()
 def _difference(trunk: PreTrainedModel) -> str | None:
     """What a trial says, of two short responses to one prompt and one to another, as rows and shared."""
     device, size = next(iter(trunk.parameters())).device, trunk.config.get_text_config().vocab_size
     ids = torch.arange(1, 16, device=device).reshape(3, 5) % size
     ids[1, :3] = ids[0, :3]
     trial = Sequences(ids[:, :3], torch.ones_like(ids[:, :3], dtype=torch.bool), ids[:, 3:])
-    rows, shared = (
-        states_by_rows(trunk, trial),
-        states_shared(trunk, trial, distinct_prompts(trial.prompt_ids, trial.prompt_mask)),
-    )
+    prompts = distinct_prompts(trial.prompt_ids, trial.prompt_mask)
+    with evaluating(trunk), torch.autocast(device.type, enabled=False):
+        rows, shared = states_by_rows(trunk, trial), states_shared(trunk, trial, prompts)
     tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 5e-2
     same = (rows - shared).abs().amax() <= tolerance * rows.abs().amax()
     return None if same else "goes on from a cache to other numbers"

@@ -9,11 +9,11 @@ from transformers import DynamicCache
 
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.models import Policy
+from rl4llm.models.guard import evaluating
 from rl4llm.models.loading import accepts
 from rl4llm.models.prefixes import for_model, positions
 from rl4llm.rollouts.base import Engine, EngineSpec, check_request
 from rl4llm.rollouts.drawing import Drawn, draw, response_uniforms
-from rl4llm.rollouts.guard import evaluating
 from rl4llm.rollouts.responses import Responses
 from rl4llm.rollouts.sampling import Sampling
 

@@ -207,7 +207,9 @@ def test_all_that_a_policy_says_is_what_its_logits_say(monkeypatch, name):
     assert language_head(model) is not None
     outputs = [policy(batch, temperature=0.7, asks=ASKS)]
     by_rows(monkeypatch)
-    outputs += [policy(batch, temperature=0.7, asks=ASKS), policy._by_logits(batch, 0.7, ASKS)]
+    outputs.append(policy(batch, temperature=0.7, asks=ASKS))
+    monkeypatch.setattr("rl4llm.models.policy.language_head", lambda model: None)
+    outputs.append(policy(batch, temperature=0.7, asks=ASKS))
     for field in ("log_probs", *ASKS):
         first, *others = (getattr(output, field) for output in outputs)
         for other in others:
@@ -230,7 +232,7 @@ def test_a_head_that_does_more_is_not_imitated():
     model = Biased(causal_lm("Qwen3").config).double().eval()
     tokenizer = TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build()[1]
     batch = a_batch()
-    with pytest.warns(UserWarning, match="Biased makes its logits in a way that is not known here"):
+    with pytest.warns(UserWarning, match="Biased computes its logits in a way that rl4llm does not know"):
         found = Policy(model, tokenizer)(batch).log_probs
     plain = Policy(causal_lm("Qwen3"), tokenizer)(batch).log_probs
     assert not torch.allclose(found, plain)
@@ -295,3 +297,13 @@ def test_nothing_is_read_of_a_sequence_beyond_what_the_head_needs():
     model.lm_head.register_forward_hook(lambda *_: projected.append(1))
     policy(a_batch())
     assert not projected
+
+
+def test_the_trials_run_without_autocast():
+    """Under bfloat16 both ways may differ by its rounding, which says nothing about the model."""
+    model, seen = causal_lm("Llama").float(), []
+    model.base_model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert shares_prompts(model.base_model)
+        assert language_head(model) is not None
+    assert seen == [False] * 5
