@@ -7,6 +7,17 @@ from torch import Tensor
 from rl4llm.masked import at_least_float32, keep
 
 
+def first_rows(places: Int[Tensor, " batch"], count: int) -> Int[Tensor, " place"]:
+    """Return the first row that has each of the places 0, 1, ..., count − 1; every one must occur.
+
+    Example:
+        >>> first_rows(torch.tensor([1, 0, 1]), 2)
+        tensor([1, 0])
+    """
+    rows = torch.arange(len(places), device=places.device)
+    return rows.new_full((count,), len(places)).scatter_reduce(0, places, rows, "amin")
+
+
 def dense_group_ids(group_ids: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], int]:
     """Ids renumbered 0, 1, ... by first appearance, and how many there are.
 
@@ -15,9 +26,7 @@ def dense_group_ids(group_ids: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " bat
         (tensor([0, 1, 0]), 2)
     """
     unique, inverse = torch.unique(group_ids, return_inverse=True)
-    rows = torch.arange(len(group_ids), device=group_ids.device)
-    first = torch.full_like(unique, len(group_ids)).scatter_reduce(0, inverse, rows.to(unique.dtype), "amin")
-    return first.argsort().argsort()[inverse], len(unique)
+    return first_rows(inverse, len(unique)).argsort().argsort()[inverse], len(unique)
 
 
 def position_in_group(group_ids: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:

@@ -34,20 +34,6 @@ def find(
     return positions, known[positions] == uids
 
 
-def first_rows(
-    uids: Int[Tensor, " batch"],
-) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " prompt"]]:
-    """The distinct uids, ascending, and the first row of each.
-
-    Example:
-        >>> first_rows(torch.tensor([7, 4, 7]))
-        (tensor([4, 7]), tensor([1, 0]))
-    """
-    distinct, inverse = uids.unique(return_inverse=True)
-    rows = torch.arange(len(uids), device=uids.device)
-    return distinct, torch.full_like(distinct, len(uids)).scatter_reduce(0, inverse, rows, "amin")
-
-
 def distinct_prefixes(
     batch: RolloutBatch, rows: Int[Tensor, " cut"], cuts: Int[Tensor, " cut"]
 ) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " cut"]]:

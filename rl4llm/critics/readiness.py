@@ -13,8 +13,9 @@ from rl4llm.checks import UsageError, check_at_least
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.prompt_errors import check_bounds, prompt_errors, proved_prompts
-from rl4llm.critics.prompts import check_uids, find, first_rows
+from rl4llm.critics.prompts import check_uids, find
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
+from rl4llm.groups import first_rows
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy
@@ -113,8 +114,8 @@ class ReadinessSource(WrappingSource):
         rows = prompt_errors(
             values, scores, judged.truncated, judged.prompt_uids, judged.response_mask, valid=choice.valid
         )
-        prompts, first = first_rows(uids)
-        errors = rows.cpu().double()[first]
+        prompts, places = uids.unique(return_inverse=True)
+        errors = rows.cpu().double()[first_rows(places, len(prompts))]
         prompts, errors = prompts[~errors.isnan()], errors[~errors.isnan()]
         self._recent = [*self._recent, errors][-choice.window :]
         recent = torch.cat(self._recent)

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.groups import first_rows
 from rl4llm.models.guard import evaluating
 from rl4llm.models.loading import accepts
 
@@ -79,9 +80,7 @@ def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch
     if not len(ids):
         return DistinctPrompts(ids.new_zeros(0), ids.new_zeros(0))
     kinds, places = torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)
-    rows = torch.full((len(kinds),), len(ids), device=ids.device)
-    rows.scatter_reduce_(0, places, torch.arange(len(ids), device=ids.device), "amin")
-    return DistinctPrompts(rows, places)
+    return DistinctPrompts(first_rows(places, len(kinds)), places)
 
 
 def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch time width"]:

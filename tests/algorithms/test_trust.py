@@ -102,3 +102,12 @@ def test_a_wrong_engine_is_found_out_in_the_first_step(tiny_policy):
     with pytest.warns(UserWarning, match=r"differ from the trainer's by 0.5 nats on average"):
         made = passes(tiny_policy, engine=ShiftedRollout())
     assert made == 1  # the second step computes them
+
+
+def test_a_resumed_run_remembers_that_trust_was_lost(tiny_policy):
+    module = loop(tiny_policy)
+    module.trust.lost = True
+    resumed = loop(tiny_policy)
+    assert not resumed.trust.lost
+    resumed.load_state_dict(module.state_dict())
+    assert resumed.trust.lost
