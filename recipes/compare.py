@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import nan
 from pathlib import Path
@@ -11,13 +9,10 @@ from statistics import mean
 
 from jsonargparse import auto_cli
 
-sys.path.append(str(Path(__file__).parent))
-from report import half_interval, launch
-
 from rl4llm.runs.folder import claim_folder
+from rl4llm.runs.repeats import half_interval, repeat
 
 COLUMNS = "| setting | sampled accuracy | difference | batches to {reach} | difference |\n|---|---|---|---|---|"
-Run = tuple[float, float]  # accuracy at the end, batches until it was reached
 
 
 def compare(
@@ -32,26 +27,21 @@ def compare(
     Args:
         recipe: Name of a recipe beside this file.
         settings: Flags of each setting, by its name; the others are compared with the first.
-        seeds: One run each; differences are taken between runs of one seed.
+        seeds: One run per seed and setting; differences are taken between runs of one seed.
         reach: Held-out sampled accuracy; the second measure is how soon it is reached, by lines between evaluations.
-        jobs: Runs side by side.
+        jobs: Number of runs side by side.
     """
     print(COLUMNS.format(reach=reach))
-    place = claim_folder(Path("runs"), "compare")
-    with ThreadPoolExecutor(jobs) as pool:
-        started = {
-            name: [pool.submit(run, recipe, seed, flags, place / str(index) / str(seed), reach) for seed in seeds]
-            for index, (name, flags) in enumerate(settings.items())
-        }
-        runs = {name: [one.result() for one in submitted] for name, submitted in started.items()}
-    first = next(iter(runs.values()))
-    for name, ends in runs.items():
-        print(line(name, ends, first))
+    script, first = Path(__file__).parent / f"{recipe}.py", None
+    chosen = {name: (script, flags) for name, flags in settings.items()}
+    for name, folders in repeat(chosen, seeds, claim_folder(Path("runs"), "compare"), jobs):
+        ends = [measures(folder, reach) for folder in folders]
+        first = first or ends
+        print(line(name, ends, first), flush=True)
 
 
-def run(recipe: str, seed: int, flags: list[str], root: Path, reach: float) -> Run:
-    """One run in a process of its own: its accuracy at the end, and the batches until it was reached."""
-    folder = launch(recipe, seed, flags, root)
+def measures(folder: Path, reach: float) -> tuple[float, float]:
+    """Return the accuracy of a run at its end, and the batches until it was reached."""
     with (folder / "metrics.csv").open() as file:
         rows = [(int(row["step"]) + 1, row["val/sampled_accuracy"]) for row in csv.DictReader(file)]
     curve = [(step, float(accuracy)) for step, accuracy in rows if accuracy]
@@ -59,7 +49,7 @@ def run(recipe: str, seed: int, flags: list[str], root: Path, reach: float) -> R
 
 
 def reached(curve: list[tuple[int, float]], goal: float) -> float:
-    """Batches until an accuracy was first reached, between two evaluations as if it had risen evenly; NaN if never."""
+    """Return the batches until an accuracy was first reached, by lines between evaluations; NaN if never."""
     if curve and curve[0][1] >= goal:
         return float(curve[0][0])
     crossings = (pair for pair in pairwise(curve) if pair[1][1] >= goal)
@@ -67,8 +57,8 @@ def reached(curve: list[tuple[int, float]], goal: float) -> float:
     return step + (later - step) * (goal - low) / (high - low)
 
 
-def line(name: str, runs: list[Run], first: list[Run]) -> str:
-    """One row of the table: means, and mean paired differences with their 95 % intervals (Student)."""
+def line(name: str, runs: list[tuple[float, float]], first: list[tuple[float, float]]) -> str:
+    """Format one row of the table: means, and mean paired differences with their 95 % intervals (Student)."""
     cells = [name]
     for measure, digits in ((0, 3), (1, 1)):
         ends = [run[measure] for run in runs]

@@ -1,4 +1,4 @@
-"""Log-probs, entropies and log-normalizers of tokens from hidden states: the logits never exist as a whole."""
+"""Log-probs, entropies and log-normalizers of tokens from hidden states, without full logits in memory."""
 
 import math
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from rl4llm.checks import UsageError, check_at_least, check_interval, check_ndim
 from rl4llm.log_probs import Incoming, TokenLogProbs, check_ids, chunk_statistics
 from rl4llm.masked import at_least_float32
 
-CHUNK_ELEMENTS = 2**25  # logits that exist at once: 128 MiB in float32
+CHUNK_ELEMENTS = 2**25  # logits in memory at a time: 128 MiB in float32
 
 
 @dataclass(frozen=True)
 class HeadScale:
-    """What a model does to its logits after the projection: x = cap · tanh(scale · z / cap) / temperature.
+    """Scale, cap and temperature of the logits: x = cap · tanh(scale · z / cap) / temperature.
 
     Args:
-        scale: What logits are multiplied by.
-        cap: Beyond which logits cannot go; None: they can.
-        temperature: What they are divided by in the end.
+        scale: Factor of the projection z.
+        cap: Bound of the logits; None for none.
+        temperature: Divisor of the capped logits.
     """
 
     scale: float = 1.0
@@ -31,7 +31,7 @@ class HeadScale:
     temperature: float = 1.0
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Tempered logits of what the projection gave; in place."""
+        """Turn projections into tempered logits, in place."""
         x = at_least_float32(z)
         if self.cap is None:
             factor = self.scale / self.temperature
@@ -39,7 +39,7 @@ class HeadScale:
         return x.mul_(self.scale / self.cap).tanh_().mul_(self.cap / self.temperature)
 
     def slope_(self, gradient: Tensor, x: Tensor) -> Tensor:
-        """From the gradient of the tempered logits x to that of the projection; in place."""
+        """Turn the gradient of the tempered logits x into that of the projection, in place."""
         gradient.mul_(self.scale / self.temperature)
         if self.cap is None:
             return gradient
@@ -59,29 +59,29 @@ def linear_log_probs(
     logsumexp: bool = False,
     chunk_size: int | None = None,
 ) -> Float[Tensor, "*axes"] | TokenLogProbs:
-    """Log-probs of the given tokens from the hidden states before a language model's head.
+    """Compute log-probs of the given tokens from the hidden states before a language model's head.
 
         z = W h + b      x = cap · tanh(scale · z / cap) / temperature      L = log Σᵥ exp xᵥ
         log π(id) = x_id − L      H = −Σᵥ πᵥ log πᵥ
 
-    The same numbers as [token_log_probs][rl4llm.log_probs.token_log_probs] of the logits, in the memory of
-    `chunk_size` positions: each chunk's logits are made, read and dropped, and made again in the backward pass, where
-    positions whose results get no gradient are left out. If all positions fit into one chunk, its logits are kept
-    and nothing is made twice. The product is in the dtype of `hidden` (that of autocast where it is on), what follows
-    in float32 (float64 for float64), and the gradient of a half-precision W is summed over chunks in float32.
+    The results equal those of [token_log_probs][rl4llm.log_probs.token_log_probs] on the logits, but only the logits of
+    `chunk_size` positions are in memory at a time. The backward pass recomputes each chunk and skips positions whose
+    results receive no gradient. If all positions fit into one chunk, its logits are kept and not recomputed. The matrix
+    product uses the dtype of autocast if it is on, else the wider of the two inputs; everything after it is in float32
+    (float64 for float64), and the gradient of a half-precision W is accumulated in float32.
 
     Args:
-        hidden: h, with gradient; the last hidden states of the model, after its last norm.
-        weight: W, with gradient; tied weights get the sum of both gradients, as always.
+        hidden: h, the last hidden states of the model after its final norm, with gradient.
+        weight: W, with gradient.
         ids: The token at each position; every one must be in the vocabulary, masked or not.
         bias: b, with gradient.
         temperature: What the logits are divided by.
-        scale: What the model multiplies its logits by (Cohere's `logit_scale`, the inverse of Granite's
+        scale: Factor of the logits in the model (Cohere's `logit_scale`, the inverse of Granite's
             `logits_scaling`).
-        soft_cap: Where the model caps them (Gemma's `final_logit_softcapping`); None: nowhere.
+        soft_cap: Bound of the logits in the model (Gemma's `final_logit_softcapping`); None for none.
         entropy: Whether to return the entropies.
         logsumexp: Whether to return the log-normalizers.
-        chunk_size: Positions whose logits exist at once; None: as many as make 128 MiB of float32.
+        chunk_size: Positions per chunk; None for as many as fit into 128 MiB of float32.
 
     Returns:
         The log-probs alone, or a [TokenLogProbs][rl4llm.log_probs.TokenLogProbs] if more is asked; float32 (float64
@@ -122,17 +122,17 @@ def listed_linear_log_probs(
     scale: float = 1.0,
     soft_cap: float | None = None,
 ) -> Float[Tensor, "*axes listed"]:
-    """Log-probs of several tokens a position, given the log-normalizer that [linear_log_probs][] gives; no gradient.
+    """Compute log-probs of several tokens per position from the log-normalizer of [linear_log_probs][]; no gradient.
 
     Args:
-        hidden: As there.
-        weight: As there; only the rows of the listed tokens are read.
+        hidden: h, as for [linear_log_probs][].
+        weight: W; only the rows of the listed tokens are read.
         ids: Some tokens at each position.
         logsumexp: L of each position.
-        bias: As there.
-        temperature: As there.
-        scale: As there.
-        soft_cap: As there.
+        bias: b.
+        temperature: Divisor of the logits.
+        scale: Factor of the logits in the model.
+        soft_cap: Bound of the logits in the model; None for none.
 
     Returns:
         log π of each listed token, in the dtype of `logsumexp`.
@@ -145,7 +145,7 @@ def listed_linear_log_probs(
     dtype, last = _product_dtype(hidden, weight), HeadScale(scale, soft_cap, temperature)
     z = [
         at_least_float32((weight[column].to(dtype) * hidden.to(dtype)).sum(-1))
-        for column in ids.unbind(-1)  # one token a position at a time, so that no W of all of them exists
+        for column in ids.unbind(-1)  # one token per position at a time, to gather few rows of W
     ]
     x = last(torch.stack(z, -1) + (0.0 if bias is None else bias[ids]))
     return x.to(logsumexp.dtype) - logsumexp[..., None]
@@ -165,7 +165,7 @@ def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> 
 
 
 def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """What autocast says, or the wider of the two."""
+    """Return the dtype of autocast if it is on, else the wider of the two."""
     if torch.is_autocast_enabled(hidden.device.type):
         return torch.get_autocast_dtype(hidden.device.type)
     return torch.promote_types(hidden.dtype, weight.dtype)
@@ -214,20 +214,20 @@ class _LinearStatistics(torch.autograd.Function):
 
 
 class _Head:
-    """The projection of a language model in the dtype of its product."""
+    """Projection of a language model, cast once to the dtype of the product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale: HeadScale, dtype: torch.dtype) -> None:
         self.weight, self.bias, self.scale = weight.to(dtype), bias, scale
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Tempered logits of some positions, float32 or wider, in memory of their own."""
+        """Compute the tempered logits of some positions in float32 or wider, as a new tensor."""
         z = hidden.to(self.weight.dtype) @ self.weight.T
         z = at_least_float32(z)
         return self.scale(z if self.bias is None else z.add_(self.bias))
 
 
 class _Sums:
-    """Gradients of hidden states, weight and bias, filled chunk by chunk."""
+    """Gradients of hidden states, weight and bias, accumulated chunk by chunk."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]) -> None:
         self.hidden = torch.zeros_like(hidden) if needs[0] else None
@@ -236,7 +236,7 @@ class _Sums:
         self._dtypes = weight.dtype, None if bias is None else bias.dtype
 
     def add(self, part: Tensor, slope: Tensor, weight: Tensor, hidden: Tensor) -> None:
-        """Add those of some positions, whose projection has the gradient `slope`."""
+        """Add the gradients from some positions, given the gradient `slope` of their projections."""
         narrow = slope.to(weight.dtype)
         if self.hidden is not None:
             self.hidden[part] = (narrow @ weight).to(self.hidden.dtype)
@@ -250,11 +250,11 @@ class _Sums:
             self._bias += slope.sum(0)
 
     def of_weight(self) -> Tensor | None:
-        """Gradient of the weight in its dtype."""
+        """Return the gradient of the weight in its dtype."""
         return None if self._weight is None else self._weight.to(self._dtypes[0])
 
     def of_bias(self) -> Tensor | None:
-        """Gradient of the bias in its dtype."""
+        """Return the gradient of the bias in its dtype."""
         return None if self._bias is None else self._bias.to(self._dtypes[1])
 
 

@@ -195,7 +195,7 @@ def chunk_statistics(x: Tensor, ids: Tensor, *, entropy: bool) -> tuple[Tensor, 
 
 
 class Incoming:
-    """Gradients that arrive at the statistics of all positions, and what they make of those of the logits.
+    """Incoming gradients of the statistics of all positions, and the gradient of the logits that follows from them.
 
     Args:
         gradients: Of log-probs, log-normalizers and entropies; None where none arrives.

@@ -1,4 +1,4 @@
-"""`PolicyStates`: what models lend and critics read of the inside of the policy."""
+"""`PolicyStates`: hidden states of the policy, as value sources read them."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PolicyStates(NamedTuple):
-    """What the policy holds in one of its layers while it reads prompts and responses.
+    """Hidden states of one layer of the policy on prompts and responses, and the entropies of its predictions.
 
     Attributes:
         prompt: Hidden state at every prompt token, left-padded.

@@ -31,7 +31,7 @@ def _advantages(
 
 
 def _left_edge(mask: Tensor) -> Tensor:
-    """Where each column goes when the trained tokens of its row move left, in order, and the others behind them."""
+    """Return the target column of each column when a row's trained tokens move left, in order, before the others."""
     trained = mask.cumsum(-1)
     others = torch.arange(1, mask.shape[-1] + 1, device=mask.device) - trained
     return torch.where(mask, trained, trained[:, -1:] + others) - 1

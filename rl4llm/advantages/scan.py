@@ -59,7 +59,7 @@ def reverse_linear_scan(a: Num[Tensor, "..."] | float, b: Num[Tensor, "*batch ti
 
 
 def _blocks(x: Tensor, block: int) -> Tensor:
-    """A copy as (position in its block, row, block), zeros after the end."""
+    """Copy x into the layout (position in block, row, block), padded with zeros."""
     count = -(-x.shape[-1] // block)
     whole = x.new_zeros(x.shape[:-1].numel(), count * block)
     whole[:, : x.shape[-1]] = x.reshape(-1, x.shape[-1])

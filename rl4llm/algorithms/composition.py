@@ -103,8 +103,8 @@ class Composition:
         if credit.truncation != "bootstrap":
             if credit.critics is not None and credit.critics.judges_cuts:
                 raise UsageError(
-                    f"critics={type(credit.critics).__name__} decides which values at cuts are believed, and "
-                    f"truncation={credit.truncation} reads none; set --model.truncation=bootstrap or "
+                    f"critics={type(credit.critics).__name__} decides which values at cuts are used, and "
+                    f"truncation={credit.truncation} uses none; set --model.truncation=bootstrap or "
                     "--model.critics=MiniCritics."
                 )
             return
@@ -147,8 +147,8 @@ class Composition:
             )
         if "return_spread" in part.reads and critics is not None and not critics.spreads_returns:
             raise UsageError(
-                f"{slot}={name} reads how returns are spread, and critics={type(critics).__name__} does not say it; "
-                "take MiniCritics with --model.critics.head=QuantileHead, HistogramHead or SigmoidHead."
+                f"{slot}={name} reads the spread of the return, and critics={type(critics).__name__} predicts none; "
+                "use MiniCritics with --model.critics.head=QuantileHead, HistogramHead or SigmoidHead."
             )
         if "values" in part.asks and not (critics is not None and critics.shares_trunk):
             raise UsageError(

@@ -133,7 +133,7 @@ def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, ma
 
 @torch.no_grad()
 def map_rows(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
-    """As [map_dealt][rl4llm.algorithms.deal.map_dealt], for a function whose first axis is the batch and none is time.
+    """Evaluate a function with one result per row on the whole batch, as [map_dealt][rl4llm.algorithms.deal.map_dealt].
 
     Args:
         runtime: Ranks.
@@ -154,7 +154,7 @@ def map_rows(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max
 def _shared_results(
     runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """The results of all ranks that have rows, with the indices of those rows, and one result of this rank."""
+    """Return all ranks' results with the indices of their rows, and one result of this rank as an example."""
     pieces = Dealt(batch, runtime.world_size).pieces(runtime.rank, max_tokens)
     own = [(rows, function(piece).detach()) for rows, piece in pieces]
     filled = [pair for pair in own if len(pair[0])]

@@ -77,8 +77,8 @@ def _no_answers(asked: Sequence[Any]) -> Any:
 
 
 def _no_states(function: StateFunction, batch: RolloutBatch, layer: float) -> Tensor:
-    """Raise: there is no policy to look into."""
-    raise UsageError("this value source reads the policy's hidden states, and whoever called it lends none.")
+    """Raise because the caller passes no policy."""
+    raise UsageError("this value source reads the policy's hidden states, and the caller provides none.")
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class ValueSource(nn.Module, Part):
         """Learn from the batch, which holds `returns` by now where the estimator gives them."""
 
     def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
-        """Whether the value at the cut of each of these truncated responses is believed; all are by default.
+        """Return whether the value at the cut of each truncated response is to be used; all are by default.
 
-        Asked under `truncation="bootstrap"`; a response whose value is not believed counts as ended at the cut.
+        Called under `truncation="bootstrap"`; a response whose value is not used counts as ended at the cut.
         """
         return torch.ones_like(batch.truncated)
 

@@ -125,7 +125,7 @@ def spread_bins(
 
 @torch.no_grad()
 def position_bins(response_mask: Bool[Tensor, "batch time"], *, bins: int, width: int) -> Int[Tensor, "batch time"]:
-    """Which stretch of its response each token lies in.
+    """Return the stretch of its response in which each token lies.
 
         binₜ = min(⌊number of trained tokens before t / width⌋, bins − 1)
 

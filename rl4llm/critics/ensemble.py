@@ -61,12 +61,11 @@ class CriticEnsemble(ValueSource):
         Each critic's spread is of the return as it sees it; theirs together is √(mean over m of s²ₘ), so that
         `return_spread`² + `critic_std`² is the variance of all their distributions mixed.
         """
-        if not self.spreads_returns:
-            critic_values = context.map(self, batch)
-            return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values))
-        critic_values, spreads = context.map(self._values_and_spreads, batch)
-        spread = at_least_float32(spreads).square().mean(0).sqrt().to(spreads.dtype)
-        return batch.replace(critic_values=critic_values, values=self.aggregate(critic_values), return_spread=spread)
+        critic_values, *spreads = context.map(self._read_all, batch)
+        judged = batch.replace(critic_values=critic_values, values=self.aggregate(critic_values))
+        if not spreads:
+            return judged
+        return judged.replace(return_spread=at_least_float32(spreads[0]).square().mean(0).sqrt().to(spreads[0].dtype))
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
         """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
@@ -77,18 +76,9 @@ class CriticEnsemble(ValueSource):
             own = batch.replace(values=critic_values[index]).select(learns_from(shards, index))
             context.minimize(name, own, partial(self._losses, index))
 
-    @property
-    def spreads_returns(self) -> bool:
-        """Whether the heads say how returns are spread."""
-        return all(critic.head.choice.spreads for critic in self.critics)  # type: ignore[union-attr]
-
-    def _values_and_spreads(self, rows: RolloutBatch) -> Float[Tensor, "two critic batch time"]:
-        """Values and spreads of every critic, from one forward pass each."""
-        pairs = []
-        for critic in self.critics:
-            outputs = critic.outputs(rows)  # type: ignore[operator]
-            pairs.append(torch.stack([critic.read(outputs, rows), critic.read_spread(outputs, rows)]))  # type: ignore[operator]
-        return torch.stack(pairs, dim=1)
+    def _read_all(self, rows: RolloutBatch) -> Float[Tensor, "kind critic batch time"]:
+        """Compute every critic's values and, if the heads predict them, spreads of the return, in one pass each."""
+        return torch.stack([critic.readings(rows) for critic in self.critics], dim=1)  # type: ignore[operator]
 
     def _losses(self, index: int, rows: RolloutBatch) -> Float[Tensor, "*axes"]:
         """One loss a token; one a response where the critic has one value a response."""

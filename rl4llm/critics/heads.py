@@ -46,8 +46,11 @@ class Head(Part):
         """V(sₜ) of every position, pointwise; masked positions are to be ignored downstream."""
 
     def spread(self, outputs: Outputs) -> PerToken:
-        """Standard deviation of the return from each position on, pointwise and without gradient, where `spreads`."""
-        raise UsageError(f"{type(self).__name__} says one value a state, and not how returns are spread around it.")
+        """Return the standard deviation of the return from each position on, without gradient, if `spreads` is True."""
+        raise UsageError(
+            f"{type(self).__name__} predicts one value per state and no spread of the return; use QuantileHead, "
+            "HistogramHead or SigmoidHead."
+        )
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:

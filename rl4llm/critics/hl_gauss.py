@@ -114,7 +114,7 @@ def hl_gauss_value(
 def hl_gauss_spread(
     logits: Float[Tensor, "batch time bin"], *, low: float = -0.1, high: float = 1.1
 ) -> Float[Tensor, "batch time"]:
-    """How far a histogram is spread around its value: its standard deviation.
+    """Compute the standard deviation of a histogram around its value.
 
         sₜ = √( Σₖ softmax(zₜ)ₖ (cₖ − V(sₜ))² )        cₖ = (eₖ + eₖ₊₁)/2,  V as in [hl_gauss_value][]
 

@@ -1,4 +1,4 @@
-"""`CrossRolloutProbe`: the baseline of a response is read from the policy's own states of its siblings (POISE)."""
+"""`CrossRolloutProbe`: baselines predicted from the policy's hidden states on sibling responses (POISE)."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ NAN = float("nan")
 def last_mean(
     states: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch time"], span: int
 ) -> Float[Tensor, "batch width"]:
-    """Mean of the last `span` states at which the mask is True, of fewer where there are fewer, and 0 where none is.
+    """Average the last `span` states where the mask is True; fewer if there are fewer, 0 if there are none.
 
     Example:
         >>> states = torch.tensor([[[1.0], [2.0], [torch.nan], [4.0]]])
@@ -50,7 +50,7 @@ def probe_features(
     *,
     span: int = 10,
 ) -> Float[Tensor, "batch feature"]:
-    """Compute what a probe reads of a response: 2d + 3 numbers, for a policy of width d.
+    """Compute the features of each response for a probe: 2d + 3 numbers for a policy of width d.
 
         φ = [mean of the last `span` prompt states; mean of the last `span` states at trained tokens;
              mean, standard deviation and maximum of the entropies of the trained tokens]
@@ -103,7 +103,7 @@ def _check_mask(states: Tensor, **masks: Tensor) -> None:
 
 @dataclass(frozen=True)
 class CrossRolloutProbe(ValueSpec):
-    """A linear probe of the policy's hidden states, read at the siblings of a response (POISE, arXiv:2605.07579).
+    """Linear probe of the policy's hidden states on the siblings of a response (POISE, arXiv:2605.07579).
 
         bᵢ = mean over j ≠ i of clip(g(φⱼ), low, high)          target of φⱼ: mean over k ≠ j of Rₖ
 
@@ -153,12 +153,12 @@ class CrossRolloutProbe(ValueSpec):
             layer_index("CrossRolloutProbe", self.layer, layers)
 
     def build(self, source: "ModelSource", policy: "Policy | None" = None) -> "CrossRolloutProbeSource":
-        """A probe that has seen nothing."""
+        """Return an unfitted probe."""
         return CrossRolloutProbeSource(self)
 
 
 class CrossRolloutProbeSource(ValueSource):
-    """The probe g, and the features and targets of the recent batches on the CPU.
+    """The fitted probe g, with the features and targets of recent batches on the CPU.
 
     Args:
         choice: Its hyperparameters.
@@ -175,7 +175,7 @@ class CrossRolloutProbeSource(ValueSource):
         self._read: tuple[Tensor, Tensor] | None = None  # ids by which a batch is known again, and its features
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with bᵢ at every token of response i as `values`, by the probe of earlier batches."""
+        """Return the batch with bᵢ as `values` at every token of response i, from the probe of earlier batches."""
         features = self._features(batch, context)
         self._read = (batch.response_ids, features)
         outcomes, groups = batch.outcomes, batch.group_ids
@@ -211,14 +211,14 @@ class CrossRolloutProbeSource(ValueSource):
         return context.states(read, batch, self.choice.layer)
 
     def _predictions(self, fit: RidgeFit, features: Tensor, batch: RolloutBatch) -> Float[Tensor, " batch"]:
-        """Mean of the siblings' predictions; the mean target where a response has none."""
+        """Average the siblings' predictions; the mean target for a response without siblings."""
         low, high = self.choice.low, self.choice.high
         said = ridge_predict(fit, features.cpu()).clamp(low, high).to(batch.rewards.device)
         said = torch.where(batch.lengths > 0, said, NAN)
         return _mean_of_siblings(said, batch.group_ids, fit.intercept.clamp(low, high).item())
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What is saved in checkpoints: the window, the probe, and how many batches there were."""
+        """Return what a checkpoint stores: the window, the probe, and the number of batches."""
         pieces = list(zip(*self.window, strict=True)) or [(), ()]
         features, targets = (torch.cat(list(x)) if x else torch.zeros(0) for x in pieces)
         sizes = torch.tensor([len(y) for _, y in self.window], dtype=torch.long)
@@ -226,7 +226,7 @@ class CrossRolloutProbeSource(ValueSource):
         return window | ({} if self.fit is None else self.fit._asdict())
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the window and the probe of a checkpoint."""
+        """Restore the window and the probe of a checkpoint."""
         sizes = state["sizes"].tolist()
         pieces = (state[name].cpu().clone().split(sizes) if sizes else () for name in ("features", "targets"))
         self.window = deque(zip(*pieces, strict=True), maxlen=self.choice.window)
@@ -238,7 +238,7 @@ class CrossRolloutProbeSource(ValueSource):
 def _mean_of_siblings(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], default: float
 ) -> Float[Tensor, " batch"]:
-    """Mean over the other rows of a group whose x is a number; the default where there is none."""
+    """Average x over the other rows of each group, NaN left out; the default if no row is left."""
     known = ~x.isnan()
     others = group_count(group_ids, known) - known.float() > 0
     return torch.where(others, leave_one_out_mean(x, group_ids), default)

@@ -1,4 +1,4 @@
-"""How wrong a critic is about the prompts of a batch, and where it has proved good enough to be believed at a cut."""
+"""Errors of a critic on the prompts of a batch, and the prompts on which it is good enough."""
 
 from math import inf
 
@@ -28,7 +28,7 @@ def prompt_errors(
     *,
     valid: int = 2,
 ) -> Float[Tensor, " batch"]:
-    """Error of the value that a critic gives to a prompt, against the mean score of the prompt's responses.
+    """Compute the error of a critic's value of each prompt against the mean score of the prompt's responses.
 
         eₓ = |V(s₀) − mean of Rᵢ over the valid responses of x|          s₀ = the prompt, before the first token
 
@@ -83,7 +83,7 @@ def proved_prompts(
     step: float = 0.2,
     prompt: float = 0.18,
 ) -> Bool[Tensor, " prompt"]:
-    """Prompts on which a critic has proved itself: it is good enough on the whole, and on them.
+    """Return the prompts on which a critic is good enough: its mean error is small, and so is its error on the prompt.
 
         readyₓ = mean of recent errors < step  and  eₓ < prompt
 

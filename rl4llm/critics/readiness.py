@@ -1,4 +1,4 @@
-"""`Readiness`: critics whose value at a cut is believed only for prompts on which they have proved themselves."""
+"""`Readiness`: critics whose value at a cut is used only for prompts that they predict well."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Readiness(WrappingSpec):
-    """Critics whose value at a cut is believed once they know the prompt (AC2, arXiv:2609.39247).
+    """Critics whose value at a cut is used once they predict the prompt well (AC2, arXiv:2609.39247).
 
     For `truncation="bootstrap"`. See [prompt_errors][] and [proved_prompts][].
 
@@ -57,7 +57,7 @@ class Readiness(WrappingSpec):
 
     @property
     def values_states(self) -> bool:  # type: ignore[override]
-        """As for the critics."""
+        """Whether the critics inside value any state."""
         return self.critics.values_states
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
@@ -71,12 +71,12 @@ class Readiness(WrappingSpec):
         super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "ReadinessSource":
-        """The critics, believed at no cut yet."""
+        """Return the critics with no prompt ready."""
         return ReadinessSource(self.critics.build(source, policy), self)
 
 
 class ReadinessSource(WrappingSource):
-    """Values of another source, believed at the cuts of some prompts.
+    """Values of another source, used at cuts only for prompts that are ready.
 
     Args:
         inner: The other one.
@@ -90,22 +90,22 @@ class ReadinessSource(WrappingSource):
         self._recent: list[Float[Tensor, " prompt"]] = []  # errors of the last batches, the oldest first
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with the values of the other one."""
+        """Return the batch with the inner source's values."""
         return self.inner.values(batch, context)
 
     def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
-        """Whether the prompts of these cut responses were ready before this batch."""
+        """Return whether the prompts of these truncated responses were ready before this batch."""
         ready = find(check_uids("Readiness", batch.prompt_uids), self._ready)[1].to(batch.truncated.device)
         context.log("ready_share", ready.float())
         return ready & self.inner.believes(batch, context)
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Measure the other one, then let it learn; the values of the batch are its own already."""
+        """Measure the inner source, then let it learn; the batch already holds its values."""
         self.observe(batch, context)
         self.inner.learn(batch, context)
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
-        """Measure the prompts of the batch and see which of them have become ready. Replayed responses do not count."""
+        """Measure the prompts of the batch and mark those that have become ready. Replayed responses do not count."""
         choice, uids = self.choice, check_uids("Readiness", judged.prompt_uids)
         (values,) = judged.require("values", by="Readiness")
         scores = judged.outcomes
@@ -125,12 +125,12 @@ class ReadinessSource(WrappingSource):
             self._ready = torch.cat([self._ready, prompts[proved]]).unique()
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What is saved in checkpoints: the prompts that are ready, and the errors of the last batches."""
+        """Return what a checkpoint stores: the ready prompts and the errors of the last batches."""
         lengths = torch.tensor([len(errors) for errors in self._recent], dtype=torch.long)
         errors = torch.cat([torch.zeros(0, dtype=torch.float64), *self._recent])
         return {"ready": self._ready.clone(), "errors": errors, "lengths": lengths}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._ready = state["ready"].cpu().clone()
         self._recent = [errors.clone() for errors in state["errors"].cpu().split(state["lengths"].tolist())]

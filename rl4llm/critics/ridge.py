@@ -1,4 +1,4 @@
-"""Ridge regression on standardized features, in closed form: the probe of POISE."""
+"""Ridge regression on standardized features in closed form, for the probe of POISE."""
 
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ def ridge_fit(
 
 
 def _weights(z: Tensor, y: Tensor, ridge: float) -> Tensor:
-    """The minimizer for centred z and y, by the smaller of the two systems."""
+    """Return the minimizer for centred z and y, from the smaller of the two systems."""
     rows, features = z.shape
     identity = torch.eye(min(rows, features), dtype=z.dtype, device=z.device)
     if rows < features:

@@ -56,7 +56,7 @@ class Tether(WrappingSpec):
         check_blend("Tether", self.decay, self.ridge)
         check_at_least("Tether", 1, bins=self.bins, **({} if self.width is None else {"width": self.width}))
         if self.width is not None and self.bins == 1:
-            raise UsageError(f"Tether: width={self.width} cuts responses into bins, and bins=1 is one; raise bins.")
+            raise UsageError(f"Tether: width={self.width} has no effect with bins=1; set bins to 2 or more.")
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if a response has no siblings, or as any source around critics."""

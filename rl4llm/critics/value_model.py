@@ -89,9 +89,11 @@ class ValueModel(nn.Module):
         """V(sₜ) from the outputs, 0 where the mask is False."""
         return keep(self.head.choice.value(outputs), batch.response_mask)
 
-    def read_spread(self, outputs: Float[Tensor, "batch time output"], batch: RolloutBatch) -> Tensor:
-        """The spread of the return from the outputs, where the head says one; 0 where the mask is False."""
-        return keep(self.head.choice.spread(outputs), batch.response_mask)
+    def readings(self, batch: RolloutBatch) -> Float[Tensor, "kind batch time"]:
+        """Stack the values and, if the head predicts it, the spread of the return; 0 where the mask is False."""
+        outputs, head = self.outputs(batch), self.head.choice
+        kinds = [head.value(outputs), *([head.spread(outputs)] if head.spreads else [])]
+        return torch.stack([keep(x, batch.response_mask) for x in kinds])
 
     def _check_context(self, attended: Tensor) -> None:
         context = context_length(self.backbone)

@@ -1,4 +1,4 @@
-"""`WrappingSpec` and `WrappingSource`: a value source whose values are made of another one's, and its choice."""
+"""`WrappingSpec` and `WrappingSource`: base classes of value sources that wrap another value source."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class WrappingSpec(ValueSpec):
-    """A choice of value source around another choice: it needs what that one needs.
+    """Base of the specs that wrap another spec, with the requirements of the wrapped one.
 
     Attributes:
-        critics: The other choice, a field of every class below.
+        critics: The wrapped spec, a field of every subclass.
     """
 
     critics: ValueSpec

@@ -1,4 +1,4 @@
-"""Gates by how widely the return is spread from a state on, as one critic's distribution says it."""
+"""Gates by the standard deviation of the return from each state on, as predicted by a critic's distribution."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +19,7 @@ def wide_returns(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens from which on the return is least spread: a control for the disagreement of critics.
+    """Drop the trained tokens with the smallest predicted spread of the return: a control for critics' disagreement.
 
         keepₜ = maskₜ ∧ sₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
@@ -60,7 +60,7 @@ def narrow_returns(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens from which on the return is most spread: a control for the filter by disagreement.
+    """Drop the trained tokens with the largest predicted spread of the return: a control for `divergence_filter`.
 
         keepₜ = maskₜ ∧ sₜ not among the ⌊fraction · n⌋ largest of the n trained tokens
 
@@ -80,7 +80,9 @@ def narrow_returns(
 
 @dataclass(frozen=True)
 class WideReturns(ShareGate):
-    """Drops the tokens of least spread returns. See [wide_returns][rl4llm.gates.spread.wide_returns].
+    """Gate that drops the tokens with the smallest spread of the return.
+
+    See [wide_returns][rl4llm.gates.spread.wide_returns].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -97,7 +99,9 @@ class WideReturns(ShareGate):
 
 @dataclass(frozen=True)
 class NarrowReturns(ShareGate):
-    """Drops the tokens of most spread returns. See [narrow_returns][rl4llm.gates.spread.narrow_returns].
+    """Gate that drops the tokens with the largest spread of the return.
+
+    See [narrow_returns][rl4llm.gates.spread.narrow_returns].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).

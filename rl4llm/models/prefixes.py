@@ -1,4 +1,4 @@
-"""Hidden states at the response positions, each prompt computed once for all responses that share it."""
+"""Hidden states at the response positions; responses to the same prompt share one computation of it."""
 
 import warnings
 from typing import Any, Literal, NamedTuple
@@ -17,14 +17,14 @@ from rl4llm.groups import first_rows
 from rl4llm.models.guard import evaluating
 from rl4llm.models.loading import accepts
 
-LEAST_SAVED = 0.15  # share of the tokens below which two forward passes cost more than they save
+LEAST_SAVED = 0.15  # share of the tokens below which a second forward pass costs more than it saves
 
 _OBSTACLES: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
 _SAID: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
 
 class Sequences(NamedTuple):
-    """Prompts and what follows them: the fields of a [RolloutBatch][rl4llm.batch.RolloutBatch] that models read."""
+    """Fields of a [RolloutBatch][rl4llm.batch.RolloutBatch] that a model reads."""
 
     prompt_ids: Int[Tensor, "batch prompt"]
     prompt_mask: Bool[Tensor, "batch prompt"]
@@ -37,7 +37,7 @@ def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch 
 
 
 def sequence_inputs(batch: RolloutBatch | Sequences, response_ids: Int[Tensor, "batch time"]) -> dict[str, Tensor]:
-    """The prompts, and behind them the given tokens of their responses.
+    """Build model inputs from the prompts, followed by the given tokens of their responses.
 
     Right padding needs no masking, since no earlier token sees it; tool output inside a response is seen.
     """
@@ -47,7 +47,7 @@ def sequence_inputs(batch: RolloutBatch | Sequences, response_ids: Int[Tensor, "
 
 
 def prefix_inputs(batch: RolloutBatch | Sequences) -> dict[str, Tensor]:
-    """Prompt and all response tokens but the last; its last T positions are the prefixes sₜ of the response tokens."""
+    """Build model inputs without the last response token: the last T positions are the prefixes sₜ of the T tokens."""
     return sequence_inputs(batch, batch.response_ids[:, :-1])
 
 
@@ -58,11 +58,11 @@ def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class DistinctPrompts(NamedTuple):
-    """The different prompts of some rows.
+    """Distinct prompts among some rows.
 
     Attributes:
-        rows: A row that has each of them.
-        places: Which of them each row has.
+        rows: The first row of each distinct prompt.
+        places: Index of each row's prompt among the distinct ones.
     """
 
     rows: Int[Tensor, " prompt"]
@@ -70,7 +70,7 @@ class DistinctPrompts(NamedTuple):
 
 
 def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> DistinctPrompts:
-    """Which rows have the same prompt, token by token; padding is not read.
+    """Find the rows that have the same prompt, token by token; padding is not read.
 
     Example:
         >>> ids = torch.tensor([[5, 6], [0, 6], [5, 6]])
@@ -84,12 +84,12 @@ def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch
 
 
 def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch time width"]:
-    """The last hidden state of each prefix sₜ, from which the model predicts token t.
+    """Compute the last hidden state of each prefix sₜ, from which the model predicts token t.
 
-    Where responses share a prompt, it is computed once: a first pass over the distinct prompts leaves a cache, whose
-    entries every row takes over with their gradient, and a second pass runs over the responses alone. Both ways give
-    the same states and gradients up to rounding. Models whose cache is no plain list of keys and values, those that
-    compute activations again in backward, and sharded ones compute every row as a whole, and say so once.
+    Responses to the same prompt share one computation of it: a first pass over the distinct prompts fills a key-value
+    cache, every row takes its prompt's entries with their gradient, and a second pass covers the responses alone.
+    States and gradients equal those of whole rows up to rounding. Rows run whole if sharing would save little, or if
+    the model cannot share ([shares_prompts][]).
 
     Args:
         trunk: A model without head.
@@ -106,7 +106,7 @@ def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor
 
 
 def prompt_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch width"]:
-    """The last hidden state of each row's prompt, each distinct prompt computed once."""
+    """Compute the last hidden state of each row's prompt, running each distinct prompt once."""
     prompts = distinct_prompts(batch.prompt_ids, batch.prompt_mask)
     inputs = for_model(trunk, _prompt_inputs(batch.prompt_ids[prompts.rows], batch.prompt_mask[prompts.rows]))
     hidden: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
@@ -114,7 +114,7 @@ def prompt_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, 
 
 
 def _saved_share(sequences: Sequences, prompts: DistinctPrompts) -> float:
-    """Share of the tokens of a pass over all rows that are there only because prompts stand in several."""
+    """Share of the tokens in a pass over whole rows that repeat a prompt of another row."""
     rows, prompt, response = len(prompts.places), sequences.prompt_ids.shape[1], sequences.response_ids.shape[1]
     return (rows - len(prompts.rows)) * prompt / max(1, rows * (prompt + response - 1))
 
@@ -124,7 +124,7 @@ def _prompt_inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 def states_by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor, "batch time width"]:
-    """As [response_states][], every row as a whole."""
+    """Compute [response_states][] with every row run whole."""
     inputs = for_model(trunk, prefix_inputs(sequences))
     hidden: Tensor = trunk(**inputs, use_cache=False).last_hidden_state
     return hidden[:, -sequences.response_ids.shape[1] :]
@@ -133,7 +133,7 @@ def states_by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor
 def states_shared(
     trunk: PreTrainedModel, sequences: Sequences, prompts: DistinctPrompts
 ) -> Float[Tensor, "batch time width"]:
-    """As [response_states][], each distinct prompt once."""
+    """Compute [response_states][] with each distinct prompt run once."""
     cache = DynamicCache(config=trunk.config)
     inputs = _prompt_inputs(sequences.prompt_ids[prompts.rows], sequences.prompt_mask[prompts.rows])
     output: Any = trunk(**for_model(trunk, inputs), past_key_values=cache, use_cache=True)
@@ -148,11 +148,14 @@ def states_shared(
 
 
 def shares_prompts(trunk: PreTrainedModel) -> bool:
-    """Whether responses can go on from the cache of their prompt, with gradient; tried out once for each model."""
-    if is_sharded(trunk):  # this and the next may change while a model lives
+    """Return whether responses can continue from a cache of their prompt, with gradient.
+
+    The first call for a model compares both ways on a few tokens. A model that cannot share is named in one warning.
+    """
+    if is_sharded(trunk):  # this and the next property may change after the first call
         return _warn(trunk, "is sharded")
     if checkpoints_activations(trunk):
-        return _warn(trunk, "computes activations again in backward")
+        return _warn(trunk, "recomputes activations in backward")
     if trunk not in _OBSTACLES:
         _OBSTACLES[trunk] = _obstacle(trunk)
     reason = _OBSTACLES[trunk]
@@ -163,35 +166,35 @@ def _warn(trunk: PreTrainedModel, reason: str) -> Literal[False]:
     """Say it once for each model."""
     if _SAID.get(trunk) != reason:
         _SAID[trunk] = reason
-        message = f"{type(trunk).__name__} {reason}, so a prompt is computed once for each of its responses, not once."
+        message = f"{type(trunk).__name__} {reason}, so every prompt is computed again for each of its responses."
         warnings.warn(message, stacklevel=3)
     return False
 
 
 def checkpoints_activations(model: PreTrainedModel) -> bool:
-    """Whether activations are computed again in backward; transformers renamed it within version 5."""
+    """Return whether the model recomputes activations in backward; transformers renamed the flag within version 5."""
     found = getattr(model, "is_activation_checkpointing", None)
     return bool(model.is_gradient_checkpointing if found is None else found)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ranks hold parts of its weights, so that all of them must run it in the same order."""
+    """Return whether each rank holds only a part of the weights, so that all ranks must run the same passes."""
     if isinstance(next(iter(model.parameters()), None), DTensor):
         return True
-    return any(isinstance(module, FSDPModule) for module in model.modules())  # weights that are whole for the moment
+    return any(isinstance(module, FSDPModule) for module in model.modules())  # weights may be whole between two passes
 
 
 def _obstacle(trunk: PreTrainedModel) -> str | None:
-    """Why a model cannot share prompts."""
+    """Return the reason why a model cannot share prompts; None if it can."""
     if not (accepts(trunk, "past_key_values") and accepts(trunk, "use_cache")):
         return "takes no cache"
     if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=trunk.config).layers):
-        return "keeps more than a list of keys and values"
+        return "keeps more state than keys and values"
     return _difference(trunk)
 
 
 def _difference(trunk: PreTrainedModel) -> str | None:
-    """What a trial says, of two short responses to one prompt and one to another, as rows and shared."""
+    """Compare whole rows with shared prompts on two responses to one prompt and one to another."""
     device, size = next(iter(trunk.parameters())).device, trunk.config.get_text_config().vocab_size
     ids = torch.arange(1, 16, device=device).reshape(3, 5) % size
     ids[1, :3] = ids[0, :3]
@@ -201,4 +204,4 @@ def _difference(trunk: PreTrainedModel) -> str | None:
         rows, shared = states_by_rows(trunk, trial), states_shared(trunk, trial, prompts)
     tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 5e-2
     same = (rows - shared).abs().amax() <= tolerance * rows.abs().amax()
-    return None if same else "goes on from a cache to other numbers"
+    return None if same else "gives other numbers when it continues from a cache"

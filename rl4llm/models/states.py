@@ -1,4 +1,4 @@
-"""The hidden states of one layer of the policy, for value sources that look into it."""
+"""Hidden states of one layer of the policy, for value sources that read them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from rl4llm.states import PolicyStates
 
 
 def layer_index(by: str, layer: float, layers: int) -> int:
-    """Return which of a model's hidden states a choice of layer means: 0 the embeddings, `layers` the last one.
+    """Return the index of the chosen layer among a model's hidden states: 0 for the embeddings, `layers` for the last.
 
     Args:
         by: Who asks, for the message.

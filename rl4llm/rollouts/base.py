@@ -42,7 +42,7 @@ class Engine(ABC):
 
     Attributes:
         version: Version of the weights that `generate` draws from; −1 before the first `sync`.
-        exact: Whether its log-probs are those that the policy itself would give, up to the rounding of float32.
+        exact: Whether its log-probs equal those of the policy up to rounding in float32.
     """
 
     version: int = -1

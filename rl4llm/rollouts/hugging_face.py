@@ -57,7 +57,7 @@ class HuggingFaceEngine(Engine):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]
-        """True where neither weights nor autocast are narrower than float32."""
+        """Whether neither weights nor autocast use less than float32."""
         weight = next(iter(self.policy.model.parameters()))
         return weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(weight.device.type)
 

@@ -427,7 +427,7 @@ def test_what_cannot_be_gated_is_one_line(tiny_policy, tiny_critic):
     [
         (
             {"truncation": "terminal"},
-            r"critics=Readiness decides which values at cuts are believed, and truncation=ter",
+            r"critics=Readiness decides which values at cuts are used, and truncation=ter",
         ),
         ({"truncation": "drop"}, r"critics=Readiness decides which values [^\n]* set --model.truncation=bootstrap or "),
         ({"critics": Privileged(Readiness()), "truncation": "actor_only"}, r"critics=Privileged decides which values"),

@@ -312,7 +312,7 @@ def test_a_stretch_that_no_response_reaches_keeps_its_coefficient():
     ("options", "message"),
     [
         ({"bins": 2, "width": 0}, "^Tether: width must be a whole number of at least 1, got 0"),
-        ({"bins": 1, "width": 4}, "^Tether: width=4 cuts responses into bins, and bins=1 is one; raise bins"),
+        ({"bins": 1, "width": 4}, "^Tether: width=4 has no effect with bins=1; set bins to 2 or more"),
     ],
 )
 def test_stretches_are_checked(options, message):

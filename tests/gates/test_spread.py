@@ -125,7 +125,7 @@ def test_histograms_are_checked(unchecked_shapes, logits, low, message):
 @pytest.mark.parametrize("head", [LinearHead(), BoundedHead()])
 def test_a_head_of_one_value_says_none(head):
     assert not head.spreads
-    with pytest.raises(UsageError, match=rf"^{type(head).__name__} says one value a state"):
+    with pytest.raises(UsageError, match=rf"^{type(head).__name__} predicts one value per state"):
         head.spread(torch.zeros(1, 1, 1))
 
 
@@ -167,7 +167,7 @@ def test_only_heads_that_say_it_fill_the_field(tiny_critic):
 @pytest.mark.parametrize("critics", [MiniCritics(), SymmetricCritic(), BatchMean(), TrunkCritic()])
 def test_a_gate_by_a_spread_that_nobody_says_is_refused(critics):
     composition = Composition(Rollout(), Credit(GAE(), critics), Loss(PPOClip(), gate=WideReturns()))
-    with pytest.raises(UsageError, match=r"^gate=WideReturns reads how returns are spread, and critics="):
+    with pytest.raises(UsageError, match=r"^gate=WideReturns reads the spread of the return, and critics="):
         composition.check()
     some = replace(composition, credit=Credit(GAE(), MiniCritics(head=QuantileHead())))
     some.check()

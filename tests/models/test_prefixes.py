@@ -166,7 +166,7 @@ def test_equal_prompts_are_one_whatever_their_padding_holds():
 
 def test_a_model_that_keeps_states_computes_rows_and_says_so_once():
     trunk, batch = causal_lm("Mamba").base_model, a_batch()
-    with pytest.warns(UserWarning, match="MambaModel takes no cache, so a prompt is computed once for ea"):
+    with pytest.warns(UserWarning, match="MambaModel takes no cache, so every prompt is computed again"):
         states = response_states(trunk, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -188,7 +188,7 @@ def test_checkpointed_activations_and_shared_prompts_exclude_each_other():
     trunk, batch = causal_lm("Llama").base_model.train(), a_batch()
     expected = response_states(trunk, batch)
     trunk.gradient_checkpointing_enable({"use_reentrant": False})
-    with pytest.warns(UserWarning, match="LlamaModel computes activations again in backward, so a prompt"):
+    with pytest.warns(UserWarning, match="LlamaModel recomputes activations in backward, so every prompt"):
         assert not shares_prompts(trunk)
     torch.testing.assert_close(response_states(trunk, batch), expected)
 
