@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.axes import Axes, axes_of, check_axes, cut, padded
-from rl4llm.checks import UsageError, check_mask, check_ndim
+from rl4llm.checks import UsageError, check_mask, check_ndim, check_response_tensors
 from rl4llm.masked import keep
 
 _REMEDIES = {
@@ -289,10 +289,6 @@ def place_scores(
                 [0., 0., 2.]])
     """
     check_mask("place_scores", response_mask=response_mask)
-    if scores.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"place_scores: scores has shape {tuple(scores.shape)}, response_mask {tuple(response_mask.shape)}; "
-            "pass one score per response."
-        )
+    check_response_tensors("place_scores", response_mask, scores=scores)
     later = response_mask.flip(-1).cumsum(-1).flip(-1)
     return keep(scores[:, None].expand(response_mask.shape), response_mask & (later == 1) & ~scores.isnan()[:, None])

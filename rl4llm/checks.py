@@ -79,6 +79,16 @@ def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) ->
             )
 
 
+def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor | None) -> None:
+    """Raise unless every tensor (None is skipped) has one entry per row of the mask."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != response_mask.shape[:1]:
+            raise UsageError(
+                f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; "
+                "pass one entry per response."
+            )
+
+
 def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -> None:
     """Raise unless `critic_values` is critic × batch × time over a batch × time mask."""
     check_token_tensors(by, response_mask)

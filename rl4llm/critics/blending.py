@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_interval, check_same_shape, check_token_tensors
+from rl4llm.checks import UsageError, check_at_least, check_interval, check_response_tensors, check_token_tensors
 from rl4llm.critic_values import critic_mean
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_quantile, spread
 
@@ -57,7 +57,7 @@ def blend_coefficient(
         Venkatraman et al., 2026 (TETHER). arXiv:2608.16739, eq. 15 to 17 and 22; ridge as in the authors' code.
     """
     check_token_tensors("blend_coefficient", response_mask, values=values)
-    _check_rows(scores, baselines, response_mask)
+    check_response_tensors("blend_coefficient", response_mask, scores=scores, baselines=baselines)
     check_blend("blend_coefficient", decay, ridge)
     check_interval("blend_coefficient", -inf, inf, "()", previous=previous)
     mask = response_mask & ~scores.isnan()[:, None]
@@ -71,15 +71,6 @@ def blend_coefficient(
     rounding = 8 * torch.finfo(wide).eps * largest
     before = torch.full_like(fit, previous)
     return torch.where(size > rounding**2, decay * before + (1 - decay) * fit, before)
-
-
-def _check_rows(scores: Tensor, baselines: Tensor, response_mask: Tensor) -> None:
-    check_same_shape("blend_coefficient", remedy="pass one baseline per response", scores=scores, baselines=baselines)
-    if scores.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"blend_coefficient: scores has shape {tuple(scores.shape)}, response_mask {tuple(response_mask.shape)}; "
-            "pass one score per response."
-        )
 
 
 def check_blend(by: str, decay: float, ridge: float) -> None:

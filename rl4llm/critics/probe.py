@@ -13,7 +13,7 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_range
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
-from rl4llm.critics.siblings import leave_one_out_mean
+from rl4llm.critics.siblings import check_siblings, leave_one_out_mean
 from rl4llm.groups import group_count
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, spread
 from rl4llm.models.sources import config_of
@@ -143,11 +143,7 @@ class CrossRolloutProbe(ValueSpec):
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if a response has no siblings, or the policy has no such layer."""
-        if responses_per_prompt < 2:
-            raise UsageError(
-                f"CrossRolloutProbe: responses_per_prompt={responses_per_prompt} leaves no other response to read; "
-                "set --model.responses_per_prompt=2 or more, or --model.critics=MiniCritics."
-            )
+        check_siblings("CrossRolloutProbe", responses_per_prompt)
         layers = getattr(config_of(source).get_text_config(), "num_hidden_layers", None)
         if layers is not None:
             layer_index("CrossRolloutProbe", self.layer, layers)

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.checks import (
-    UsageError,
     check_at_least,
     check_group_tensors,
     check_interval,
     check_mask,
+    check_response_tensors,
     check_token_tensors,
 )
 from rl4llm.groups import group_count, group_mean
@@ -62,11 +62,7 @@ def prompt_errors(
     check_mask("prompt_errors", truncated=truncated)
     check_group_tensors("prompt_errors", group_ids, scores=scores, truncated=truncated)
     check_token_tensors("prompt_errors", response_mask, values=values)
-    if group_ids.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"prompt_errors: group_ids has shape {tuple(group_ids.shape)}, response_mask {tuple(response_mask.shape)}; "
-            "pass one entry per response."
-        )
+    check_response_tensors("prompt_errors", response_mask, group_ids=group_ids)
     wide = torch.promote_types(at_least_float32(values).dtype, at_least_float32(scores).dtype)
     first = response_mask & (response_mask.cumsum(-1) == 1)
     counted = response_mask.any(-1) & ~scores.isnan() & ~truncated

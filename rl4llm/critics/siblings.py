@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.checks import check_group_tensors
+from rl4llm.checks import UsageError, check_group_tensors
 from rl4llm.groups import centred_in_group, group_count, group_mean
 from rl4llm.masked import at_least_float32, result_dtype
 
@@ -52,3 +52,12 @@ def _mean_of_others(
     count = group_count(group_ids, scored).to(x.dtype)
     advantages = centred_in_group(x, group_ids, scored) * count / (count - 1).clamp(min=1)
     return torch.where(scored, x - advantages, group_mean(x, group_ids, scored))
+
+
+def check_siblings(by: str, responses_per_prompt: int) -> None:
+    """Raise if a prompt has a single response, so that there is no other one to compare with."""
+    if responses_per_prompt < 2:
+        raise UsageError(
+            f"{by}: responses_per_prompt={responses_per_prompt} leaves no other response to the same prompt; set "
+            "--model.responses_per_prompt=2 or more, or --model.critics=MiniCritics."
+        )

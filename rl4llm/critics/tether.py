@@ -14,7 +14,7 @@ from rl4llm.critic_values import critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import blend_coefficient, check_blend, position_bins, spread_bins
 from rl4llm.critics.mini import MiniCritics
-from rl4llm.critics.siblings import leave_one_out_mean
+from rl4llm.critics.siblings import check_siblings, leave_one_out_mean
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
 from rl4llm.masked import keep, spread
 
@@ -60,11 +60,7 @@ class Tether(WrappingSpec):
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
         """Raise if a response has no siblings, or as any source around critics."""
-        if responses_per_prompt < 2:
-            raise UsageError(
-                f"Tether: responses_per_prompt={responses_per_prompt} leaves no other response to take the mean of; "
-                "set --model.responses_per_prompt=2 or more, or --model.critics=MiniCritics."
-            )
+        check_siblings("Tether", responses_per_prompt)
         super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "TetherSource":

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_interval, check_mask, check_token_tensors
+from rl4llm.checks import check_interval, check_mask, check_response_tensors, check_token_tensors
 from rl4llm.gates.base import Gate
 
 
@@ -38,7 +38,8 @@ def finished_responses(
         Yu et al., 2025. arXiv:2503.14476, section 3.4 (overlong filtering).
     """
     check_mask("finished_responses", truncated=truncated)
-    _check_rows("finished_responses", response_mask, truncated=truncated)
+    check_token_tensors("finished_responses", response_mask)
+    check_response_tensors("finished_responses", response_mask, truncated=truncated)
     return response_mask & ~truncated[:, None]
 
 
@@ -72,18 +73,9 @@ def correct_responses(
         Yue et al., 2025 (VAPO: likelihood of correct responses). arXiv:2504.05118.
     """
     check_interval("correct_responses", threshold=threshold)
-    _check_rows("correct_responses", response_mask, scores=scores)
+    check_token_tensors("correct_responses", response_mask)
+    check_response_tensors("correct_responses", response_mask, scores=scores)
     return response_mask & (scores > threshold)[:, None]
-
-
-def _check_rows(by: str, response_mask: Tensor, **rows: Tensor) -> None:
-    check_token_tensors(by, response_mask)
-    for name, tensor in rows.items():
-        if tensor.shape != response_mask.shape[:1]:
-            raise UsageError(
-                f"{by}: {name} has shape {tuple(tensor.shape)}, response_mask {tuple(response_mask.shape)}; pass one "
-                "entry per response."
-            )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_choice, check_interval
+from rl4llm.checks import check_choice, check_interval, check_response_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective
-from rl4llm.objectives.responses import at_first_token, check_response_tensors, response_log_ratio, scored_responses
+from rl4llm.objectives.responses import at_first_token, response_log_ratio, scored_responses
 
 
 def trajectory_bellman_residual(

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_group_tensors, check_interval
+from rl4llm.checks import check_group_tensors, check_interval, check_response_tensors
 from rl4llm.groups import group_count, group_mean
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective
-from rl4llm.objectives.responses import check_response_tensors, response_log_ratio, scored_responses
+from rl4llm.objectives.responses import response_log_ratio, scored_responses
 
 
 def rebel(

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_token_tensors
+from rl4llm.checks import check_token_tensors
 from rl4llm.masked import at_least_float32, keep, masked_sum
 from rl4llm.ratios import token_log_ratio
 
@@ -56,13 +56,3 @@ def scored_responses(
         tensor([ True, False])
     """
     return response_mask.any(-1) & ~scores.isnan()
-
-
-def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor | None) -> None:
-    """Raise unless every tensor (None is skipped) has one entry a row of the mask."""
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != response_mask.shape[:1]:
-            raise UsageError(
-                f"{by}: {name} has shape {tuple(tensor.shape)}, response_mask {tuple(response_mask.shape)}; "
-                "pass one entry per response."
-            )

@@ -32,6 +32,7 @@ OPTIONS = {
     "k": 2,
     "bins": 2,
     "width": 2,
+    "noise": 1.0,
     "num_critics": 2,
     "critic": 0,
     "low": 0.5,

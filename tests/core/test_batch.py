@@ -326,7 +326,7 @@ def test_the_place_of_a_score_does_not_depend_on_the_width(batch, columns):
 
 
 def test_scores_must_match_the_rows(unchecked_shapes):
-    with pytest.raises(UsageError, match=r"scores has shape \(3,\), response_mask \(2, 3\); pass one score per"):
+    with pytest.raises(UsageError, match=r"scores has shape \(3,\), response_mask \(2, 3\); pass one entry per"):
         place_scores(torch.zeros(3), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(UsageError, match="place_scores: response_mask must be a bool tensor"):
         place_scores(torch.zeros(2), torch.ones(2, 3))

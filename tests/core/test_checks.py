@@ -17,6 +17,7 @@ from rl4llm.checks import (
     check_interval,
     check_mask,
     check_ndim,
+    check_response_tensors,
     check_same_shape,
     check_token_tensors,
 )
@@ -64,6 +65,10 @@ WRONG = [
     (
         lambda: check_group_tensors("f", torch.tensor([0, 1]), none=None, x=torch.zeros(3)),
         "f: x has shape (3,), group_ids (2,); pass one entry per response.",
+    ),
+    (
+        lambda: check_response_tensors("f", MASK, none=None, x=torch.zeros(3)),
+        "f: x has shape (3,), response_mask (2, 3); pass one entry per response.",
     ),
     (
         lambda: check_critic_values("f", NUMBERS, MASK),

@@ -25,16 +25,16 @@ from tests.classic_bugs.test_loss import some_batch
 def shown(module, batch, prompts):
     """The prompts as the critics read them, as text."""
     seen, source = [], module.critics
-    forward = source.inner.critics[0].forward
+    critic = source.inner.critics[0]
+    outputs = critic.outputs
 
     def look(rows):
         seen.append(rows)
-        return forward(rows)
+        return outputs(rows)
 
-    source.inner.critics[0].forward = look
-
+    critic.outputs = look
     judged = source.values(batch, module.value_context(module.runtime(), prompts, Meter()))
-    source.inner.critics[0].forward = forward
+    critic.outputs = outputs
     decode = module.policy.tokenizer.decode
     rows = [row for piece in seen for row in zip(piece.prompt_ids, piece.prompt_mask, strict=True)]
     return judged, sorted(decode(ids[mask]).replace(" ", "") for ids, mask in rows)

@@ -139,11 +139,11 @@ def test_a_small_gap_is_fitted_and_a_gap_of_rounding_is_not(scale):
         (lambda: leave_one_out_mean(torch.zeros(2), torch.zeros(1).long()), r"^leave_one_out_mean: scores has shape"),
         (
             lambda: blend_coefficient(torch.zeros(2), torch.zeros(1), torch.zeros(2, 1), ONE.expand(2, 1)),
-            r"^blend_coefficient: baselines has shape \(1,\), scores \(2,\); pass one baseline per response",
+            r"^blend_coefficient: baselines has shape \(1,\), response_mask \(2, 1\); pass one entry per response",
         ),
         (
             lambda: blend_coefficient(torch.zeros(1), torch.zeros(1), torch.zeros(2, 1), ONE.expand(2, 1)),
-            r"^blend_coefficient: scores has shape \(1,\), response_mask \(2, 1\); pass one score per response",
+            r"^blend_coefficient: scores has shape \(1,\), response_mask \(2, 1\); pass one entry per response",
         ),
         (
             lambda: blend_coefficient(torch.zeros(1), torch.zeros(1), torch.zeros(1, 1), ONE, previous=torch.inf),
