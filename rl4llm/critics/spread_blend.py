@@ -129,9 +129,9 @@ class SpreadBlend(WrappingSpec):
         bₜ = (1 − ρₜ)B + ρₜV̄(sₜ)          ρₜ = p / (p + c σₜ²)          see [spread_trust][] and [prior_variances][]
 
     c starts at ∞ (RLOO). After each batch it becomes the candidate that minimizes Σ (R − b)² over the batch's trained
-    tokens, the largest of them if several do, and the next batch uses it, so no response influences its own baseline; nothing is fitted while the critics
-    warm up. Use it with `GAE(lam=1.0)`, as [Tether][rl4llm.critics.tether.Tether], whose one ρ for
-    all tokens is the control.
+    tokens, the largest if several do, and the next batch uses it, so no response influences its own baseline; nothing
+    is fitted while the critics warm up. Use it with `GAE(lam=1.0)`, as [Tether][rl4llm.critics.tether.Tether], whose
+    one ρ for all tokens is the control.
 
     Args:
         critics: The critics that are blended; several, because one has no spread.
