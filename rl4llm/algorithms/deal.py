@@ -11,6 +11,8 @@ from rl4llm.algorithms.microbatches import Averaging, Counts, cut_by_tokens, uni
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
+from rl4llm.groups import dense_group_ids, first_rows, position_in_group
+from rl4llm.masked import keep
 
 TokenFunction = Callable[[RolloutBatch], Tensor]
 
@@ -24,12 +26,14 @@ class Dealt:
     Args:
         rows: The rows of all ranks.
         world_size: Number of ranks.
-        whole_groups: Whether the responses to one prompt stay together.
+        whole_groups: Whether the responses to one prompt are never separated.
+        shared: Whether a forward pass runs the prompt of several responses once.
     """
 
     rows: RolloutBatch
     world_size: int = 1
     whole_groups: bool = False
+    shared: bool = False
 
     @cached_property
     def shares(self) -> list[Tensor]:
@@ -38,15 +42,30 @@ class Dealt:
         if self.world_size == 1 or not len(unit):
             empty = unit[:0]
             return [torch.arange(len(unit), device=unit.device), *[empty] * (self.world_size - 1)]
-        tokens = (self.rows.prompt_mask.sum(-1) + self.rows.widths).cpu()
-        per_unit = torch.zeros(int(unit.max()) + 1, dtype=tokens.dtype).index_add(0, unit.cpu(), tokens)
-        rank_of = balanced(per_unit.tolist(), self.world_size)[unit.cpu()]
-        return [(rank_of == rank).nonzero()[:, 0].to(unit.device) for rank in range(self.world_size)]
+        rank_of = (self._in_runs(unit) if self.shared else self._apart(unit))[unit]
+        return [(rank_of == rank).nonzero()[:, 0] for rank in range(self.world_size)]
+
+    def _apart(self, unit: Tensor) -> Tensor:
+        """Return the rank of each unit where every row runs its own prompt."""
+        tokens = self.rows.prompt_mask.sum(-1) + self.rows.widths
+        return balanced(_per_unit(tokens, unit).tolist(), self.world_size).to(unit.device)
+
+    def _in_runs(self, unit: Tensor) -> Tensor:
+        """Return the rank of each unit where a rank is to have responses to the same prompts."""
+        groups, _ = dense_group_ids(self.rows.group_ids)
+        first = position_in_group(self.rows.group_ids) == 0
+        tokens = keep(self.rows.prompt_mask.sum(-1), first) + self.rows.widths
+        order = first_rows(unit, int(unit.max()) + 1)
+        by_group = groups[order].argsort(stable=True)
+        ranks = torch.empty_like(by_group)
+        ranks[by_group] = in_runs(_per_unit(tokens, unit)[by_group], self.world_size)
+        return ranks
 
     def microbatches(self, rank: int, max_tokens: int) -> list[Tensor]:
         """Return the row indices of each microbatch of a rank."""
         own = self.shares[rank]
-        cut = cut_by_tokens(self.rows.select(own), max_tokens, whole_groups=self.whole_groups)
+        rows = self.rows.select(own)
+        cut = cut_by_tokens(rows, max_tokens, whole_groups=self.whole_groups, shared=self.shared)
         return [own[rows] for rows in cut]
 
     def pieces(self, rank: int, max_tokens: int) -> Iterator[tuple[Tensor, RolloutBatch]]:
@@ -63,6 +82,10 @@ class Dealt:
         for _ in range(most - len(own)):
             first = torch.zeros(1, dtype=torch.long, device=self.rows.group_ids.device)
             yield first[:0], _idle(self.rows.select(first))
+
+
+def _per_unit(tokens: Tensor, unit: Tensor) -> Tensor:
+    return tokens.new_zeros(int(unit.max()) + 1).index_add(0, unit, tokens)
 
 
 def _idle(row: RolloutBatch) -> RolloutBatch:
@@ -90,10 +113,11 @@ def deal(
     generator: torch.Generator,
     world_size: int = 1,
     whole_groups: bool = False,
+    shared: bool = False,
 ) -> Iterator[Minibatch]:
     """Yield the minibatches of all optimizer steps on a rollout batch, in order.
 
-    The rows of each epoch are permuted once, for all ranks, and cut into minibatches; so which rows share a step does
+    The rows of each epoch are shuffled once, for all ranks, and cut into minibatches; so which rows share a step does
     not depend on the number of ranks. Every minibatch knows the normalizers of its losses over all ranks.
 
     Args:
@@ -103,16 +127,19 @@ def deal(
         generator: Random numbers of the permutation, the same on every rank.
         world_size: Number of ranks that share each minibatch.
         whole_groups: Whether the responses to one prompt are never separated.
+        shared: Whether a forward pass runs the prompt of several responses once.
     """
-    unit = units(batch, whole_groups)
-    for chosen in updates.cut(int(unit.max()) + 1 if len(batch) else 0, generator):
+    unit, (groups, count) = units(batch, whole_groups), dense_group_ids(batch.group_ids)
+    for chosen in updates.cut(torch.arange(count) if whole_groups else groups.cpu(), generator):
         chosen = chosen.to(unit.device)
         rows = batch.select(torch.isin(unit, chosen) if whole_groups else chosen)
-        yield Minibatch(rows, world_size, whole_groups, averaging.counts(rows))
+        yield Minibatch(rows, world_size, whole_groups, shared, averaging.counts(rows))
 
 
 @torch.no_grad()
-def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int) -> Tensor:
+def map_dealt(
+    runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int, *, shared: bool = False
+) -> Tensor:
     """Evaluate a function on the whole batch, each rank on its share, and give all ranks the whole result.
 
     Args:
@@ -120,10 +147,11 @@ def map_dealt(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, ma
         function: From rows to a tensor whose last two axes are batch and time.
         batch: The rollout batch, the same on every rank.
         max_tokens: Token budget of one forward pass.
+        shared: Whether a forward pass runs the prompt of several responses once.
     """
     if not len(batch):
         return function(batch).detach()
-    results, example = _shared_results(runtime, function, batch, max_tokens)
+    results, example = _all_results(runtime, function, Dealt(batch, runtime.world_size, shared=shared), max_tokens)
     device = batch.response_mask.device
     whole = torch.zeros(*example.shape[:-2], *batch.response_mask.shape, dtype=example.dtype, device=device)
     for rows, piece in results:
@@ -143,7 +171,7 @@ def map_rows(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max
     """
     if not len(batch):
         return function(batch).detach()
-    results, example = _shared_results(runtime, function, batch, max_tokens)
+    results, example = _all_results(runtime, function, Dealt(batch, runtime.world_size), max_tokens)
     device = batch.response_mask.device
     whole = torch.zeros(len(batch), *example.shape[1:], dtype=example.dtype, device=device)
     for rows, piece in results:
@@ -151,17 +179,28 @@ def map_rows(runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max
     return whole
 
 
-def _shared_results(
-    runtime: Runtime, function: TokenFunction, batch: RolloutBatch, max_tokens: int
+def _all_results(
+    runtime: Runtime, function: TokenFunction, dealt: Dealt, max_tokens: int
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return all ranks' results with the indices of their rows, and one result of this rank as an example."""
-    pieces = Dealt(batch, runtime.world_size).pieces(runtime.rank, max_tokens)
-    own = [(rows, function(piece).detach()) for rows, piece in pieces]
+    own = [(rows, function(piece).detach()) for rows, piece in dealt.pieces(runtime.rank, max_tokens)]
     filled = [pair for pair in own if len(pair[0])]
     if runtime.world_size > 1:
         moved = [(rows.cpu(), piece.cpu()) for rows, piece in filled]
         filled = [pair for pairs in runtime.gather(moved) for pair in pairs]
     return filled, own[0][1]
+
+
+def in_runs(tokens: Tensor, world_size: int) -> Tensor:
+    """Assign neighbouring units to the same rank, so that ranks have about the same number of tokens.
+
+    Example:
+        >>> in_runs(torch.tensor([5, 1, 4, 2]), 2)
+        tensor([0, 0, 1, 1])
+    """
+    twice = 2 * tokens.cumsum(0) - tokens  # twice the middle of each unit
+    total = 2 * tokens.sum().clamp(min=1)
+    return (twice * world_size // total).clamp(max=world_size - 1)
 
 
 def balanced(tokens: list[int], world_size: int) -> Tensor:

@@ -39,6 +39,11 @@ class Learner:
     updates: Updates
     averaging: Averaging
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether its forward pass runs the prompt of several responses once."""
+        return bool(getattr(self.module, "shares_prompts", False))
+
 
 def improve(
     runtime: Runtime,
@@ -105,7 +110,7 @@ def _accumulate(
     before = meter.copy()
     while True:
         before_step()
-        budget = health.budget(learner.name, learner.updates.microbatch_tokens)
+        budget = health.budget(learner.name, learner.updates.budget(runtime.device))
         learner.optimizer.zero_grad()
         try:
             loss = _backward_all(runtime, learner, minibatch, losses, budget)

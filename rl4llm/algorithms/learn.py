@@ -36,6 +36,7 @@ def value_context(
     health: Health,
     *,
     max_tokens: int,
+    shared: bool,
     counted: str | None,
 ) -> ValueContext:
     """Return the forward passes, steps and completions that the loop offers a value source for one rollout batch.
@@ -49,6 +50,7 @@ def value_context(
         meter: Receives the losses of the critics.
         health: Counts skipped steps.
         max_tokens: Token budget of a forward pass.
+        shared: Whether all learners of the value source run the prompt of several responses once.
         counted: Name of the learner whose last step the Trainer counts; None if it counts the policy's.
     """
 
@@ -60,8 +62,9 @@ def value_context(
             )
             return [term]
 
-        one, world = learner(name), runtime.world_size
-        dealt = deal(rows, one.updates, one.averaging, generator=runtime.generator("deal", name), world_size=world)
+        one, random = learner(name), runtime.generator("deal", name)
+        world, shared = runtime.world_size, one.shares_prompts
+        dealt = deal(rows, one.updates, one.averaging, generator=random, world_size=world, shared=shared)
         improve(runtime, one, dealt, losses, meter, health, counted=name == counted)
 
     def states(function: StateFunction, rows: RolloutBatch, layer: float) -> Tensor:
@@ -72,7 +75,7 @@ def value_context(
         return map_rows(runtime, read, rows, max_tokens)
 
     return ValueContext(
-        map=lambda f, rows: map_dealt(runtime, f, rows, max_tokens),
+        map=lambda f, rows: map_dealt(runtime, f, rows, max_tokens, shared=shared),
         minimize=minimize,
         log_probs=lambda rows: policy_pass(rows, "log_probs"),
         own_values=lambda rows: policy_pass(rows, "values"),

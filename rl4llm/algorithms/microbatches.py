@@ -1,7 +1,8 @@
 """Cutting a batch by a token budget, and gradients that do not depend on how it was cut."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,27 +22,82 @@ def units(batch: RolloutBatch, whole_groups: bool) -> Tensor:
     return torch.arange(len(batch), device=batch.group_ids.device)
 
 
-def cut_by_tokens(batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Tensor]:
-    """Row indices of microbatches: rows of similar length together, at most `max_tokens` of prompt and response each.
+class _Unit(NamedTuple):
+    """Rows that are never separated, with their longest prompt and response."""
 
-    A row (or, with `whole_groups`, a group) beyond the budget is a microbatch of its own.
+    rows: list[int]
+    group: int
+    prompt: int
+    width: int
+
+
+class _Piece:
+    """A microbatch that grows unit by unit, and the tokens of its passes."""
+
+    def __init__(self, shared: bool) -> None:
+        self.shared, self.rows, self.groups, self.prompt, self.width = shared, list[int](), set[int](), 0, 0
+
+    def tokens(self, unit: _Unit | None = None) -> int:
+        """Return the tokens that run, padding included, with a further unit if one is given."""
+        rows, groups, prompt, width = len(self.rows), len(self.groups), self.prompt, self.width
+        if unit is not None:
+            rows, groups = rows + len(unit.rows), groups + (unit.group not in self.groups)
+            prompt, width = max(prompt, unit.prompt), max(width, unit.width)
+        return (groups if self.shared else rows) * prompt + rows * width
+
+    def add(self, unit: _Unit) -> None:
+        """Take in a unit."""
+        self.rows += unit.rows
+        self.groups.add(unit.group)
+        self.prompt, self.width = max(self.prompt, unit.prompt), max(self.width, unit.width)
+
+
+def cut_by_tokens(
+    batch: RolloutBatch, max_tokens: int, *, whole_groups: bool = False, shared: bool = False
+) -> list[Tensor]:
+    """Return the row indices of microbatches that run at most `max_tokens` each, padding included.
+
+    Rows of similar length stand together. Where the model shares prompts, responses to one prompt stand together
+    instead if that takes fewer tokens in all. A unit beyond the budget is a microbatch of its own.
+
+    Args:
+        batch: The rows.
+        max_tokens: Most prompt and response tokens of one pass.
+        whole_groups: Whether the responses to one prompt are never separated.
+        shared: Whether a pass runs the prompt of several responses once.
     """
     if not len(batch):
-        return
-    unit = units(batch, whole_groups)
-    sizes = torch.bincount(unit)
-    widest = torch.zeros_like(sizes).scatter_reduce(0, unit, batch.widths.clamp(min=1), "amax")
-    order = widest.argsort(stable=True)
-    columns = widest[order].clamp(min=1)  # trimming leaves empty rows one column
-    lengths = (batch.prompt_mask.sum(-1).amax() + columns).tolist()
-    rows_before = [0, *sizes[order].cumsum(0).tolist()]
-    by_unit = order.argsort()[unit].argsort(stable=True)
-    start = 0
-    for stop in range(1, len(lengths) + 1):
-        rows = rows_before[min(stop + 1, len(lengths))] - rows_before[start]
-        if stop == len(lengths) or rows * lengths[stop] > max_tokens:
-            yield by_unit[rows_before[start] : rows_before[stop]]
-            start = stop
+        return []
+    units_ = _units_of(batch, whole_groups)
+    by_width = sorted(units_, key=lambda unit: unit.width)
+    cuts = [_cut(by_width, max_tokens, shared)]
+    if shared:
+        widest = {unit.group: unit.width for unit in by_width}
+        cuts.append(_cut(sorted(by_width, key=lambda unit: (widest[unit.group], unit.group)), max_tokens, shared))
+    best = min(cuts, key=lambda pieces: sum(piece.tokens() for piece in pieces))
+    return [torch.tensor(piece.rows, device=batch.group_ids.device) for piece in best]
+
+
+def _units_of(batch: RolloutBatch, whole_groups: bool) -> list[_Unit]:
+    groups = dense_group_ids(batch.group_ids)[0].tolist()
+    prompts, widths = batch.prompt_mask.sum(-1).tolist(), batch.widths.clamp(min=1).tolist()
+    members: dict[int, list[int]] = {}
+    for row, unit in enumerate(units(batch, whole_groups).tolist()):
+        members.setdefault(unit, []).append(row)
+    return [
+        _Unit(rows, groups[rows[0]], max(prompts[row] for row in rows), max(widths[row] for row in rows))
+        for rows in members.values()
+    ]
+
+
+def _cut(ordered: Sequence[_Unit], max_tokens: int, shared: bool) -> list[_Piece]:
+    """Fill one microbatch after another."""
+    pieces = [_Piece(shared)]
+    for unit in ordered:
+        if pieces[-1].rows and pieces[-1].tokens(unit) > max_tokens:
+            pieces.append(_Piece(shared))
+        pieces[-1].add(unit)
+    return pieces
 
 
 def loss_counts(aggregator: Aggregator, mask: Tensor) -> dict[int, Tensor]:
@@ -99,6 +155,7 @@ def accumulate_gradients(
     max_tokens: int,
     counts: Counts | None = None,
     whole_groups: bool = False,
+    shared: bool = False,
     backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
 ) -> Tensor:
     """Accumulate the gradients of the aggregated losses of a whole batch, microbatch by microbatch.
@@ -114,6 +171,7 @@ def accumulate_gradients(
         max_tokens: Token budget of a microbatch.
         counts: Normalizers by number of axes; by default those of `batch`. On several ranks, the sum over ranks.
         whole_groups: Whether the responses to one prompt stay together, for losses that compare them.
+        shared: Whether a forward pass runs the prompt of several responses once.
         backward: Called with the loss of each microbatch.
 
     Returns:
@@ -122,7 +180,7 @@ def accumulate_gradients(
     averaging = Averaging((aggregator,))
     normalizers = averaging.counts(batch) if counts is None else [counts]
     total = torch.zeros((), device=batch.response_mask.device)
-    for indices in cut_by_tokens(batch, max_tokens, whole_groups=whole_groups):
+    for indices in cut_by_tokens(batch, max_tokens, whole_groups=whole_groups, shared=shared):
         rows = batch.select(indices).trim()
         loss = averaging(losses(rows), rows, normalizers)
         backward(loss)

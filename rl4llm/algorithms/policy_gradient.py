@@ -157,8 +157,15 @@ class PolicyGradient(PolicyModule):
 
     def _deal(self, runtime: Runtime, batch: RolloutBatch) -> Iterator[Minibatch]:
         updates, loss = self.learning.updates, self.composition.loss
-        random, whole, world = runtime.generator("deal", "policy"), loss.objective.whole_groups, runtime.world_size
-        return deal(batch, updates, loss.averaging(), generator=random, world_size=world, whole_groups=whole)
+        return deal(
+            batch,
+            updates,
+            loss.averaging(),
+            generator=runtime.generator("deal", "policy"),
+            world_size=runtime.world_size,
+            whole_groups=loss.objective.whole_groups,
+            shared=self.policy.shares_prompts,
+        )
 
     def _improve(self, runtime: Runtime, minibatches: Iterator[Minibatch], meter: Meter) -> None:
         duals: dict[str, Any] = dict(self.duals.items())
@@ -228,7 +235,8 @@ class PolicyGradient(PolicyModule):
         def read(piece: RolloutBatch) -> Tensor:
             return getattr(policy(piece, temperature=self.sampling.temperature, asks=asks), field)
 
-        return map_dealt(runtime, read, rows, self.learning.updates.microbatch_tokens)
+        budget = self.learning.updates.budget(runtime.device)
+        return map_dealt(runtime, read, rows, budget, shared=policy.shares_prompts)
 
     def value_context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
         """Return what the loop lends to the value source for these prompts; None where there is no such source."""
@@ -242,7 +250,8 @@ class PolicyGradient(PolicyModule):
             lambda rows, field: self._pass(runtime, self.policy, rows, field),
             meter,
             self.health,
-            max_tokens=self.critic_learning.updates.microbatch_tokens,
+            max_tokens=self.critic_learning.updates.budget(runtime.device),
+            shared=all(getattr(one, "shares_prompts", False) for one in self.critics.learners.values()),
             counted=self._learner_names()[-1] if self.warming_up else None,
         )
 

@@ -15,7 +15,7 @@ from rl4llm.critics.layers import ValueHead
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.loading import context_length
 from rl4llm.models.policy import ModelSource
-from rl4llm.models.prefixes import prompt_states, response_states
+from rl4llm.models.prefixes import prompt_states, response_states, shares_prompts
 from rl4llm.models.sources import load_backbone
 
 Inputs = Literal["prefix", "prompt"]
@@ -67,6 +67,11 @@ class ValueModel(nn.Module):
         """Load a model by name or object, with a new head; no weight is shared with a model object."""
         generator = torch.Generator().manual_seed(seed)
         return cls(load_backbone(source), head, inputs=inputs, head_scale=head_scale, generator=generator)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether [outputs][rl4llm.critics.value_model.ValueModel.outputs] run the prompt of several responses once."""
+        return self.inputs == "prompt" or shares_prompts(self.backbone)
 
     def forward(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
         """V(sₜ) of every response token, 0 where the mask is False; float32 or wider."""

@@ -21,7 +21,7 @@ from rl4llm.masked import at_least_float32, keep
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
 from rl4llm.models.head import LanguageHead, language_head
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
-from rl4llm.models.prefixes import for_model, prefix_inputs, response_states
+from rl4llm.models.prefixes import for_model, prefix_inputs, response_states, shares_prompts
 from rl4llm.models.pretrained import Pretrained, as_pretrained
 from rl4llm.models.weights import check_finite
 
@@ -108,6 +108,12 @@ class Policy(nn.Module):
         if write:
             self.model.save_pretrained(folder, state_dict=state)
             self.tokenizer.save_pretrained(folder)
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether [forward][rl4llm.models.policy.Policy.forward] runs the prompt of several responses once."""
+        head = language_head(self.model)
+        return head is not None and shares_prompts(head.trunk)
 
     def forward(self, batch: RolloutBatch, *, temperature: float = 1.0, asks: Collection[str] = ()) -> PolicyOutput:
         """Log-probs of the response tokens, and what else is asked for; 0 where the mask is False.

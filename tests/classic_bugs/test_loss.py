@@ -27,6 +27,7 @@ from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter
 from rl4llm.batch import RolloutBatch
+from rl4llm.groups import dense_group_ids
 from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import ConstantNorm, PPOClip, SequenceMean, SequenceSum, TokenMean
 from rl4llm.randomness import generator
@@ -147,7 +148,7 @@ def test_every_rank_adds_a_part_of_its_own(unchecked_shapes, aggregator):
 def test_every_step_has_the_gradient_of_its_own_rows_whatever_the_other_minibatches_hold(unchecked_shapes, aggregator):
     batch = some_batch(5)
     steps = gradients(batch, aggregator, minibatches=3, epochs=2)
-    parts = list(Updates(minibatches=3, epochs=2).cut(len(batch), generator("deal")))
+    parts = list(Updates(minibatches=3, epochs=2).cut(dense_group_ids(batch.group_ids)[0], generator("deal")))
     assert len(steps) == len(parts) == 6
     for step, rows in zip(steps, parts, strict=True):
         torch.testing.assert_close(gradients(batch.select(rows), aggregator)[0], step)
