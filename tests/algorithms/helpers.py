@@ -14,6 +14,7 @@ from rl4llm.advantages import GAE, GroupRelative, Whiten
 from rl4llm.algorithms import Evaluation, Runtime, Updates, collect, compose, gather
 from rl4llm.algorithms.judge import Passes
 from rl4llm.algorithms.meter import Meter
+from rl4llm.batch import RolloutBatch
 from rl4llm.critics import MiniCritics
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.gates import AgreementGate, DivergenceFilter
@@ -225,3 +226,23 @@ __all__ = [
     "some_prompts",
     "weights",
 ]
+
+
+def stretched(lengths, groups, prompt):
+    """Rows of these lengths after prompts of one length."""
+    width = max(lengths)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    ids = torch.ones(len(lengths), prompt, dtype=torch.long)
+    return RolloutBatch(
+        prompt_ids=ids,
+        prompt_mask=ids.bool(),
+        response_ids=mask.long(),
+        response_mask=mask,
+        group_ids=torch.tensor(groups),
+        prompt_uids=torch.tensor(groups),
+        scores=torch.zeros(len(lengths)),
+        truncated=torch.zeros(len(lengths), dtype=torch.bool),
+        rewards=torch.zeros(mask.shape),
+        rollout_log_probs=torch.zeros(mask.shape),
+        old_log_probs=torch.zeros(mask.shape),
+    )

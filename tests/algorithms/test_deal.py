@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
-from rl4llm.algorithms.deal import Dealt, balanced, map_rows
+from rl4llm.algorithms.deal import Dealt, balanced, in_runs, map_rows
 from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.runtime import RankError, share
 from rl4llm.checks import UsageError
+from rl4llm.groups import dense_group_ids
 from rl4llm.objectives import SequenceMean, TokenMean
 from rl4llm.randomness import generator
 from rl4llm.testing.strategies import rollouts
+from tests.algorithms.helpers import stretched
 
 RANKS = st.integers(1, 4)
 
@@ -29,6 +31,63 @@ def test_no_rank_carries_more_than_another_and_one_unit(tokens, ranks):
     rank_of = balanced(tokens, ranks)
     loads = [sum(t for t, r in zip(tokens, rank_of.tolist(), strict=True) if r == rank) for rank in range(ranks)]
     assert max(loads) - min(loads) <= max(tokens, default=0)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), RANKS)
+def test_runs_are_contiguous_and_no_end_is_further_than_a_unit_from_its_place(tokens, ranks):
+    rank_of = in_runs(torch.tensor(tokens), ranks).tolist()
+    assert rank_of == sorted(rank_of)
+    assert set(rank_of) <= set(range(ranks))
+    for rank in range(ranks - 1):
+        done = sum(t for t, r in zip(tokens, rank_of, strict=True) if r <= rank)
+        assert abs(done - (rank + 1) * sum(tokens) / ranks) <= max(tokens)
+
+
+@given(batch=rollouts(max_batch=8), ranks=RANKS, whole=st.booleans())
+def test_where_prompts_are_shared_a_rank_has_neighbouring_responses(batch, ranks, whole):
+    dealt = Dealt(batch, ranks, whole, shared=True)
+    rank_of = torch.zeros(len(batch), dtype=torch.long)
+    for rank, rows in enumerate(dealt.shares):
+        rank_of[rows] = rank
+    assert sorted(torch.cat(dealt.shares).tolist()) == list(range(len(batch)))
+    groups = dense_group_ids(batch.group_ids)[0]
+    runs = [rank_of[groups == group].tolist() for group in groups.unique().tolist()]
+    assert [rank for run in runs for rank in run] == sorted(rank for run in runs for rank in run)
+    assert not whole or all(len(set(run)) == 1 for run in runs)
+
+
+def test_a_prompt_that_ranks_share_is_counted_once():
+    """Two prompts of 8 tokens; 2 and 6 responses of a token each: 10 and 14 tokens, so the second rank gets the six."""
+    batch = stretched([1] * 8, [0, 0, *[1] * 6], prompt=8)
+    assert [rows.tolist() for rows in Dealt(batch, 2, shared=True).shares] == [[0, 1], [2, 3, 4, 5, 6, 7]]
+
+
+@given(batch=rollouts(max_batch=8), minibatches=st.integers(1, 4), shuffle=st.sampled_from(["prompts", "responses"]))
+def test_every_pass_has_all_rows_once_in_parts_of_equal_size(batch, minibatches, shuffle):
+    groups = dense_group_ids(batch.group_ids)[0]
+    updates = Updates(epochs=2, minibatches=minibatches, shuffle=shuffle)
+    parts = list(updates.cut(groups, generator("deal", 0)))
+    passes = parts[:minibatches], parts[minibatches:]
+    for one in passes:
+        assert sorted(torch.cat(one).tolist()) == list(range(len(batch)))
+        assert max(map(len, one)) - min(map(len, one)) <= 1
+
+
+def test_prompts_stay_together_and_both_they_and_their_responses_are_shuffled():
+    groups, random = torch.arange(16) // 4, generator("deal", 0)
+    orders = [torch.cat(list(Updates(minibatches=3).cut(groups, random))) for _ in range(5)]
+    for order in orders:
+        assert (groups[order].diff() != 0).sum() == 3
+    assert len({tuple(groups[order].tolist()) for order in orders}) > 1
+    assert len({tuple(order[groups[order] == 2].tolist()) for order in orders}) > 1
+    alone = torch.cat(list(Updates(minibatches=3, shuffle="responses").cut(groups, random)))
+    assert (groups[alone].diff() != 0).sum() > 3
+
+
+def test_the_budget_fits_the_device_unless_it_is_given():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (Updates().budget(cpu), Updates().budget(gpu)) == (2048, 16384)
+    assert Updates(microbatch_tokens=7).budget(cpu) == Updates(microbatch_tokens=7).budget(gpu) == 7
 
 
 @given(batch=rollouts(max_batch=7), ranks=RANKS, whole=st.booleans())

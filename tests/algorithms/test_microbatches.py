@@ -13,6 +13,7 @@ from rl4llm.models import Policy, TinyQwen3
 from rl4llm.objectives import ConstantNorm, PPOClip, Reinforce, SequenceMean, SequenceSum, TokenMean
 from rl4llm.regularizers import EntropyBonus, KLPenalty
 from rl4llm.testing.strategies import rollouts
+from tests.algorithms.helpers import stretched
 
 AGGREGATORS = [TokenMean(), SequenceMean(), SequenceSum(), ConstantNorm(max_tokens=7)]
 
@@ -33,10 +34,43 @@ def test_a_cut_holds_every_row_once_and_keeps_the_budget(batch, budget):
         assert tokens <= budget or len(piece) == 1
 
 
+def run_tokens(batch, pieces):
+    """Tokens of the passes of a model that shares prompts, padding included."""
+    total = 0
+    for rows in pieces:
+        piece = batch.select(rows).trim()
+        prompts, steps = piece.prompt_mask.shape[1], piece.response_mask.shape[1]
+        total += len(piece.group_ids.unique()) * prompts + len(piece) * steps
+    return total
+
+
+@given(rollouts(max_batch=8), st.integers(1, 40), st.booleans())
+def test_where_prompts_are_shared_the_budget_is_of_what_runs_and_the_cheaper_order_is_taken(batch, budget, whole):
+    pieces = cut_by_tokens(batch, budget, whole_groups=whole, shared=True)
+    assert sorted(torch.cat(pieces).tolist()) == list(range(len(batch)))
+    for rows in pieces:
+        alone = len(batch.group_ids[rows].unique()) == 1 if whole else len(rows) == 1
+        assert run_tokens(batch, [rows]) <= budget or alone
+    by_width = cut_by_tokens(batch.replace(group_ids=torch.arange(len(batch))), budget)
+    if not whole:
+        assert run_tokens(batch, pieces) <= run_tokens(batch, by_width)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [(100, [[0, 2], [3, 1]]), (1, [[0, 3], [2, 1]])],
+    ids=["long prompts stand together", "long responses stand together"],
+)
+def test_which_rows_stand_together_is_decided_by_the_tokens_that_run(prompt, expected):
+    batch = stretched([1, 20, 19, 2], [5, 7, 5, 7], prompt)
+    pieces = cut_by_tokens(batch, prompt + 41, shared=True)
+    assert [rows.tolist() for rows in pieces] == expected
+
+
 @pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda a: type(a).__name__)
-@given(batch=rollouts(max_batch=5, max_time=6), budget=st.integers(1, 60))
+@given(batch=rollouts(max_batch=5, max_time=6), budget=st.integers(1, 60), shared=st.booleans())
 @settings(max_examples=15)
-def test_any_cut_into_microbatches_gives_the_whole_batch_gradient(policy, aggregator, batch, budget):
+def test_any_cut_into_microbatches_gives_the_whole_batch_gradient(policy, aggregator, batch, budget, shared):
     objective, regularizers = PPOClip(), [EntropyBonus(0.1), KLPenalty(0.1)]
 
     def losses(rows):
@@ -44,13 +78,13 @@ def test_any_cut_into_microbatches_gives_the_whole_batch_gradient(policy, aggreg
         terms = [objective(output, rows), *(part(output, rows) for part in regularizers)]
         return [*terms, terms[0].sum(-1)]  # and a loss a response
 
-    def gradient(max_tokens):
+    def gradient(max_tokens, shared=False):
         policy.zero_grad()
-        loss = accumulate_gradients(batch, losses, aggregator, max_tokens=max_tokens)
+        loss = accumulate_gradients(batch, losses, aggregator, max_tokens=max_tokens, shared=shared)
         return loss, [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
     loss, whole = gradient(10**6)
-    cut_loss, cut = gradient(budget)
+    cut_loss, cut = gradient(budget, shared)
     torch.testing.assert_close(loss.double(), cut_loss.double(), rtol=1e-6, atol=1e-6)
     for a, b in zip(whole, cut, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * (1 + float(a.abs().max())))
