@@ -34,8 +34,10 @@ from rl4llm.rewards import Scoring
 from rl4llm.rollouts import HuggingFaceRollout, Sampling
 
 BUILDERS = {"TRL": trl_trainer, "rl4llm": rl4llm_trainer}
-HEADER = "| model | prompt tokens | prompts × responses × tokens | optimizer steps | threads | s, TRL | s, rl4llm | ratio "
-HEADER += "| CPU s, TRL | CPU s, rl4llm | ratio |"
+HEADER = (
+    "| model | prompt tokens | prompts × responses × tokens | optimizer steps | threads "
+    "| s, TRL | s, rl4llm | ratio | CPU s, TRL | CPU s, rl4llm | ratio |"
+)
 SAMPLES = 4  # held-out responses to each prompt
 
 
@@ -62,19 +64,20 @@ def alternate(work: Work, repeats: int) -> tuple[dict[str, list[Seconds]], dict[
     return timed, {name: one.length() for name, one in contestants.items()}
 
 
-def compare(folder: str | None, threads: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+def compare(planned: Sequence[tuple[str, int, Work]], threads: Sequence[int], repeats: int) -> list[dict[str, Any]]:
     """Print the table row by row; return what is in it."""
-    found, planned = [], list(cases(folder))
+    found = []
     print(HEADER + "\n" + "|---" * 11 + "|")
     for name, prompt_tokens, work in planned:
         for count in threads:
             torch.set_num_threads(count)
             seconds, lengths = alternate(work, repeats)
-            shape, cells = f"{work.prompts} × {work.copies} × {work.tokens}", []
+            shape = f"{work.prompts} × {work.copies} × {work.tokens}"
+            cells = [name, prompt_tokens, shape, work.updates, count]
             medians = {kind: {who: _median(seconds[who], kind) for who in seconds} for kind in Seconds._fields}
             for both in medians.values():
-                cells.append(f"{both['TRL']:.3f} | {both['rl4llm']:.3f} | {both['TRL'] / both['rl4llm']:.2f}")
-            print(f"| {name} | {prompt_tokens} | {shape} | {work.updates} | {count} | {' | '.join(cells)} |", flush=True)
+                cells += [f"{both['TRL']:.3f}", f"{both['rl4llm']:.3f}", f"{both['TRL'] / both['rl4llm']:.2f}"]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
             plan = {"model": name, "prompt_tokens": prompt_tokens, "shape": shape, "optimizer_steps": work.updates}
             found.append({**plan, "threads": count, "seconds": medians, "response_tokens": lengths, "all": seconds})
     return found
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--model", metavar="FOLDER", help="Hugging Face folder of SmolLM2-135M")
+    parser.add_argument("--only", default="", help="models whose name contains this")
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--out", default="step.json")
@@ -136,7 +140,8 @@ def main() -> None:
     if options.curve:
         runs = draw_curves(options.batches, every=10)
     else:
-        runs = compare(options.model, options.threads, options.repeats)
+        planned = [case for case in cases(options.model) if options.only in case[0]]
+        runs = compare(planned, options.threads, options.repeats)
     versions = {package.__name__: package.__version__ for package in (torch, transformers, trl)}
     with open(options.out, "w") as file:
         json.dump({**versions, "runs": runs}, file, indent=1)

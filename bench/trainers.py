@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from datasets import Dataset
 from stepping import Pause
 from torch.optim import AdamW
