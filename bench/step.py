@@ -1,0 +1,152 @@
+"""A training step: rl4llm's GRPO beside TRL's `GRPOTrainer` on the same work.
+
+    python bench/step.py [--threads 1 2] [--repeats 9] [--model FOLDER] [--out step.json]
+    python bench/step.py --curve [--batches 40] [--out curve.json]
+
+Both trainers live in one process and alternate step by step; seconds are medians over the repeats, of a whole rollout
+batch: sampling, reward, update, and what a trainer does between two batches. Needs the `bench` extra. With `--curve`
+both are trained, one after the other, and evaluated on the same held-out prompts.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+import trl
+from long_prompts import LongPrompts
+from stepping import Seconds, Stepper
+from trainers import Contestant, Work, rl4llm_trainer, trl_trainer
+
+from rl4llm.algorithms.answering import Answering
+from rl4llm.algorithms.evaluation import answer_held_out
+from rl4llm.algorithms.runtime import Runtime
+from rl4llm.data import AbsoluteDifference
+from rl4llm.data.task import PromptBatch
+from rl4llm.rewards import Scoring
+from rl4llm.rollouts import HuggingFaceRollout, Sampling
+
+BUILDERS = {"TRL": trl_trainer, "rl4llm": rl4llm_trainer}
+HEADER = (
+    "| model | prompt tokens | prompts × responses × tokens | optimizer steps | threads "
+    "| s, TRL | s, rl4llm | ratio | CPU s, TRL | CPU s, rl4llm | ratio |"
+)
+SAMPLES = 4  # held-out responses to each prompt
+
+
+def cases(folder: str | None) -> Iterator[tuple[str, int, Work]]:
+    """Yield the model's name in the table, the prompt's tokens, and the work."""
+    embedded = Work("rl4llm/digits", AbsoluteDifference(), prompts=32, copies=8, tokens=16)
+    yield "embedded", 11, embedded
+    yield "embedded", 11, replace(embedded, updates=4)
+    yield "embedded", 128, Work("rl4llm/digits", LongPrompts(128), 16, 8, 32, forced=True)
+    if folder is None:
+        print("SmolLM2-135M is left out; pass its folder as --model.")
+        return
+    yield "SmolLM2-135M", 32, Work(folder, LongPrompts(32), 2, 8, 16, forced=True, rate=1e-6)
+
+
+def alternate(work: Work, repeats: int) -> tuple[dict[str, list[Seconds]], dict[str, float]]:
+    """Seconds of the timed steps of each trainer, and the mean length of the responses of the last one."""
+    warm_up = 3
+    work = replace(work, batches=warm_up + repeats)
+    contestants = {name: build(work) for name, build in BUILDERS.items()}
+    steppers = {name: Stepper(one.train) for name, one in contestants.items()}
+    seconds = [{name: stepper.step() for name, stepper in steppers.items()} for _ in range(work.batches)]
+    timed = {name: [each[name] for each in seconds[warm_up:]] for name in steppers}
+    return timed, {name: one.length() for name, one in contestants.items()}
+
+
+def compare(planned: Sequence[tuple[str, int, Work]], threads: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """Print the table row by row; return what is in it."""
+    found = []
+    print(HEADER + "\n" + "|---" * 11 + "|")
+    for name, prompt_tokens, work in planned:
+        for count in threads:
+            torch.set_num_threads(count)
+            seconds, lengths = alternate(work, repeats)
+            shape = f"{work.prompts} × {work.copies} × {work.tokens}"
+            cells = [name, prompt_tokens, shape, work.updates, count]
+            medians = {kind: {who: _median(seconds[who], kind) for who in seconds} for kind in Seconds._fields}
+            for both in medians.values():
+                cells += [f"{both['TRL']:.3f}", f"{both['rl4llm']:.3f}", f"{both['TRL'] / both['rl4llm']:.2f}"]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            plan = {"model": name, "prompt_tokens": prompt_tokens, "shape": shape, "optimizer_steps": work.updates}
+            found.append({**plan, "threads": count, "seconds": medians, "response_tokens": lengths, "all": seconds})
+    return found
+
+
+def _median(seconds: Sequence[Seconds], kind: str) -> float:
+    return statistics.median(getattr(one, kind) for one in seconds)
+
+
+def accuracy(contestant: Contestant, work: Work, prompts: PromptBatch) -> float:
+    """Share of right answers among sampled responses to held-out prompts, with the same random numbers every time."""
+    sampling, runtime = Sampling(max_response_tokens=work.tokens), Runtime()
+    with HuggingFaceRollout().build(contestant.policy) as engine:
+        engine.sync((), 0)
+        answering = Answering(contestant.policy, engine, Scoring(workers=0).build(), sampling)
+        rows, _ = answer_held_out(runtime, answering, prompts, SAMPLES, sampling, seed=0, first=0)
+    return float((rows.scores > 0).float().mean())
+
+
+def curves(work: Work, every: int) -> dict[str, list[float]]:
+    """Held-out accuracy of each trainer before training and after every so many batches."""
+    held_out = PromptBatch(work.task.examples("validation")[:], work.task)
+    found: dict[str, list[float]] = {}
+    for name, build in BUILDERS.items():
+        contestant = build(work)
+        stepper = Stepper(contestant.train)
+        found[name] = [accuracy(contestant, work, held_out)]
+        for batch in range(1, work.batches + 1):
+            stepper.step()
+            if not batch % every:
+                found[name].append(accuracy(contestant, work, held_out))
+    return found
+
+
+def draw_curves(batches: int, every: int) -> list[dict[str, Any]]:
+    """Print both curves side by side; return them."""
+    work = Work("rl4llm/digits", AbsoluteDifference(), 32, 8, 16, updates=4, rate=5e-5, batches=batches)
+    found = curves(work, every)
+    print("| batches | held-out accuracy, TRL | held-out accuracy, rl4llm |\n|---|---|---|")
+    for index, (peer, own) in enumerate(zip(found["TRL"], found["rl4llm"], strict=True)):
+        print(f"| {index * every} | {peer:.3f} | {own:.3f} |")
+    return [{"batches": batches, "every": every, "accuracy": found}]
+
+
+def main() -> None:
+    """Print the table and write the numbers."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--model", metavar="FOLDER", help="Hugging Face folder of SmolLM2-135M")
+    parser.add_argument("--only", default="", help="models whose name contains this")
+    parser.add_argument("--curve", action="store_true")
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--out", default="step.json")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if options.curve:
+        runs = draw_curves(options.batches, every=10)
+    else:
+        planned = [case for case in cases(options.model) if options.only in case[0]]
+        runs = compare(planned, options.threads, options.repeats)
+    versions = {package.__name__: package.__version__ for package in (torch, transformers, trl)}
+    with open(options.out, "w") as file:
+        json.dump({**versions, "runs": runs}, file, indent=1)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()
