@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # columns that are allocated at once
+ROOM = 64  # columns that are allocated beyond those that are needed
 
 
 def closed_up(going: list[bool]) -> list[int]:
@@ -35,34 +35,49 @@ class ResponseCache(DynamicCache):
 
     Args:
         config: Of the model.
+        columns: Most tokens of a prompt and its response.
     """
 
     padded = False  # whether the mask has to be built at each token, because prompts differ in length
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: PreTrainedConfig, columns: int) -> None:
         super().__init__(config=config)
-        self.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers = [RoomyLayer(columns) if type(layer) is DynamicLayer else layer for layer in self.layers]
 
     @property
     def is_compileable(self) -> bool:
         """Whether transformers builds the mask of a token without a look at its content, for which the host waits."""
         return self.padded
 
-    def keep_rows(self, rows: list[int]) -> None:
-        """Keep these rows in this order; only those that change their place are copied."""
-        layers = [layer for layer in self.layers if layer.is_initialized]  # others read the keys of an earlier layer
-        kept = torch.tensor(rows, dtype=torch.long, device=layers[0].keys.device)
+    def keep_rows(self, rows: list[int], kept: Tensor) -> None:
+        """Keep some rows in a new order; only those that change their place are copied.
+
+        Args:
+            rows: The rows to keep, as [closed_up][rl4llm.rollouts.cache.closed_up] gives them.
+            kept: The same as a tensor on the device.
+        """
         moved = [place for place, row in enumerate(rows) if row != place]
         to = torch.tensor(moved, dtype=torch.long, device=kept.device)
-        for layer in layers:
+        for layer in self.layers:
             if isinstance(layer, RoomyLayer):
                 layer.move_rows(to, kept[to], len(rows))
             else:
-                layer.batch_select_indices(kept)
+                layer.batch_select_indices(kept)  # type: ignore[union-attr]
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer whose keys and values are the beginning of larger tensors: new ones are written behind them."""
+    """A layer whose keys and values are the beginning of larger tensors: new ones are written behind them.
+
+    Args:
+        columns: Most tokens that it will hold.
+    """
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+
+    keys: Tensor  # transformers declares them as optional
+    values: Tensor
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Start without rows and columns."""
@@ -85,17 +100,19 @@ class RoomyLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row, with room for more columns."""
-        self._allocate(repeats, self.keys.shape[-2] + 1)
+        if self.is_initialized:  # a layer may read the keys of an earlier one, and then has none
+            self._allocate(repeats, self.keys.shape[-2] + 1)
 
     def move_rows(self, to: Tensor, source: Tensor, count: int) -> None:
         """Copy rows to other places and keep the first `count`."""
-        for whole in (self.keys, self.values):
-            whole[to] = whole[source]
-        self.keys, self.values = self.keys[:count], self.values[:count]
+        if self.is_initialized:
+            for whole in (self.keys, self.values):
+                whole[to] = whole[source]
+            self.keys, self.values = self.keys[:count], self.values[:count]
 
     def _allocate(self, repeats: int, columns: int) -> None:
         """Copy rows, each several times, into tensors of at least so many columns."""
-        room = -(-columns // ROOM) * ROOM
+        room = min(columns + ROOM, self.columns) | 1  # where it is odd, no two rows compete for the same cache lines
         self.room = _roomy(self.keys, repeats, room), _roomy(self.values, repeats, room)
         rows, end = repeats * len(self.keys), self.keys.shape[-2]
         self.keys, self.values = (whole[:rows, :, :end] for whole in self.room)

@@ -6,7 +6,7 @@ from torch import Tensor
 from rl4llm.checks import UsageError
 from rl4llm.models import Policy
 from rl4llm.models.loading import accepts
-from rl4llm.models.prefixes import for_model, positions
+from rl4llm.models.prefixes import positions
 from rl4llm.rollouts.cache import ResponseCache, closed_up
 from rl4llm.rollouts.drawing import Drawn, draw
 from rl4llm.rollouts.responses import Responses
@@ -30,8 +30,8 @@ class Generation:
     def __init__(self, policy: Policy, sampling: Sampling, uniforms: Tensor, *, top: int, look_every: int) -> None:
         self.policy, self.sampling, self.uniforms = policy, sampling, uniforms
         self.top, self.look_every = top, look_every
-        self.cache = ResponseCache(policy.model.config)
         self.options = {"logits_to_keep": 1} if accepts(policy.model, "logits_to_keep") else {}
+        self.knows_positions = accepts(policy.model, "position_ids")
         self.drawn: list[tuple[Tensor, Drawn]] = []  # at each step: which rows, and what they drew
 
     def run(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int, version: int) -> Responses:
@@ -44,14 +44,14 @@ class Generation:
             tokens = self._without_ended(drawn.tokens, step)
             if step + 1 == steps or not len(tokens):
                 break
-            place = torch.minimum(self.first + step, self.last)[:, None]
-            logits = self._forward(tokens[:, None], self.mask[:, : self.width + step + 1], place)
+            logits = self._next(tokens, step)
         return self._responses(version)
 
     def _read_prefixes(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int) -> Tensor:
         """Fill the cache with each prefix once, then make as many rows of it as there are copies."""
         start = int(mask.long().argmax(-1).min())  # columns that are padding in every row
         ids, mask = ids[:, start:], mask[:, start:]
+        self.cache = ResponseCache(self.policy.model.config, mask.shape[1] + self.uniforms.shape[1])
         logits = self._forward(ids, mask.long(), positions(mask)).repeat_interleave(copies, dim=0)
         self.cache.batch_repeat_interleave(copies)
         self.cache.padded = not mask.all()
@@ -62,25 +62,32 @@ class Generation:
         self.last = self.first + self.limits - 1  # of what is drawn beyond a limit, no position is beyond the context
         self.rows = torch.arange(len(mask), device=ids.device)
         self.going = torch.ones_like(self.rows, dtype=torch.bool)
-        self.end_ids = torch.tensor(self.policy.end_ids, device=ids.device, dtype=torch.long)
+        self.ends = torch.isin(torch.arange(logits.shape[-1]), torch.tensor(self.policy.end_ids)).to(ids.device)
         return logits
 
-    def _forward(self, ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
-        inputs = for_model(self.policy.model, {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids})
-        output = self.policy.model(**inputs, **self.options, past_key_values=self.cache, use_cache=True)
+    def _forward(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
+        placed = {"position_ids": position_ids} if self.knows_positions else {}
+        given = {"input_ids": ids, "attention_mask": mask, **placed, **self.options}
+        output = self.policy.model(**given, past_key_values=self.cache, use_cache=True)
         return output.logits[:, -1]
+
+    def _next(self, tokens: Tensor, step: int) -> Tensor:
+        """Return the logits of the token after the one of this step."""
+        needed = self.cache.padded or not self.knows_positions  # without a mask, a model sees all and counts all
+        mask = self.mask[:, : self.width + step + 1] if needed else None
+        return self._forward(tokens[:, None], mask, torch.minimum(self.first + step, self.last)[:, None])
 
     def _without_ended(self, tokens: Tensor, step: int) -> Tensor:
         """Return the tokens of the rows that stay in the batch."""
-        self.going = self.going & ~torch.isin(tokens, self.end_ids) & (self.first + step < self.last)
+        self.going = self.going & ~self.ends[tokens] & (self.first + step < self.last)
         if (step + 1) % self.look_every:
             return tokens
         going = self.going.tolist()
         if all(going):
             return tokens
         kept = closed_up(going)
-        self.cache.keep_rows(kept)
         places = torch.tensor(kept, dtype=torch.long, device=tokens.device)
+        self.cache.keep_rows(kept, places)
         for name in ("rows", "going", "mask", "first", "last"):
             setattr(self, name, getattr(self, name)[places])
         return tokens[places]
@@ -110,7 +117,7 @@ class Generation:
     def _lengths(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return how long each row is, and whether an end came before its limit was passed."""
         before = torch.arange(ids.shape[1], device=ids.device) < self.limits[:, None]
-        ends = torch.isin(ids, self.end_ids) & before
+        ends = self.ends[ids] & before
         ended = ends.any(-1)
         return torch.where(ended, ends.long().argmax(-1) + 1, self.limits), ended
 
