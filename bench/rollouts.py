@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python bench/rollouts.py [--repeats 5] [--only NAME] [--device cpu] [--out rollouts.json]
 
 Both draw eight responses to each prompt at temperature 1 from the whole vocabulary, and both stop a response at the
-same end tokens. They alternate in one process; seconds are those of its CPUs, on a GPU those of the clock; numbers are
-medians over the repeats. The model of 135 million weights is made at random, and a share of its vocabulary ends a
-response, so that lengths are geometric. The forward passes alone are the limit: those of the engine's own rows, with
-tokens known beforehand and nothing drawn.
+same end tokens and at the same limit of its prompt. They alternate in one process; seconds are those of its CPUs, on a
+GPU those of the clock; numbers are medians over the repeats. The embedded policy writes 13 tokens to every prompt, so
+the limits of its second case spread from 2 to 16. The model of 135 million weights is made at random, and a share of
+its vocabulary ends a response, so that lengths are geometric. The forward passes alone are the yardstick: those of the
+engine's rows with the cache of transformers, with tokens known beforehand and nothing drawn.
 """
 
 import argparse
@@ -15,11 +16,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StoppingCriteria, StoppingCriteriaList
 
 from rl4llm.data import AbsoluteDifference
 from rl4llm.models import Policy
@@ -30,19 +32,30 @@ COPIES = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A policy, its prompts, and the maximum number of tokens of a response."""
+    """A policy, its prompts, and the maximum number of response tokens of each."""
 
     policy: Policy
     ids: Tensor
     mask: Tensor
-    limit: int
+    limits: Tensor
 
 
-def digits(device: str) -> Case:
-    """32 prompts of the embedded task for the embedded policy."""
+class OwnLimits(StoppingCriteria):
+    """Stops every row at the limit of its prompt."""
+
+    def __init__(self, case: Case) -> None:
+        self.lengths = case.ids.shape[1] + case.limits.repeat_interleave(COPIES).to(case.ids.device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        """Whether each row is full."""
+        return self.lengths <= input_ids.shape[1]
+
+
+def digits(device: str, least: int = 16) -> Case:
+    """32 prompts of the embedded task for the embedded policy, with limits that spread from the least to 16."""
     policy, task = Policy.load("rl4llm/digits").to(device), AbsoluteDifference()
     ids, mask = encode_prompts(policy, [example.prompt for example in task.examples("train")[:32]], 16)
-    return Case(policy, ids.to(device), mask.to(device), 16)
+    return Case(policy, ids.to(device), mask.to(device), torch.linspace(least, 16, len(ids)).long())
 
 
 def random_weights(device: str, prompts: int = 8, limit: int = 128, share: int = 32) -> Case:
@@ -61,10 +74,16 @@ def random_weights(device: str, prompts: int = 8, limit: int = 128, share: int =
     policy.end_ids = list(range(1, config.vocab_size, share))
     lengths = torch.linspace(16, 48, prompts).long()
     mask = torch.arange(48) >= 48 - lengths[:, None]
-    return Case(policy, torch.randint(config.vocab_size, mask.shape).to(device), mask.to(device), limit)
+    return Case(
+        policy, torch.randint(config.vocab_size, mask.shape).to(device), mask.to(device), torch.full((prompts,), limit)
+    )
 
 
-CASES: dict[str, Callable[[str], Case]] = {"rl4llm/digits": digits, "135M, random weights": random_weights}
+CASES: dict[str, Callable[[str], Case]] = {
+    "rl4llm/digits": digits,
+    "rl4llm/digits, ragged": partial(digits, least=2),
+    "135M, ragged": random_weights,
+}
 
 
 def by_engine(case: Case, seed: int) -> Responses:
@@ -73,9 +92,9 @@ def by_engine(case: Case, seed: int) -> Responses:
         return engine.generate(
             case.ids,
             case.mask,
-            torch.full((len(case.ids),), case.limit),
+            case.limits,
             copies=COPIES,
-            sampling=Sampling(max_response_tokens=case.limit),
+            sampling=Sampling(),
             seeds=torch.arange(len(case.ids)) + 1000 * seed,
         )
 
@@ -91,12 +110,15 @@ def by_generate(case: Case, seed: int) -> int:
         top_k=0,
         top_p=1.0,
         num_return_sequences=COPIES,
-        max_new_tokens=case.limit,
+        max_new_tokens=int(case.limits.max()),
+        stopping_criteria=StoppingCriteriaList([OwnLimits(case)]),
         eos_token_id=case.policy.end_ids,
         pad_token_id=case.policy.pad_id,
     )[:, case.ids.shape[1] :]
-    ends = torch.isin(drawn, torch.tensor(case.policy.end_ids, device=drawn.device)).long()
-    return int((ends.cumsum(-1) - ends == 0).sum())
+    drawn = drawn.cpu()
+    ends = torch.isin(drawn, torch.tensor(case.policy.end_ids)).long()
+    within = torch.arange(drawn.shape[1]) < case.limits.repeat_interleave(COPIES)[:, None]
+    return int(((ends.cumsum(-1) - ends == 0) & within).sum())
 
 
 def forwards(case: Case, drawn: Responses) -> None:
