@@ -1,10 +1,11 @@
 """Notice at the start of a run: bfloat16 was asked for on a processor that is slower in it than in float32."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
 from rl4llm.models import Policy
 
@@ -53,7 +54,8 @@ def warn_of_slow_bfloat16(
     ratio = measure()
     if ratio > _SLOWER:
         faster = "--trainer.precision=32-true" if by_precision else "--model.policy.dtype=float32"
-        rank_zero_warn(
+        warnings.warn(
             f"bfloat16: a matrix product takes {ratio:.1f} times as long in bfloat16 as in float32 on this processor; "
-            f"use {faster}, which is faster here."
+            f"use {faster}, which is faster here.",
+            stacklevel=2,
         )

@@ -122,7 +122,7 @@ def draw(
 def _draw_block(logits: Tensor, sampling: Sampling, uniforms: Tensor, top: int) -> Drawn:
     log_probs = sampling.tempered(logits)
     probabilities = log_probs.exp()
-    entropy = -torch.linalg.vecdot(probabilities, log_probs.clamp(min=_LEAST))
+    entropy = -(probabilities * log_probs.clamp(min=_LEAST)).sum(-1)
     likeliest = log_probs.topk(min(top, log_probs.shape[-1]), dim=-1)
     if sampling.greedy:
         tokens = log_probs.argmax(-1)
