@@ -58,8 +58,8 @@ def digits(device: str, least: int = 16) -> Case:
     return Case(policy, ids.to(device), mask.to(device), torch.linspace(least, 16, len(ids)).long())
 
 
-def random_weights(device: str, prompts: int = 8, limit: int = 128, share: int = 32) -> Case:
-    """A Qwen2 of 135 million random weights; every 32nd token of its vocabulary ends a response."""
+def random_weights(device: str, prompts: int = 8, limit: int = 96, share: int = 24) -> Case:
+    """A Qwen2 of 135 million random weights; every 24th token of its vocabulary ends a response."""
     config = Qwen2Config(
         vocab_size=49152,
         hidden_size=576,
