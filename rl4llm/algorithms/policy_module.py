@@ -11,6 +11,7 @@ from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.building import shard_models
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.slow_bfloat16 import warn_of_slow_bfloat16
 from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.critics import ValueSource
 from rl4llm.data.task import PromptBatch
@@ -74,9 +75,10 @@ class PolicyModule(LightningModule):
             self.engine, self.ended = self.engine_spec.build(self.policy), False
 
     def on_fit_start(self) -> None:
-        """Take the run's seed, that of the first rank, unless a checkpoint brought one."""
+        """Take the run's seed, that of the first rank, unless a checkpoint brought one; warn of slow bfloat16."""
         if self.seed is None:
             self.seed = self.runtime().gather(torch.initial_seed())[0]
+        warn_of_slow_bfloat16(self.policy, self.trainer.precision)
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer validate; the callback does it."""

@@ -10,6 +10,8 @@ from rl4llm.randomness import seed_of
 from rl4llm.rollouts.sampling import Sampling
 
 _UNIT = 2.0**50  # probabilities are rounded down to whole numbers of 1 / _UNIT, whose sums are exact in any order
+_BLOCK = 2**18  # logits that a CPU keeps in its cache through all the operations on them
+_LEAST = torch.finfo(torch.float32).min  # in place of −inf, which times no mass would not be a number
 
 
 class Drawn(NamedTuple):
@@ -84,11 +86,16 @@ def inverse_cdf(log_probs: Float[Tensor, "batch vocab"], uniforms: Float[Tensor,
         >>> inverse_cdf(log_probs, torch.tensor([0.0, 0.2499, 0.25, 0.9999], dtype=torch.float64))
         tensor([0, 0, 2, 2])
     """
-    cumulative = log_probs.exp().mul_(_UNIT).long().cumsum_(-1)
+    return _inverse(log_probs.exp(), uniforms)
+
+
+def _inverse(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """[inverse_cdf][] of probabilities, which are overwritten."""
+    cumulative = probabilities.mul_(_UNIT).long().cumsum_(-1)
     total = cumulative[:, -1]
     reached = torch.minimum((uniforms * total.to(uniforms.dtype)).long(), total - 1)  # in single precision u may be 1
     tokens = torch.searchsorted(cumulative, reached[:, None], right=True)[:, 0]
-    return tokens.clamp(max=log_probs.shape[-1] - 1)
+    return tokens.clamp(max=probabilities.shape[-1] - 1)
 
 
 def draw(
@@ -106,8 +113,20 @@ def draw(
         uniforms: One number in [0, 1) per row; not read at temperature 0.
         top: How many of the likeliest tokens to report.
     """
+    rows = max(1, _BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
+    blocks = zip(logits.split(rows), uniforms.split(rows), strict=True)
+    drawn = [_draw_block(block, sampling, numbers, top) for block, numbers in blocks]
+    return drawn[0] if len(drawn) == 1 else Drawn(*(torch.cat(column) for column in zip(*drawn, strict=True)))
+
+
+def _draw_block(logits: Tensor, sampling: Sampling, uniforms: Tensor, top: int) -> Drawn:
     log_probs = sampling.tempered(logits)
-    tokens = log_probs.argmax(-1) if sampling.greedy else inverse_cdf(sampling.filter(log_probs), uniforms)
-    entropy = -torch.where(log_probs.isneginf(), 0.0, log_probs * log_probs.exp()).sum(-1)
+    probabilities = log_probs.exp()
+    entropy = -(probabilities * log_probs.clamp(min=_LEAST)).sum(-1)
     likeliest = log_probs.topk(min(top, log_probs.shape[-1]), dim=-1)
+    if sampling.greedy:
+        tokens = log_probs.argmax(-1)
+    else:
+        kept = sampling.filter(log_probs)
+        tokens = _inverse(probabilities if kept is log_probs else kept.exp(), uniforms)
     return Drawn(tokens, log_probs.gather(-1, tokens[:, None])[:, 0], entropy, likeliest.indices, likeliest.values)

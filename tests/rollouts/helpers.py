@@ -31,12 +31,12 @@ def rollouts(policy, batch, n=4, seed=0, rows_at_once=1024, top=0, seeds=None, *
         )
 
 
-def generate(policy, rows, limits, copies=2, top=0, seeds=None, padding=0, rows_at_once=1024, **sampling):
+def generate(policy, rows, limits, copies=2, top=0, seeds=None, padding=0, look_every=None, **sampling):
     """Responses to prefixes given as lists of ids."""
     width = max(map(len, rows), default=0) + padding
     ids = torch.tensor([[policy.pad_id] * (width - len(row)) + row for row in rows], dtype=torch.long)
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows], dtype=torch.bool)
-    with HuggingFaceRollout(rows_at_once=rows_at_once, top_log_probs=top).build(policy) as engine:
+    with HuggingFaceRollout(top_log_probs=top, look_every=look_every).build(policy) as engine:
         return engine.generate(
             ids.reshape(len(rows), width),
             mask.reshape(len(rows), width),

@@ -1,0 +1,138 @@
+"""One run of a causal language model over a batch of prefixes: prompts once, then token by token."""
+
+import torch
+from torch import Tensor
+
+from rl4llm.checks import UsageError
+from rl4llm.models import Policy
+from rl4llm.models.loading import accepts
+from rl4llm.models.prefixes import positions
+from rl4llm.rollouts.cache import ResponseCache, closed_up
+from rl4llm.rollouts.drawing import Drawn, draw
+from rl4llm.rollouts.responses import Responses
+from rl4llm.rollouts.sampling import Sampling
+
+
+class Generation:
+    """What has been drawn so far, and the cache of the rows that have not been seen to end.
+
+    The host reads which rows have ended every `look_every` tokens. Only then does it wait for the device, and only then
+    do rows leave the batch; what a row draws between its end and that look is dropped.
+
+    Args:
+        policy: Whose module draws.
+        sampling: How tokens are drawn.
+        uniforms: The uniform numbers of all tokens, float64 or, where the device has none, float32.
+        top: How many of the likeliest tokens to report at each position.
+        look_every: Tokens from one look to the next.
+    """
+
+    def __init__(self, policy: Policy, sampling: Sampling, uniforms: Tensor, *, top: int, look_every: int) -> None:
+        self.policy, self.sampling, self.uniforms = policy, sampling, uniforms
+        self.top, self.look_every = top, look_every
+        self.options = {"logits_to_keep": 1} if accepts(policy.model, "logits_to_keep") else {}
+        self.knows_positions = accepts(policy.model, "position_ids")
+        self.drawn: list[tuple[Tensor, Drawn]] = []  # at each step: which rows, and what they drew
+
+    def run(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int, version: int) -> Responses:
+        """Draw until every row has ended or is full."""
+        logits = self._read_prefixes(ids, mask, limits.to(ids.device), copies)
+        steps = self.uniforms.shape[1]
+        for step in range(steps):
+            drawn = draw(logits, self.sampling, self.uniforms[self.rows, step], top=self.top)
+            self.drawn.append((self.rows, drawn))
+            tokens = self._without_ended(drawn.tokens, step)
+            if step + 1 == steps or not len(tokens):
+                break
+            logits = self._next(tokens, step)
+        return self._responses(version)
+
+    def _read_prefixes(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int) -> Tensor:
+        """Fill the cache with each prefix once, then make as many rows of it as there are copies."""
+        start = int(mask.long().argmax(-1).min())  # columns that are padding in every row
+        ids, mask = ids[:, start:], mask[:, start:]
+        self.cache = ResponseCache(self.policy.model.config, mask.shape[1] + self.uniforms.shape[1])
+        logits = self._forward(ids, mask.long(), positions(mask)).repeat_interleave(copies, dim=0)
+        self.cache.batch_repeat_interleave(copies)
+        self.cache.padded = not mask.all()
+        self.width, self.limits = mask.shape[1], limits.repeat_interleave(copies)
+        mask = mask.long().repeat_interleave(copies, dim=0)
+        self.mask = torch.nn.functional.pad(mask, (0, self.uniforms.shape[1]), value=1)
+        self.first = mask.sum(-1)
+        self.last = self.first + self.limits - 1  # of what is drawn beyond a limit, no position is beyond the context
+        self.rows = torch.arange(len(mask), device=ids.device)
+        self.going = torch.ones_like(self.rows, dtype=torch.bool)
+        self.ends = torch.isin(torch.arange(logits.shape[-1]), torch.tensor(self.policy.end_ids)).to(ids.device)
+        return logits
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
+        placed = {"position_ids": position_ids} if self.knows_positions else {}
+        given = {"input_ids": ids, "attention_mask": mask, **placed, **self.options}
+        output = self.policy.model(**given, past_key_values=self.cache, use_cache=True)
+        return output.logits[:, -1]
+
+    def _next(self, tokens: Tensor, step: int) -> Tensor:
+        """Return the logits of the token after the one of this step."""
+        needed = self.cache.padded or not self.knows_positions  # without a mask, a model sees all and counts all
+        mask = self.mask[:, : self.width + step + 1] if needed else None
+        return self._forward(tokens[:, None], mask, torch.minimum(self.first + step, self.last)[:, None])
+
+    def _without_ended(self, tokens: Tensor, step: int) -> Tensor:
+        """Return the tokens of the rows that stay in the batch."""
+        self.going = self.going & ~self.ends[tokens] & (self.first + step < self.last)
+        if (step + 1) % self.look_every:
+            return tokens
+        going = self.going.tolist()
+        if all(going):
+            return tokens
+        kept = closed_up(going)
+        places = torch.tensor(kept, dtype=torch.long, device=tokens.device)
+        self.cache.keep_rows(kept, places)
+        for name in ("rows", "going", "mask", "first", "last"):
+            setattr(self, name, getattr(self, name)[places])
+        return tokens[places]
+
+    def _responses(self, version: int) -> Responses:
+        """Lay out what was drawn by row and column, up to the end of each row."""
+        rows = torch.cat([rows for rows, _ in self.drawn])
+        steps = torch.cat([torch.full_like(rows, step) for step, (rows, _) in enumerate(self.drawn)])
+        fields = Drawn(*(torch.cat(column) for column in zip(*(drawn for _, drawn in self.drawn), strict=True)))
+        shape = len(self.limits), len(self.drawn)
+        lengths, ended = self._lengths(_laid_out(fields.tokens, rows, steps, shape))
+        inside = steps < lengths[rows]
+        rows, steps, shape = rows[inside], steps[inside], (len(lengths), int(lengths.max()))
+        _check_finite(fields.log_probs[inside], rows, len(lengths))
+        mask = torch.arange(shape[1], device=lengths.device) < lengths[:, None]
+        ids, log_probs, entropies, *top = (_laid_out(field[inside], rows, steps, shape) for field in fields)
+        return Responses(
+            ids.masked_fill(~mask, self.policy.pad_id),
+            mask,  # from lengths, not ids: the first end counts even where padding is the same token
+            ended,
+            log_probs,
+            torch.full_like(lengths, version),
+            entropies,
+            *(top if self.top else ()),
+        )
+
+    def _lengths(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how long each row is, and whether an end came before its limit was passed."""
+        before = torch.arange(ids.shape[1], device=ids.device) < self.limits[:, None]
+        ends = self.ends[ids] & before
+        ended = ends.any(-1)
+        return torch.where(ended, ends.long().argmax(-1) + 1, self.limits), ended
+
+
+def _laid_out(values: Tensor, rows: Tensor, steps: Tensor, shape: tuple[int, int]) -> Tensor:
+    whole = values.new_zeros(*shape, *values.shape[1:])
+    whole[rows, steps] = values
+    return whole
+
+
+def _check_finite(log_probs: Tensor, rows: Tensor, count: int) -> None:
+    broken = len(rows[~log_probs.isfinite()].unique())
+    if broken:
+        raise UsageError(
+            f"HuggingFaceEngine: the policy's logits are NaN or infinite in {broken} of {count} "
+            "responses, so its weights or activations are; go on from an earlier checkpoint, lower the learning "
+            "rate, or use bfloat16 or float32 in place of float16."
+        )
