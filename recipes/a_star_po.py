@@ -1,5 +1,7 @@
 """A*-PO (arXiv:2505.20686): the optimal value from samples of the reference, then regression with one response."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, SingleStream
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

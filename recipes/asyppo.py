@@ -1,5 +1,7 @@
 """Asymmetric PPO (arXiv:2510.01656): mini-critics whose disagreement decides where the policy learns."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

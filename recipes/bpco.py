@@ -1,5 +1,7 @@
 """BPCO (arXiv:2608.23566): a critic that cannot leave the range of the scores, learned from returns alone."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, LengthAdaptiveGAE
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """CISPO (arXiv:2506.13585): the ratio is clipped as a weight, so no token loses its gradient."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

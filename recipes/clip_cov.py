@@ -1,5 +1,7 @@
 """Clip-Cov (arXiv:2505.22617): a few tokens that would cost the most entropy get no gradient."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

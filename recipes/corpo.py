@@ -1,5 +1,7 @@
 """CoRPO (arXiv:2511.04439): the group's mean is the baseline, but never less than what counts as correct."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, CorrectnessRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """DAPO (arXiv:2503.14476): clip-higher, mean over tokens, dynamic sampling, a charge on overlong responses."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

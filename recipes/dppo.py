@@ -1,5 +1,7 @@
 """Divergence Proximal Policy Optimization (arXiv:2602.04879): tokens are dropped by divergence, not by ratio."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

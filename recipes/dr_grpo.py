@@ -1,5 +1,7 @@
 """Dr. GRPO (arXiv:2503.20783): GRPO without the two biases, of the spread and of the length."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """EasyPPO (arXiv:2609.36802): prompts whose outcome is known are not drowned by those whose outcome is a coin."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """Entropy ratio clipping (arXiv:2512.05591): a token stops learning where its entropy has moved too far."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

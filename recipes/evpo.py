@@ -1,5 +1,7 @@
 """EVPO (arXiv:2604.19485): the critic's values while they explain something, the group's mean while they do not."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """GMPO (arXiv:2507.20673): the geometric mean of the ratios, each held within wide bounds."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """Group Relative Policy Optimization (arXiv:2402.03300): each response against its siblings, without a critic."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

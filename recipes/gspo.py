@@ -1,5 +1,7 @@
 """GSPO (arXiv:2507.18071): one ratio a response, the geometric mean of its tokens', clipped as a whole."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """PPO with a categorical critic (arXiv:2608.02181): values are histograms, learned by cross-entropy."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """KL-Cov (arXiv:2505.22617): tokens that would cost the most entropy are held near the policy that acted."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

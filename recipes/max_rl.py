@@ -1,5 +1,7 @@
 """MaxRL (arXiv:2602.02710): advantages over the success rate, so rare successes weigh most."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

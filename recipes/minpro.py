@@ -1,5 +1,7 @@
 """MinPRO (arXiv:2601.22718): a token weighs its own ratio times the smallest ratio before it."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """OPO (arXiv:2505.23585): the baseline of least variance, a mean weighted by length; exactly on-policy."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """Pass@k training (arXiv:2508.10751): a group is rewarded for its best k, so exploration pays."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, PassAtKTraining
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """POISE (arXiv:2605.07579): a baseline that a linear probe reads from the policy's states of the other response."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

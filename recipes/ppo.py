@@ -1,5 +1,7 @@
 """Proximal Policy Optimization (arXiv:1707.06347) with one critic as large as the policy."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """QAE (arXiv:2509.22611): the baseline is a quantile, so most responses of a group are left alone."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, QuantileRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """R²VPO (arXiv:2601.03320): the variance of the ratio is held below a limit, so stale data need not be thrown away."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

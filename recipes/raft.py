@@ -1,5 +1,7 @@
 """RAFT++ (arXiv:2504.11343): clipped policy gradient on successes only."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, MonteCarlo
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

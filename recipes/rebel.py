@@ -1,5 +1,7 @@
 """REBEL (arXiv:2404.16767): differences of log-ratios are regressed on differences of scores."""
 
+import rl4llm.start
+
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData

@@ -1,5 +1,7 @@
 """REINFORCE++ (arXiv:2501.03262): no groups; advantages are normalized over all tokens of the batch."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, MonteCarlo, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """REINFORCE++ with a baseline (arXiv:2501.03262): scores less their group's mean, normalized over the whole batch."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """ReMax (arXiv:2310.10505): the baseline is the score of the greedy response."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """REINFORCE Leave-One-Out (arXiv:2402.14740): each response against the mean of the others, fully on-policy."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """SAO (arXiv:2607.07508): one response a prompt, a critic that learns first, ratios outside their bounds left out."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """SAPO (arXiv:2511.20347): a smooth gate around ratio 1 in place of a clip."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, GroupRelative
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

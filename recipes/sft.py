@@ -1,5 +1,7 @@
 """Supervised fine-tuning on demonstrations: makes the embedded base models, or warms up any other policy."""
 
+import rl4llm.start
+
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW

@@ -1,5 +1,7 @@
 """Succeed or Learn Slowly (arXiv:2509.01720): failures teach only near the policy, successes are replayed."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

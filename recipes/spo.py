@@ -1,5 +1,7 @@
 """Single-stream Policy Optimization (arXiv:2509.13232): one response a prompt, against its tracked value."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, SingleStream, Whiten
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """SPPO (arXiv:2604.08865): sequence-level PPO, whose critic reads the prompt alone and says the chance of success."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

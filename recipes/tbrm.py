@@ -1,5 +1,7 @@
 """TBRM (arXiv:2505.15311): the logits are Q, and one residual a trajectory is driven to zero."""
 
+import rl4llm.start
+
 from lightning.pytorch.cli import OptimizerCallable
 from torch.optim import AdamW
 

@@ -1,5 +1,7 @@
 """TETHER (arXiv:2608.16739): a baseline between the group's mean and the critic, its place learned a batch late."""
 
+import rl4llm.start
+
 from rl4llm.advantages import GAE, AdvantageEstimator
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """TOPR (arXiv:2503.14286): good responses at full weight, bad ones only while they are still likely."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, ConstantBaseline
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """VAPO (arXiv:2504.05118): a pre-trained critic, λ that grows with the length, clip-higher, likelihood of successes."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, LengthAdaptiveGAE, Whiten
 from rl4llm.algorithms import PolicyGradient, compose
 from rl4llm.cli import RecipeCLI

@@ -1,5 +1,7 @@
 """VinePPO (arXiv:2410.01679): the value of every step of a response, from completions that start there."""
 
+import rl4llm.start
+
 from rl4llm.advantages import AdvantageEstimator, SegmentMonteCarlo, Whiten
 from rl4llm.algorithms import PolicyGradient, Updates, compose
 from rl4llm.cli import RecipeCLI

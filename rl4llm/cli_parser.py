@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -14,6 +15,7 @@ import yaml
 from jsonargparse import Namespace, _typehints
 from jsonargparse._util import get_import_path as _import_path
 from jsonargparse._util import import_object
+from jsonargparse.typing import class_from_function
 from lightning.pytorch.cli import LightningArgumentParser
 
 from rl4llm.checks import UsageError
@@ -54,6 +56,11 @@ class RecipeParser(LightningArgumentParser):
         with rules_of_slots():
             return super().parse_path(*args, **options)
 
+    def add_lightning_class_args(self, lightning_class: Any, *args: Any, **options: Any) -> list[str]:
+        """Add the arguments of a class, or of a recipe, whose class is made once for all commands."""
+        given = lightning_class if isinstance(lightning_class, type) else _class_of(lightning_class)
+        return super().add_lightning_class_args(given, *args, **options)
+
     def describe(self, key: str, recipe: Callable[..., Any], slots: Callable[..., Any]) -> None:
         """Take the help of parameters that `recipe` does not describe from the docstring of `slots`.
 
@@ -78,6 +85,9 @@ class RecipeParser(LightningArgumentParser):
         told = in_its_slot(message)
         print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
         sys.exit(2)
+
+
+_class_of = cache(class_from_function)  # it reads the source of every caller
 
 
 def _documented(function: Callable[..., Any]) -> dict[str, str]:

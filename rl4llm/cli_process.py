@@ -8,7 +8,7 @@ from pathlib import Path
 import transformers
 from jsonargparse import set_parsing_settings
 
-from rl4llm import critics
+from rl4llm import critics, start
 from rl4llm.advantages import Whiten
 from rl4llm.cli_errors import one_warning
 from rl4llm.rollouts import DynamicSampling
@@ -27,6 +27,7 @@ _TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 
 def prepare_process() -> None:
     """Set up parsing, the import path, and how warnings and logs are shown."""
+    start.loaded()
     set_parsing_settings(subclasses_enabled=[Whiten, DynamicSampling])  # plain dataclasses take none by default
     for name in critics.__all__:
         getattr(critics, name)  # a class is known by its short name once it is loaded, and some load on first use

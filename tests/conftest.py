@@ -1,11 +1,26 @@
-"""Shared set-up: Hypothesis profiles, one torch thread, and a switch for tests of our own shape messages."""
+"""Shared set-up: Hypothesis profiles, one torch thread, and a switch for tests of our own shape messages.
 
+Lightning and transformers are imported here, before any module of the package. The hook that checks shapes also
+replaces the bytecode cache of whatever is imported while a checked module loads, so they would be compiled again.
+"""
+
+import gc
 import os
+from importlib import import_module
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+
+SLOW_TO_COMPILE = (
+    "lightning.pytorch.cli",
+    "transformers.modeling_utils",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.tokenization_utils_tokenizers",
+)
+for name in SLOW_TO_COMPILE:
+    import_module(name)
 
 patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is no failing law
 settings.register_profile("ci", derandomize=True, max_examples=100, **patient)
@@ -19,6 +34,12 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("RL4LLM_PROFILE", "ci"))
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the modules and tests, which live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -367,6 +367,7 @@ def test_the_trainers_own_parts_are_named_as_ever(printed):
     assert trainer["callbacks"][1]["init_args"]["save_top_k"] == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["BatchMean", "Tether", "ExplainedVarianceSwitch", "Readiness"])
 def test_value_sources_that_load_on_first_use_are_known_by_their_names(name):
     """In a process of its own: here other tests have loaded them."""

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
+from rl4llm import cli_parser
 from rl4llm.checks import UsageError
 from rl4llm.cli_strategy import resolve_strategy
 from rl4llm.runs.folder import claim_folder, versions
@@ -117,6 +119,16 @@ def test_help_shows_them(capsys, tmp_path):
     shown = " ".join(capsys.readouterr().out.split())
     assert "Words of the recipe's own." in shown
     assert "--checkpoints.every_n_batches" in shown
+
+
+def test_a_recipe_becomes_a_class_once_for_all_commands():
+    def recipe(lr: float = 0.1) -> LightningModule:
+        return LightningModule()
+
+    before = cli_parser._class_of.cache_info().misses
+    for _ in ("fit", "validate", "test"):
+        assert cli_parser.RecipeParser().add_lightning_class_args(recipe, "model") == ["model.lr"]
+    assert cli_parser._class_of.cache_info().misses == before + 1
 
 
 # --- a recipe, as a person runs it ----------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """The kit finds the field's classic bugs, says them readably, and works on functions of other libraries."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from rl4llm.objectives import PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.testing import (
     BrokenLawsError,
+    Law,
     broken,
     check,
     check_advantage_estimator,
@@ -29,6 +32,8 @@ from rl4llm.testing import (
     from_token_rewards,
     laws_of,
     policy_gradient,
+    rollouts,
+    runner,
 )
 from tests.testing import wrong_estimators, wrong_losses
 from tests.testing.wrong_estimators import ReadsPadding
@@ -185,3 +190,39 @@ def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
     assert quoted
     for line in quoted:
         assert "..." in line or not line.strip() or line in said, line
+
+
+# --- batches drawn once ---------------------------------------------------------------------------------------------
+
+
+def test_a_law_that_holds_sees_every_batch_that_is_drawn():
+    seen, drawn = [], []
+    assert broken(GAE(), Law("sees", lambda *given: seen.append(given), ""), examples=FEW) is None
+    runner._examine(lambda *given: drawn.append(given), FEW, rollouts())
+    assert len(seen) == len(drawn) == FEW
+    for (_, batch, random), (expected, seed) in zip(seen, drawn, strict=True):
+        assert random.getstate() == Random(seed).getstate()
+        same = {f.name: (getattr(batch, f.name), getattr(expected, f.name)) for f in dataclasses.fields(batch)}
+        for name, (got, wanted) in same.items():
+            torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_a_law_that_writes_into_its_batches_leaves_those_of_the_next_law_alone():
+    totals = []
+
+    def writes(part, batch, random):
+        totals.append(batch.values.sum().item())
+        batch.values.fill_(1e6)
+
+    for _ in range(2):
+        assert broken(GAE(), Law("writes", writes, ""), examples=FEW) is None
+    assert totals[:FEW] == totals[FEW:]
+
+
+def test_a_law_that_breaks_on_the_last_batch_alone_is_broken():
+    *_, (last, _) = runner._drawn(FEW)
+
+    def breaks(part, batch, random):
+        assert not torch.equal(batch.values, last.values)
+
+    assert broken(GAE(), Law("breaks", breaks, ""), examples=FEW) is not None
