@@ -93,12 +93,13 @@ class Health:
         if wrong:
             raise UsageError(f"{part}: a weight has reached {wrong[0]:.3g}, so the model is lost. {_remedy(part)}")
 
-    def scored(self, batch: RolloutBatch, problems: dict[str, int], reward: str) -> None:
-        """Say why responses could not be scored, and stop when none can.
+    def scored(self, batch: RolloutBatch, problems: dict[str, int], function: Callable[..., object]) -> RolloutBatch:
+        """Return the batch, say why the reward function could not score some of it, and stop when it can score nothing.
 
         Raises:
             UsageError: If no response could be scored in as many rollout batches in a row as the guards allow.
         """
+        reward = getattr(function, "__name__", type(function).__name__)
         lost, total = int(batch.scores.isnan().sum()), len(batch)
         for reason, count in problems.items():
             key = f"score/{reason.partition(',')[0]}"
@@ -118,6 +119,7 @@ class Health:
                 f"reward '{reward}' could not score any response of {self.unscorable} rollout batches in a row "
                 f"({reasons}); mend the reward, or raise --model.guards.unscorable."
             )
+        return batch
 
     def budget(self, part: str, most: int) -> int:
         """Return the token budget of a microbatch of this part."""

@@ -97,7 +97,8 @@ class PolicyGradient(PolicyModule):
         seed_global("step", runtime.seed, runtime.step)
         self.drawn += 1
         self.warming_up = self.trainer.global_step < self.critic_learning.warmup and not self.warmed_up
-        batch = self._checked(gather(runtime, partial(self._collect, runtime, prompts, meter)), prompts)
+        collected = gather(runtime, partial(self._collect, runtime, prompts, meter))
+        batch = self.health.scored(collected.batch, collected.problems, prompts.task.reward)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
         if chosen is None:
@@ -126,11 +127,6 @@ class PolicyGradient(PolicyModule):
             answering.sync(self.policy_version)
             return collect(runtime, answering, prompts, meter, responses_per_prompt=n)
 
-    def _checked(self, collected: Collected, prompts: PromptBatch) -> RolloutBatch:
-        reward = prompts.task.reward
-        self.health.scored(collected.batch, collected.problems, getattr(reward, "__name__", type(reward).__name__))
-        return collected.batch
-
     def _select(
         self, runtime: Runtime, batch: RolloutBatch, prompts: PromptBatch
     ) -> tuple[RolloutBatch, PromptBatch] | None:
@@ -156,16 +152,9 @@ class PolicyGradient(PolicyModule):
         return judge(batch, self.composition, passes, self.critics, context, learn=learning)
 
     def _deal(self, runtime: Runtime, batch: RolloutBatch) -> Iterator[Minibatch]:
-        updates, loss = self.learning.updates, self.composition.loss
-        return deal(
-            batch,
-            updates,
-            loss.averaging(),
-            generator=runtime.generator("deal", "policy"),
-            world_size=runtime.world_size,
-            whole_groups=loss.objective.whole_groups,
-            shared=self.policy.shares_prompts,
-        )
+        loss, random, world = self.composition.loss, runtime.generator("deal", "policy"), runtime.world_size
+        options = {"whole_groups": loss.objective.whole_groups, "shared": self.policy.shares_prompts}
+        return deal(batch, self.learning.updates, loss.averaging(), generator=random, world_size=world, **options)
 
     def _improve(self, runtime: Runtime, minibatches: Iterator[Minibatch], meter: Meter) -> None:
         duals: dict[str, Any] = dict(self.duals.items())
@@ -271,6 +260,7 @@ class PolicyGradient(PolicyModule):
 
     def on_train_start(self) -> None:
         """Give the value source a chance to survey the training prompts before the first step."""
+        super().on_train_start()
         if self.critics is not None:
             self.critics.prepare(self._survey)
 

@@ -75,9 +75,12 @@ class PolicyModule(LightningModule):
             self.engine, self.ended = self.engine_spec.build(self.policy), False
 
     def on_fit_start(self) -> None:
-        """Take the run's seed, that of the first rank, unless a checkpoint brought one; warn of slow bfloat16."""
+        """Take the run's seed, that of the first rank, unless a checkpoint brought one."""
         if self.seed is None:
             self.seed = self.runtime().gather(torch.initial_seed())[0]
+
+    def on_train_start(self) -> None:
+        """Warn of slow bfloat16."""
         warn_of_slow_bfloat16(self.policy, self.trainer.precision)
 
     def validation_step(self, prompts: PromptBatch, batch_index: int) -> None:

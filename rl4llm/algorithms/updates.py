@@ -23,8 +23,8 @@ class Updates:
     Args:
         epochs: Passes over the rollout batch (the paper's UTD ratio counts these).
         minibatches: Optimizer steps of one pass; they differ by at most one row.
-        shuffle: What each pass shuffles before it is cut: "prompts" with all their responses, which share one
-            computation of the prompt, or single "responses".
+        shuffle: What each pass shuffles before it is cut: single "responses", so that a minibatch has few of the same
+            prompt, or "prompts" with all their responses, which then share one computation of the prompt.
         max_grad_norm: Clip-norm of the gradient; None leaves it as it is.
         schedule: Learning rate over training: linear, cosine, constant or constant_with_warmup.
         warmup_steps: Rollout batches over which the learning rate rises.
@@ -34,7 +34,7 @@ class Updates:
 
     epochs: int = 1
     minibatches: int = 4
-    shuffle: str = "prompts"
+    shuffle: str = "responses"
     max_grad_norm: float | None = 1.0
     schedule: str = "linear"
     warmup_steps: int = 10

@@ -75,7 +75,7 @@ def test_every_pass_has_all_rows_once_in_parts_of_equal_size(batch, minibatches,
 
 def test_prompts_stay_together_and_both_they_and_their_responses_are_shuffled():
     groups, random = torch.arange(16) // 4, generator("deal", 0)
-    orders = [torch.cat(list(Updates(minibatches=3).cut(groups, random))) for _ in range(5)]
+    orders = [torch.cat(list(Updates(minibatches=3, shuffle="prompts").cut(groups, random))) for _ in range(5)]
     for order in orders:
         assert (groups[order].diff() != 0).sum() == 3
     assert len({tuple(groups[order].tolist()) for order in orders}) > 1

@@ -247,13 +247,17 @@ def test_a_reward_that_never_scores_warns_at_once_and_ends_the_run(tiny_policy):
     assert len([w for w in seen if "could not score" in str(w.message)]) == 1
 
 
+def mine(response, answer):
+    return None
+
+
 def test_ever_new_reasons_are_listed_a_few_times_only(tiny_policy):
     health, batch = Health(Guards(), Path), rollout(loop(tiny_policy))
     reasons = [
         {f"raised Error{n}, for example 'x, y'": 1 for n in range(start, start + 3)} for start in range(0, 60, 3)
     ]
     with pytest.warns(UserWarning, match="could not score") as seen:
-        [health.scored(batch, some, "mine") for some in reasons]
+        [health.scored(batch, some, mine) for some in reasons]
     assert len(seen) == 6
     assert str(seen[-1].message) == "reward 'mine' fails for ever new reasons, of which no more are listed."
 
@@ -264,8 +268,8 @@ def test_only_batches_in_a_row_without_any_score_end_the_run(tiny_policy):
     some = batch.replace(scores=torch.where(torch.arange(len(batch)) == 0, batch.scores, NAN))
     reasons = {"returned None": 16}
     with pytest.warns(UserWarning, match=r"could not score 16 of 16 responses \(returned None\)"):
-        health.scored(nothing, reasons, "mine")
+        health.scored(nothing, reasons, mine)
     for found in (some, nothing, batch, nothing):
-        health.scored(found, {} if found is batch else reasons, "mine")
+        health.scored(found, {} if found is batch else reasons, mine)
     with pytest.raises(UsageError, match=r"'mine' could not score any response of 2 .*--model\.guards\.unscorable"):
-        health.scored(nothing, reasons, "mine")
+        health.scored(nothing, reasons, mine)
