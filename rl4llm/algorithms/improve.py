@@ -63,7 +63,7 @@ def improve(
         L = Σ over ranks Σ over microbatches Σ over terms aggregate(term, mask, normalizer = count of the minibatch)
 
     `trainer.global_step` counts rollout batches: of all optimizer steps on one, the Trainer counts the last one of the
-    counted learner. A step whose loss or gradient is not finite is skipped on all ranks.
+    counted learner. A step whose loss or gradient is not finite is skipped on all ranks. No gradient is left behind.
 
     Args:
         runtime: Backward passes, steps and ranks.
@@ -84,12 +84,13 @@ def improve(
         norm = _clip(learner)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if not finite:
-            learner.optimizer.zero_grad(set_to_none=True)
+            learner.optimizer.zero_grad()
             what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
             health.skip(learner.name, what, minibatch.rows)
         else:
             meter.add(f"grad_norm/{learner.name}", scalar(norm))
         runtime.step_optimizer(learner.optimizer, counted and index == len(minibatches) - 1)
+        learner.optimizer.zero_grad()  # gradients take no memory while others learn
         if finite:
             after_step()
             health.stepped(learner.name)

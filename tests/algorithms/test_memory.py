@@ -1,11 +1,13 @@
 """When memory runs out, the step is done again in smaller pieces, and nothing else changes."""
 
+import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from rl4llm.algorithms import Averaging, Guards, Learner, Runtime, Updates, deal, improve
+from rl4llm.algorithms import Averaging, Guards, Learner, Runtime, Updates, compose, deal, improve
 from rl4llm.algorithms.health import Health
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.batch import RolloutBatch
@@ -13,7 +15,7 @@ from rl4llm.checks import UsageError
 from rl4llm.objectives import TokenMean
 from rl4llm.randomness import generator
 from rl4llm.regularizers import Constrained, RatioPenalty
-from tests.algorithms.helpers import SGD, Watch, loop, run, weights
+from tests.algorithms.helpers import SGD, Watch, critic_slots, loop, run, weights
 
 
 def small(model, most):
@@ -131,3 +133,21 @@ def test_a_meter_goes_back_to_what_it_held():
     meter.restore(before)
     meter.add("x", scalar(2.0))
     assert {name: float(mean) for name, mean in meter.means().items()} == {"x": 1.5}
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["steps", "a skipped step"])
+def test_no_gradient_is_left_while_another_model_learns(tiny_policy, tiny_critic, broken):
+    module = compose(tiny_policy, **critic_slots(tiny_critic, guards=Guards(skipped=100)))
+    losses, alone = module.critics._losses, []
+
+    def look(index, rows):
+        others = [module.policy, *(c for place, c in enumerate(module.critics.critics) if place != index)]
+        alone.append(all(parameter.grad is None for other in others for parameter in other.parameters()))
+        return losses(index, rows) * (math.nan if broken else 1.0)
+
+    module.critics._losses = look
+    with pytest.warns(UserWarning, match="loss is nan") if broken else nullcontext():
+        run(module, steps=2)
+    assert alone
+    assert all(alone)
+    assert all(parameter.grad is None for parameter in module.parameters())
