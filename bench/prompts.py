@@ -1,8 +1,9 @@
-"""A prompt computed once: forward and backward of the embedded models, rows as a whole against shared prompts.
+"""A prompt computed once, and tokens of a pass: forward and backward of the embedded models.
 
     OMP_NUM_THREADS=1 python bench/prompts.py [--repeats 9] [--out prompts.json]
 
-Both ways alternate in one process; seconds are CPU seconds of it, medians over the repeats.
+The first table compares whole rows with shared prompts; the second cuts the same rows into larger and larger passes.
+All ways alternate in one process; seconds are CPU seconds of it, medians over the repeats.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from rl4llm.models import load_backbone
 from rl4llm.models.prefixes import Sequences, distinct_prompts, states_by_rows, states_shared
 
+PASSES = (512, 1024, 2048, 4096, 8192, 16384)  # tokens
 CASES = {  # prompts, responses to each, prompt tokens, response tokens
     "a rollout batch": (16, 8, 23, 16),
     "four prompts of it": (4, 8, 23, 16),
@@ -46,8 +48,34 @@ def seconds(trunk: PreTrainedModel, batch: Sequences, share: bool) -> float:
     return spent
 
 
+def seconds_in_passes(trunk: PreTrainedModel, batch: Sequences, tokens: int) -> float:
+    """CPU seconds of forward and backward passes over whole rows, of at most so many tokens each."""
+    rows = max(1, tokens // (batch.prompt_ids.shape[1] + batch.response_ids.shape[1] - 1))
+    began = time.process_time()
+    for piece in zip(*(field.split(rows) for field in batch), strict=True):
+        states_by_rows(trunk, Sequences(*piece)).sum().backward()
+    spent = time.process_time() - began
+    trunk.zero_grad()
+    return spent
+
+
+def passes(repeats: int) -> list[dict[str, object]]:
+    """Print and return the time of a token for passes of several sizes."""
+    trunk, found = load_backbone("rl4llm/digits"), []
+    print("\n| rows of | " + " | ".join(f"{tokens} in a pass" for tokens in PASSES) + " |")
+    print("|---|" + "---|" * len(PASSES))
+    for length, time_steps in ((24, 17), (65, 64)):
+        batch = sequences(16, 16, length, time_steps)
+        total = len(batch.prompt_ids) * (length + time_steps - 1)
+        each = [[seconds_in_passes(trunk, batch, tokens) for tokens in PASSES] for _ in range(repeats)]
+        micro = [1e6 * statistics.median(column) / total for column in zip(*each, strict=True)]
+        print(f"| {length + time_steps - 1} | " + " | ".join(f"{one:.0f}" for one in micro) + " |", flush=True)
+        found.append({"length": length + time_steps - 1, "microseconds": dict(zip(PASSES, micro, strict=True))})
+    return found
+
+
 def main() -> None:
-    """Print the table and write the numbers."""
+    """Print the tables and write the numbers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", default="prompts.json")
@@ -66,7 +94,7 @@ def main() -> None:
             print(f"| {name} | {case} | {numbers} |", flush=True)
             found.append({"model": name, "case": case, "tokens": counts, "seconds": (whole, shared_)})
     with open(options.out, "w") as file:
-        json.dump({"torch": torch.__version__, "runs": found}, file, indent=1)
+        json.dump({"torch": torch.__version__, "runs": found, "passes": passes(options.repeats)}, file, indent=1)
 
 
 if __name__ == "__main__":
