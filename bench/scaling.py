@@ -66,16 +66,19 @@ def exponent(sizes: list[int], numbers: list[float]) -> float:
 
 def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Draw seconds in the upper row and memory in the lower one, a column per axis."""
-    figure, places = plt.subplots(2, len(found), figsize=(3 * len(found), 5), squeeze=False, layout="constrained")
+    layout = {"squeeze": False, "sharex": "col", "sharey": "row", "layout": "constrained"}
+    figure, places = plt.subplots(2, len(found), figsize=(2.8 * len(found), 5.5), **layout)
     for column, (axis, points) in enumerate(found.items()):
         for row, names in enumerate((COLUMNS[:2], COLUMNS[2:])):
             place, scale = places[row][column], 2**20 if row else 1
             for name in names:
                 numbers = [point[name] / scale for point in points]
-                slope = exponent(AXES[axis], numbers)
-                place.loglog(AXES[axis], numbers, "o-", label=f"{'MiB' if row else name}: exponent {slope:.2f}")
-            place.set_xlabel(NAMES.get(axis, axis))
-            place.legend(fontsize=7)
+                label = f"{'MiB added' if row else name}: {exponent(AXES[axis], numbers):.2f}"
+                place.loglog(AXES[axis], numbers, "o-", label=label)
+            place.set_xticks([], minor=True)
+            place.set_xticks(AXES[axis][::2], AXES[axis][::2], rotation=45)
+            place.legend(title="exponent", fontsize=7, title_fontsize=7, loc="upper left")
+        places[0][column].set_title(NAMES.get(axis, axis))
     figure.savefig(path, dpi=100)
 
 
