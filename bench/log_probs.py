@@ -8,13 +8,11 @@ medians. The products alone are what no way can avoid: one forward, two backward
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
+from processes import in_process, peak_bytes
 from torch import Tensor
 
 from rl4llm.linear_log_probs import linear_log_probs
@@ -56,13 +54,9 @@ def measure(way: str, tokens: int, width: int, vocab: int) -> dict[str, float]:
     weight = (torch.randn(vocab, width, generator=random) / width**0.5).requires_grad_()
     ids = torch.randint(vocab, (tokens,), generator=random)
     hidden.grad, weight.grad = torch.zeros_like(hidden), torch.zeros_like(weight)
-    before, began = _peak(), time.perf_counter()
+    before, began = peak_bytes(), time.perf_counter()
     WAYS[way](hidden, weight, ids)
-    return {"seconds": time.perf_counter() - began, "bytes": _peak() - before}
-
-
-def _peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": time.perf_counter() - began, "bytes": peak_bytes() - before}
 
 
 def main() -> None:
@@ -82,8 +76,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(options.repeats):
         for way, results in found.items():
-            done = subprocess.run([sys.executable, __file__, f"--way={way}", *sizes], capture_output=True, check=True)
-            results.append(json.loads(done.stdout))
+            results.append(in_process(__file__, f"--way={way}", *sizes))
     rows = {way: {k: statistics.median(r[k] for r in results) for k in results[0]} for way, results in found.items()}
     print("| way | seconds | times the products | peak MiB added | of the naive peak |\n|---|---|---|---|---|")
     for way, row in rows.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_group_tensors, check_interval
-from rl4llm.groups import centred_in_group, group_max, group_std
+from rl4llm.groups import centred_in_group, group_count, group_max, group_std, position_in_group
 from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 
 
@@ -48,10 +48,10 @@ def quantile_relative(
     scored, wide = ~scores.isnan(), at_least_float32(scores)
     centred = centred_in_group(scores, group_ids, scored)
     std = group_std(centred, group_ids, scored)
-    peers = (group_ids[:, None] == group_ids) & scored
-    at_most = (peers & (wide <= wide[:, None])).sum(-1)
+    order = keep(wide, scored, torch.inf).argsort()
+    rank = torch.empty_like(order).scatter(0, order, position_in_group(group_ids[order])) + 1
     # k·n a rounding error above a whole number would ask for one response more.
-    enough = scored & (at_most >= k * peers.sum(-1) * (1 - 1e-9))
+    enough = scored & (rank >= k * group_count(group_ids, scored).double() * (1 - 1e-9))
     baseline = -group_max(-centred, group_ids, enough)
     return keep((centred - baseline) / torch.where(std > 0, std, 1.0), scored & (std > 0)).to(result_dtype(scores))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl4llm.advantages import (
     CorrectnessRelative,
@@ -163,6 +164,30 @@ def test_the_quantile_of_binary_scores_gives_signal_to_one_side_only(n, k):
         hard = (n - successes) * 1.0 >= k * n - 1e-9  # enough failures for the quantile to be 0
         assert not advantages[scores == (0.0 if hard else 1.0)].any()
         assert (advantages[scores == (1.0 if hard else 0.0)] * (1 if hard else -1) > 0).all()
+
+
+@pytest.mark.parametrize(("k", "n"), [(0.29, 100), (0.6, 25), (0.3, 50), (0.54, 50), (0.5, 3), (0.99, 2)])
+def test_the_quantile_of_distinct_scores_is_an_order_statistic(k, n):
+    place = math.ceil(round(k * n, 6))  # from 1; k·n in binary may lie a rounding error above a whole number
+    scores = torch.randperm(n, generator=torch.Generator().manual_seed(0)).double()
+    advantages = quantile_relative(scores, one_group(scores), k=k)
+    assert advantages[scores == place - 1] == 0
+
+
+def test_the_quantiles_of_many_groups_take_no_memory_for_pairs_of_responses():
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple) else (result,):
+                self.elements = max(self.elements, getattr(tensor, "nbytes", 0) // 8)
+            return result
+
+    scores, rows = torch.arange(400.0) % 7, torch.arange(400)
+    with Largest() as largest:
+        quantile_relative(scores, rows // 4)
+    assert largest.elements <= 400
 
 
 @given(groups(), st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.floats(-10, 10))
