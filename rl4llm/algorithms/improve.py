@@ -111,7 +111,7 @@ def _accumulate(
     before = meter.copy()
     while True:
         before_step()
-        budget = health.budget(learner.name, learner.updates.budget(runtime.device))
+        budget = health.budget(learner.name, learner.updates.budget(minibatch.rows))
         learner.optimizer.zero_grad()
         try:
             loss = _backward_all(runtime, learner, minibatch, losses, budget)

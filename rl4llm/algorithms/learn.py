@@ -35,7 +35,7 @@ def value_context(
     meter: Meter,
     health: Health,
     *,
-    max_tokens: int,
+    budget: Callable[[RolloutBatch], int],
     shared: bool,
     counted: str | None,
 ) -> ValueContext:
@@ -49,7 +49,7 @@ def value_context(
         policy_pass: `policy_pass(rows, field)` gives a field of the policy's output for all rows, without gradient.
         meter: Receives the losses of the critics.
         health: Counts skipped steps.
-        max_tokens: Token budget of a forward pass.
+        budget: Token budget of a forward pass over rows of a batch.
         shared: Whether all learners of the value source run the prompt of several responses once.
         counted: Name of the learner whose last step the Trainer counts; None if it counts the policy's.
     """
@@ -72,10 +72,10 @@ def value_context(
             temperature = answering.sampling.temperature
             return function(policy_states(answering.policy, piece, layer=layer, temperature=temperature), piece)
 
-        return map_rows(runtime, read, rows, max_tokens)
+        return map_rows(runtime, read, rows, budget(rows))
 
     return ValueContext(
-        map=lambda f, rows: map_dealt(runtime, f, rows, max_tokens, shared=shared),
+        map=lambda f, rows: map_dealt(runtime, f, rows, budget(rows), shared=shared),
         minimize=minimize,
         log_probs=lambda rows: policy_pass(rows, "log_probs"),
         own_values=lambda rows: policy_pass(rows, "values"),

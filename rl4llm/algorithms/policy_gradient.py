@@ -224,8 +224,7 @@ class PolicyGradient(PolicyModule):
         def read(piece: RolloutBatch) -> Tensor:
             return getattr(policy(piece, temperature=self.sampling.temperature, asks=asks), field)
 
-        budget = self.learning.updates.budget(runtime.device)
-        return map_dealt(runtime, read, rows, budget, shared=policy.shares_prompts)
+        return map_dealt(runtime, read, rows, self.learning.updates.budget(rows), shared=policy.shares_prompts)
 
     def value_context(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> ValueContext | None:
         """Return what the loop lends to the value source for these prompts; None where there is no such source."""
@@ -239,7 +238,7 @@ class PolicyGradient(PolicyModule):
             lambda rows, field: self._pass(runtime, self.policy, rows, field),
             meter,
             self.health,
-            max_tokens=self.critic_learning.updates.budget(runtime.device),
+            budget=self.critic_learning.updates.budget,
             shared=all(getattr(one, "shares_prompts", False) for one in self.critics.learners.values()),
             counted=self._learner_names()[-1] if self.warming_up else None,
         )

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
@@ -29,7 +30,8 @@ class Updates:
         schedule: Learning rate over training: linear, cosine, constant or constant_with_warmup.
         warmup_steps: Rollout batches over which the learning rate rises.
         microbatch_tokens: Most prompt and response tokens in one forward pass; sets memory and speed, never the
-            result. None: 2,048 on a CPU, for its caches, and 16,384 elsewhere.
+            result. None: 2,048 on a CPU, for its caches, and 16,384 elsewhere, but at least twice the longest prompt,
+            so that a prompt does not fill a pass alone.
     """
 
     epochs: int = 1
@@ -67,11 +69,13 @@ class Updates:
                 order = order[places[groups[order]].argsort(stable=True)]
             yield from order.tensor_split(self.minibatches)
 
-    def budget(self, device: torch.device) -> int:
-        """Return the most tokens of one forward pass on a device."""
+    def budget(self, batch: RolloutBatch) -> int:
+        """Return the most tokens of one forward pass over rows of this batch, whose device sets the default."""
         if self.microbatch_tokens is not None:
             return self.microbatch_tokens
-        return 2048 if device.type == "cpu" else 16384
+        most = 2048 if batch.prompt_ids.device.type == "cpu" else 16384
+        longest = int(batch.prompt_mask.sum(-1).max()) if len(batch) else 0
+        return max(most, 2 * longest)
 
     def scheduler(self, optimizer: Optimizer, total_steps: float) -> LRScheduler:
         """The learning-rate schedule, stepped once a rollout batch.

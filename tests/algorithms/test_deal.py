@@ -84,10 +84,13 @@ def test_prompts_stay_together_and_both_they_and_their_responses_are_shuffled():
     assert (groups[alone].diff() != 0).sum() > 3
 
 
-def test_the_budget_fits_the_device_unless_it_is_given():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert (Updates().budget(cpu), Updates().budget(gpu)) == (2048, 16384)
-    assert Updates(microbatch_tokens=7).budget(cpu) == Updates(microbatch_tokens=7).budget(gpu) == 7
+@pytest.mark.parametrize(("prompt", "expected"), [(1024, 2048), (1025, 2050)])
+def test_the_budget_fits_the_device_and_the_longest_prompt_unless_it_is_given(prompt, expected):
+    batch = stretched([1, 2], [0, 1], prompt)
+    assert Updates().budget(batch) == Updates().budget(batch.select(torch.tensor([0]))) == expected
+    assert Updates().budget(batch.select(torch.tensor([], dtype=torch.long))) == 2048
+    assert Updates().budget(batch.to(torch.device("meta")).replace(prompt_mask=batch.prompt_mask)) == 16384
+    assert Updates(microbatch_tokens=7).budget(batch) == 7
 
 
 @given(batch=rollouts(max_batch=7), ranks=RANKS, whole=st.booleans())
