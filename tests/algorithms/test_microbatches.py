@@ -67,6 +67,11 @@ def test_which_rows_stand_together_is_decided_by_the_tokens_that_run(prompt, exp
     assert [rows.tolist() for rows in pieces] == expected
 
 
+def test_prompts_whose_responses_are_equally_long_are_not_mixed():
+    pieces = cut_by_tokens(stretched([20] * 4, [5, 7, 5, 7], 100), 141, shared=True)
+    assert [rows.tolist() for rows in pieces] == [[0, 2], [1, 3]]
+
+
 @pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda a: type(a).__name__)
 @given(batch=rollouts(max_batch=5, max_time=6), budget=st.integers(1, 60), shared=st.booleans())
 @settings(max_examples=15)
