@@ -18,6 +18,7 @@ pytestmark = pytest.mark.devices
 ROOT = Path(__file__).parents[2]
 NOISE = ("Seed set to", "INFO:", "[rank", "Initializing distributed", "-----", "distributed_backend", "All dist", "💡")
 NOISE += ("GPU available", "TPU available", "[W", "[E", "warning: FSDP")  # sharded critics run whole rows and say so
+NOISE += ("asyppo: loading",)
 PART = {
     "collect": "--model.engine=tests.devices.faults.Collecting",
     "judge": "--model.gate=tests.devices.faults.Judging",
