@@ -39,11 +39,6 @@ class Learner:
     updates: Updates
     averaging: Averaging
 
-    @property
-    def shares_prompts(self) -> bool:
-        """Whether its forward pass runs the prompt of several responses once."""
-        return bool(getattr(self.module, "shares_prompts", False))
-
 
 def improve(
     runtime: Runtime,

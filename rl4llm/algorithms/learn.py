@@ -62,8 +62,7 @@ def value_context(
             )
             return [term]
 
-        one, random = learner(name), runtime.generator("deal", name)
-        world, shared = runtime.world_size, one.shares_prompts
+        one, random, world = learner(name), runtime.generator("deal", name), runtime.world_size
         dealt = deal(rows, one.updates, one.averaging, generator=random, world_size=world, shared=shared)
         improve(runtime, one, dealt, losses, meter, health, counted=name == counted)
 

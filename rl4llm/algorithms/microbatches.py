@@ -68,8 +68,8 @@ def cut_by_tokens(
     """
     if not len(batch):
         return []
-    units_ = _units_of(batch, whole_groups)
-    by_width = sorted(units_, key=lambda unit: unit.width)
+    found = _units_of(batch, whole_groups)
+    by_width = sorted(found, key=lambda unit: unit.width)
     cuts = [_cut(by_width, max_tokens, shared)]
     if shared:
         widest = {unit.group: unit.width for unit in by_width}

@@ -239,7 +239,7 @@ class PolicyGradient(PolicyModule):
             meter,
             self.health,
             budget=self.critic_learning.updates.budget,
-            shared=all(getattr(one, "shares_prompts", False) for one in self.critics.learners.values()),
+            shared=self.critics.shares_prompts,
             counted=self._learner_names()[-1] if self.warming_up else None,
         )
 

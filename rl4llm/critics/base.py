@@ -131,6 +131,11 @@ class ValueSource(nn.Module, Part):
         """The modules trained by gradient, by name: one optimizer each. None by default."""
         return {}
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the forward passes of all learners run the prompt of several responses once."""
+        return all(getattr(learner, "shares_prompts", False) for learner in self.learners.values())
+
     @abstractmethod
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
         """The batch with `values` (and `critic_values`, where there are several estimates)."""
