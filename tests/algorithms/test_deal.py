@@ -1,11 +1,13 @@
 """Dealing: no row is lost, ranks take equal work, and nothing depends on how many ranks there are."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl4llm.algorithms import Runtime, Updates, deal, map_dealt
+from rl4llm.algorithms import Runtime, Updates, compose, deal, map_dealt
 from rl4llm.algorithms.deal import Dealt, balanced, in_runs, map_rows
 from rl4llm.algorithms.microbatches import Averaging
 from rl4llm.algorithms.runtime import RankError, share
@@ -14,7 +16,7 @@ from rl4llm.groups import dense_group_ids
 from rl4llm.objectives import SequenceMean, TokenMean
 from rl4llm.randomness import generator
 from rl4llm.testing.strategies import rollouts
-from tests.algorithms.helpers import stretched
+from tests.algorithms.helpers import critic_slots, run, stretched
 
 RANKS = st.integers(1, 4)
 
@@ -203,3 +205,18 @@ def test_a_failure_on_one_rank_is_the_same_error_on_all():
 def test_counts_are_those_of_the_whole_minibatch(batch, ranks):
     (only,) = deal(batch, Updates(minibatches=1), Averaging((TokenMean(),)), generator=generator("x"), world_size=ranks)
     assert int(only.counts[0][2]) == max(int(batch.response_mask.sum()), 0)
+
+
+def test_minibatches_know_whether_the_model_shares_prompts(tiny_policy, tiny_critic, monkeypatch):
+    module, dealt = compose(tiny_policy, **critic_slots(tiny_critic)), []
+    for place in ("policy_gradient", "learn"):
+        target = sys.modules[f"rl4llm.algorithms.{place}"]
+        monkeypatch.setattr(target, "deal", lambda *a, **k: dealt.append(k["shared"]) or deal(*a, **k))
+    run(module, steps=1)
+    assert dealt == [True, True, True]  # the policy and two critics
+    module.critics.critics[1].backbone.gradient_checkpointing_enable()
+    module.policy.model.gradient_checkpointing_enable()
+    with pytest.warns(UserWarning, match="recomputes activations"):
+        assert not module.critics.shares_prompts
+    with pytest.warns(UserWarning, match="recomputes activations"):
+        assert not module.policy.shares_prompts
