@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl4llm.errors import UsageError
+
 LARGEST_WEIGHT = 1e6  # a model with a weight beyond this has diverged: it is neither trained on nor saved
-
-
-class UsageError(ValueError):
-    """Something the caller can mend. The message is one line: where, what came, what to do."""
 
 
 def _sizes(tensor: Tensor) -> str:
