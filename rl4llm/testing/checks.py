@@ -1,7 +1,7 @@
 """`check_*`: every law that a part's family and its declared properties promise, in one call."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rl4llm.advantages import AdvantageEstimator, Whiten
 from rl4llm.checks import UsageError
@@ -12,12 +12,13 @@ from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.regularizers import Regularizer
 from rl4llm.rewards import RewardShaping
 from rl4llm.testing.batching import BATCHING
+from rl4llm.testing.domains import Domain
 from rl4llm.testing.estimator_laws import ESTIMATORS
+from rl4llm.testing.examination import require
 from rl4llm.testing.kl import KL
 from rl4llm.testing.laws import AGGREGATORS, CONSTANT, DIFFERENTIABLE, DTYPE, GATES, UNIVERSAL, Law
 from rl4llm.testing.objective_laws import OBJECTIVES
 from rl4llm.testing.reward_laws import check_reward
-from rl4llm.testing.runner import require
 from rl4llm.testing.value_laws import VALUE_SOURCES
 from rl4llm.testing.whiten_laws import WHITEN
 
@@ -57,29 +58,45 @@ def laws_of(part: Any) -> tuple[Law, ...]:
     )
 
 
-def check(part: Any, *, examples: int = 100) -> None:
-    """Run every law on a part and raise one error that names all that are broken.
+def check(
+    part: Any,
+    *,
+    examples: int = 100,
+    rows: Literal["any", "non-empty"] = "any",
+    masks: Literal["any", "contiguous"] = "any",
+    scores: Literal["any", "scored"] = "any",
+    groups: Literal["any", "differing"] = "any",
+) -> None:
+    """Run every law on a part and raise one error that names every cause for which laws are broken.
+
+    The last four arguments state what the part is made for, as [Domain][rl4llm.testing.domains.Domain] explains; by
+    default it is examined on every valid batch.
 
     Args:
         part: Of any family: an estimator, a gate, an objective, an aggregator, a regularizer, a value source, ...
         examples: Batches to draw for each law.
+        rows: "non-empty": it is made for responses with at least one token.
+        masks: "contiguous": for responses that begin in the first column and have no holes.
+        scores: "scored": for responses that all could be scored.
+        groups: "differing": for groups of at least two responses with different scores.
 
     Raises:
-        BrokenLawsError: With the smallest counterexample and the usual remedy of each.
+        BrokenLawsError: With the smallest counterexample and the usual remedy for each cause.
         UsageError: If the part belongs to no family.
 
     Example:
         >>> from rl4llm.advantages import LeaveOneOut
         >>> check(LeaveOneOut(), examples=5)
     """
-    require(part, laws_of(part), examples=examples)
+    domain = Domain(rows=rows, masks=masks, scores=scores, groups=groups)
+    require(part, laws_of(part), examples=examples, domain=domain)
 
 
 def _checker(family: type, name: str) -> Callable[..., None]:
-    def check_family(part: Any, *, examples: int = 100) -> None:
+    def check_family(part: Any, **options: Any) -> None:
         if not isinstance(part, family):
             raise UsageError(f"{name}: {part!r} is no {family.__name__}; wrap a plain function with an adapter.")
-        check(part, examples=examples)
+        check(part, **options)
 
     check_family.__name__ = check_family.__qualname__ = name
     check_family.__doc__ = f"As [check][rl4llm.testing.checks.check], for a {family.__name__}."

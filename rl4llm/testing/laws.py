@@ -33,11 +33,14 @@ class Law:
         name: Its name, a sentence.
         test: `(part, batch, random)`; raises AssertionError where the law is broken.
         remedy: What usually mends a part that breaks it.
+        about: The kind of batch that the law is about, as a field of [Domain][rl4llm.testing.domains.Domain]; a part
+            that is not examined on that kind is not asked for the law.
     """
 
     name: str
     test: Callable[[Any, RolloutBatch, Random], None]
     remedy: str
+    about: str | None = None
 
 
 def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
@@ -168,10 +171,11 @@ def pieces_add_up(part: Aggregator, batch: RolloutBatch, random: Random) -> None
 
 
 DTYPE = Law("the dtype of the inputs is kept", dtype_preserved, "compute in float32 and cast the result back")
+FINITE = Law(
+    "finite, and 0 where the mask is False", finite_and_zero_outside, "reduce with rl4llm.masked; guard counts of 0"
+)
 UNIVERSAL = (
-    Law(
-        "finite, and 0 where the mask is False", finite_and_zero_outside, "reduce with rl4llm.masked; guard counts of 0"
-    ),
+    FINITE,
     Law(
         "masked positions are never read",
         masked_never_read,
@@ -179,7 +183,7 @@ UNIVERSAL = (
     ),
     Law("permuted rows give permuted results", follows_rows, "go by group_ids, not by the order of rows"),
     Law("padding changes nothing", padding_inert, "divide by counts of the mask, never by the width of a tensor"),
-    Law("holes are stepped over", holes_stepped_over, "let the next token be the next trained one"),
+    Law("holes are stepped over", holes_stepped_over, "let the next token be the next trained one", about="masks"),
     Law("the names of groups do not matter", group_names_do_not_matter, "renumber with torch.unique"),
     DTYPE,
     Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),

@@ -33,6 +33,8 @@ def policy_gradient_at_ratio_one(part: PolicyObjective, batch: RolloutBatch, ran
     if part.level == "response":  # its advantage is the mean over the response, shared out evenly
         counts = mask.sum(-1, keepdim=True).clamp(min=1)
         expected = torch.where(mask, expected.sum(-1, keepdim=True) / counts**2, 0.0)
+    flipped = bool(expected.any()) and torch.allclose(gradient, -expected, rtol=1e-9, atol=1e-9)
+    assert not flipped, "the sign is flipped: at ratio 1 the gradient is −1 times the policy gradient"
     close(gradient, expected, "at ratio 1 the gradient")
 
 

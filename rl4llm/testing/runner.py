@@ -1,10 +1,11 @@
 """Runs laws on a part and says all that are broken, with the smallest counterexample of each."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+from textwrap import wrap
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from rl4llm.batch import RolloutBatch
+from rl4llm.testing.domains import EVERYTHING, NARROW, SAID, Domain
 from rl4llm.testing.laws import Law
 from rl4llm.testing.strategies import rollouts
 from rl4llm.testing.views import describe
@@ -26,17 +28,30 @@ class Broken:
         reason: What was seen.
         example: The smallest batch found on which it is broken; None if none could be drawn.
         part: What breaks it.
+        also: Names of the other laws that are broken for the same cause.
+        kind: The kind of batch on which alone they are broken, as a field of
+            [Domain][rl4llm.testing.domains.Domain]; None: they are broken on plain batches.
     """
 
     law: Law
     reason: str
     example: RolloutBatch | None
     part: Any = None
+    also: tuple[str, ...] = ()
+    kind: str | None = None
 
     def __str__(self) -> str:
-        lines = "" if self.example is None else describe(self.example, self.part)
-        shown = "\n    on\n      " + lines.replace("\n", "\n      ") if lines else ""
-        return f"  ✗ {self.law.name}\n    {self.reason}\n    remedy: {self.law.remedy}{shown}"
+        lines = [f"  ✗ {self.law.name}", f"    {self.reason}", f"    remedy: {self.law.remedy}"]
+        if self.kind is not None:
+            option = f'{self.kind}="{NARROW[self.kind]}"'
+            lines.append(f"    or, if it is not made for {SAID[self.kind]}: check(..., {option})")
+        shown = "" if self.example is None else describe(self.example, self.part)
+        if shown:
+            lines += ["    on", *(f"      {line}" for line in shown.splitlines())]
+        if self.also:
+            others = f"broken for the same cause: {'; '.join(self.also)}"
+            lines += wrap(others, 116, initial_indent="    ", subsequent_indent="      ")
+        return "\n".join(lines)
 
 
 class BrokenLawsError(AssertionError):
@@ -45,7 +60,9 @@ class BrokenLawsError(AssertionError):
     def __init__(self, part: Any, broken: Sequence[Broken], count: int) -> None:
         self.broken = tuple(broken)
         named = repr(part) if " object at 0x" not in repr(part) else type(part).__name__
-        lines = [f"{named} breaks {len(broken)} of {count} laws:", *map(str, broken)]
+        laws = len(broken) + sum(len(one.also) for one in broken)
+        causes = "" if laws == len(broken) else f" for {len(broken)} cause{'s' if len(broken) > 1 else ''}"
+        lines = [f"{named} breaks {laws} of {count} laws{causes}:", *map(str, broken)]
         super().__init__("\n".join(lines))
 
 
@@ -56,7 +73,7 @@ def broken(
     examples: int = 100,
     strategy: SearchStrategy[RolloutBatch] | None = None,
 ) -> Broken | None:
-    """The law's smallest counterexample, or None if it holds on all batches that were drawn.
+    """Return the law's smallest counterexample, or None if it holds on all batches that were drawn.
 
     Args:
         part: What is tested.
@@ -64,11 +81,11 @@ def broken(
         examples: Batches to draw.
         strategy: Where they come from; [rollouts][rl4llm.testing.strategies.rollouts] by default.
     """
-    if strategy is None and _holds(part, law, examples):
+    if strategy is None and holds(part, law, examples):
         return None
-    search = _Search()
+    search, drawn = _Search(), rollouts() if strategy is None else strategy
     try:  # again, for a small counterexample
-        _examine(lambda batch, seed: search.look(part, law, batch, seed), examples, strategy or rollouts())
+        _examine(lambda batch, seed: search.look(part, law, batch, seed), examples, drawn)
     except (Exception, _EnoughError):  # whatever a part raises on a valid batch breaks the law
         if search.reason is None:
             raise
@@ -94,21 +111,29 @@ def _examine(look: Callable[[RolloutBatch, int], None], examples: int, strategy:
 
 
 @cache
-def _drawn(examples: int) -> tuple[tuple[RolloutBatch, int], ...]:
+def _drawn(examples: int, domain: Domain = EVERYTHING) -> tuple[tuple[RolloutBatch, int], ...]:
     """Return what `_examine` shows to every law that holds: drawing it takes longer than most laws do."""
     found: list[tuple[RolloutBatch, int]] = []
-    _examine(lambda batch, seed: found.append((batch, seed)), examples, rollouts())
+    _examine(lambda batch, seed: found.append((batch, seed)), examples, domain.strategy())
     return tuple(found)
 
 
-def _holds(part: Any, law: Law, examples: int) -> bool:
+def holds(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> bool:
     """Return whether a law holds on all drawn batches, each copied because a part may write into it."""
     try:
-        for batch, seed in _drawn(examples):
-            law.test(part, deepcopy(batch), Random(seed))
+        for batch, seed in _drawn(examples, domain):
+            law.test(part, _copied(batch), Random(seed))
     except Exception:
         return False
     return True
+
+
+def _copied(batch: RolloutBatch) -> RolloutBatch:
+    """Return the batch with tensors of its own, without the checks of a new batch."""
+    twin = copy(batch)
+    for name, tensor in batch.tensors().items():
+        object.__setattr__(twin, name, tensor.clone())
+    return twin
 
 
 class _EnoughError(BaseException):
@@ -144,14 +169,3 @@ def _first_lines(error: Exception) -> str:
     kept = (shown or text.splitlines())[:4]
     said = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     return said + "\n    ".join(kept)
-
-
-def require(part: Any, laws: Sequence[Law], *, examples: int = 100) -> None:
-    """Raise one readable error with every law that the part breaks.
-
-    Raises:
-        BrokenLawsError: If any is broken.
-    """
-    found = [failure for law in laws if (failure := broken(part, law, examples=examples)) is not None]
-    if found:
-        raise BrokenLawsError(part, found, len(laws))

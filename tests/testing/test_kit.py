@@ -4,19 +4,21 @@ import dataclasses
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
-from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut
+from rl4llm.advantages import GAE, Advantages, GroupRelative, LeaveOneOut
 from rl4llm.checks import UsageError
 from rl4llm.gates import AgreementGate
 from rl4llm.objectives import PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus
 from rl4llm.testing import (
     BrokenLawsError,
+    Domain,
     Law,
     broken,
     check,
@@ -26,12 +28,14 @@ from rl4llm.testing import (
     check_objective,
     check_regularizer,
     check_reward,
+    examine,
     expected_update,
     from_log_probs,
     from_scores,
     from_token_rewards,
     laws_of,
     policy_gradient,
+    require,
     rollouts,
     runner,
 )
@@ -88,6 +92,133 @@ def test_the_wrong_family_and_bare_functions_are_one_line():
         check_gate(GAE())
     with pytest.raises(UsageError, match="belongs to no family of parts; wrap a plain function"):
         check(lambda batch: batch)
+
+
+# --- one finding for each cause --------------------------------------------------------------------------------------
+
+
+class Refuses(LeaveOneOut):
+    """Raises on responses without tokens, as some libraries do."""
+
+    def __call__(self, batch):
+        if not batch.response_mask.any(-1).all():
+            raise ValueError("an empty response")
+        return super().__call__(batch)
+
+
+class TwoFaults(Refuses):
+    """Refuses empty responses, and depends on the scores of all others."""
+
+    @torch.no_grad()
+    def __call__(self, batch):
+        own = super().__call__(batch).advantages
+        return Advantages(torch.where(own != 0, own - batch.scores.nan_to_num().sum(), 0.0))
+
+
+class NaNAlone(LeaveOneOut):
+    """Divides by the number of siblings."""
+
+    def __call__(self, batch):
+        siblings = (batch.group_ids[:, None] == batch.group_ids).sum(-1, keepdim=True).to(batch.scores.dtype) - 1.0
+        given = super().__call__(batch).advantages * siblings / siblings
+        return Advantages(torch.where(batch.response_mask & ~batch.scores.isnan()[:, None], given, 0.0))
+
+
+class NaNAbove(LeaveOneOut):
+    """Gives NaN wherever a score is above 0."""
+
+    def __call__(self, batch):
+        given = super().__call__(batch).advantages
+        return Advantages(torch.where(batch.response_mask & (batch.scores > 0)[:, None], torch.nan, given))
+
+
+FOUND = [
+    (Refuses(), [("finite, and 0 where the mask is False", "rows")]),
+    (wrong_estimators.NaNAsZero(), [("responses that could not be scored are left out", "scores")]),
+    (NaNAlone(), [("ties are silent", "groups")]),
+    (
+        TwoFaults(),
+        [
+            ("finite, and 0 where the mask is False", "rows"),
+            ("an advantage depends on its response or group only", None),
+            ("shift invariance as declared", None),
+        ],
+    ),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("part", "found"), FOUND, ids=lambda x: type(x).__name__)
+def test_each_cause_is_one_finding(part, found):
+    told = [(one.law.name, one.kind) for one in examine(part, laws_of(part), examples=FEW)]
+    assert set(found) <= set(told)
+    assert len(told) <= len(found) + 2, told
+
+
+@pytest.mark.long
+def test_a_part_that_fails_on_plain_batches_is_one_finding():
+    first, *others = examine(NaNAbove(), laws_of(NaNAbove()), examples=FEW)
+    assert (first.law.name, first.kind) == ("finite, and 0 where the mask is False", None)
+    assert "masked positions are never read" in first.also
+    assert not [one for one in others if one.law.name in first.also]
+
+
+def test_a_finding_names_the_other_laws_and_the_domain_to_state():
+    some = [law for law in laws_of(Refuses()) if law.name.startswith(("finite", "masked"))]
+    with pytest.raises(BrokenLawsError) as caught:
+        require(Refuses(), some, examples=FEW)
+    said = str(caught.value)
+    assert said.startswith("Refuses() breaks 2 of 2 laws for 1 cause:")
+    assert 'responses without tokens: check(..., rows="non-empty")' in said
+    assert "broken for the same cause: masked positions are never read" in said
+
+
+def test_a_part_is_examined_on_what_it_promises():
+    check(Refuses(), examples=5, rows="non-empty")
+    check_advantage_estimator(wrong_estimators.NaNAsZero(), examples=5, scores="scored")
+    with pytest.raises(UsageError, match="check: rows"):
+        check(Refuses(), rows="full")
+
+
+DOMAINS = {
+    "rows": ("non-empty", lambda b: b.response_mask.any(-1).all()),
+    "masks": ("contiguous", lambda b: (b.response_mask.long().diff(dim=-1) <= 0).all()),
+    "scores": ("scored", lambda b: not b.scores.isnan().any()),
+    "groups": ("differing", lambda b: len(b.scores.unique()) == len(b) and min(Counter(b.group_ids.tolist()).values()) > 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domain_draws_what_it_says(name):
+    narrow, inside = DOMAINS[name]
+    assert not all(inside(batch) for batch, _ in runner._drawn(FEW))
+    drawn = [batch for batch, _ in runner._drawn(FEW, Domain(**{name: narrow}))]
+    assert all(inside(batch) for batch in drawn)
+    for other in [other for other in DOMAINS if other != name]:
+        assert not all(DOMAINS[other][1](batch) for batch in drawn)
+
+
+def law(part, name):
+    (named,) = [one for one in laws_of(part) if one.name.startswith(name)]
+    return named
+
+
+def test_a_flipped_sign_is_said_to_be_one():
+    estimator, objective = wrong_estimators.FlippedSign(), wrong_losses.WrongSign()
+    higher = broken(estimator, law(estimator, "a higher score"), examples=FEW)
+    assert "the sign is flipped: the expected update is −1 times the policy gradient" in higher.reason
+    assert broken(estimator, law(estimator, "the expected update"), examples=FEW) is None  # one cause, one law
+    gradient = broken(objective, law(objective, "the policy gradient"), examples=FEW)
+    assert "the sign is flipped: at ratio 1 the gradient is −1 times the policy gradient" in gradient.reason
+
+
+def test_an_undeclared_comparison_is_told_what_to_declare():
+    class Undeclared(LeaveOneOut):
+        compares = "nothing"
+
+    found = str(broken(Undeclared(), law(Undeclared(), "an advantage depends"), examples=FEW))
+    assert "compares is 'nothing'" in found
+    assert 'declare what it compares, compares="group"' in found
 
 
 # --- functions of other libraries ------------------------------------------------------------------------------------

@@ -231,8 +231,36 @@ class ForgetsOnResume(ValueSource):
 
 ORACLES[ValuesOneLate], ORACLES[SkipsTheFirst] = advantages.gae, advantages.monte_carlo
 
+
 # The part and the law that is meant for its bug.
+@dataclass(frozen=True)
+class FlippedSign(LeaveOneOut):
+    """18: the baseline less the score."""
+
+    def __call__(self, batch):
+        return Advantages(-super().__call__(batch).advantages)
+
+
+@dataclass(frozen=True)
+class FlippedAndScaled(GroupRelative):
+    """18: the same where the size of the update is not declared."""
+
+    def __call__(self, batch):
+        return Advantages(-super().__call__(batch).advantages)
+
+
+@dataclass(frozen=True)
+class FlippedGAE(GAE):
+    """18: the same for tokens, where no sibling tells."""
+
+    def __call__(self, batch):
+        return Advantages(*(-x for x in super().__call__(batch)))
+
+
 CAUGHT = [
+    (FlippedSign(), "a higher score never gives a lower advantage"),
+    (FlippedGAE(), "a higher score never gives a lower advantage"),
+    (FlippedAndScaled(), "a higher score never gives a lower advantage"),
     (ReadsPadding(), "masked positions are never read"),
     (StopsAtHoles(), "holes are stepped over"),
     (ByPosition(), "permuted rows give permuted results"),
