@@ -1,7 +1,7 @@
 """What the batches of an examination hold: everything by default, less for functions that promise less."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from hypothesis.strategies import SearchStrategy
 
@@ -48,7 +48,8 @@ class Domain:
 
     def kinds(self) -> dict[str, "Domain"]:
         """Return the domains that have one kind of batch more than the plainest, for each kind that this domain has."""
-        return {name: replace(self.narrow(), **{name: "any"}) for name in NARROW if getattr(self, name) == "any"}
+        plain: Any = self.narrow()
+        return {name: replace(plain, **{name: "any"}) for name in NARROW if getattr(self, name) == "any"}
 
 
 NARROW = {"rows": "non-empty", "masks": "contiguous", "scores": "scored", "groups": "differing"}
