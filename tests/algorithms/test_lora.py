@@ -60,6 +60,18 @@ def test_critics_from_the_policys_own_model_work_beside_an_adapter(critics, regu
     assert all("lora_" in name or "head.affine" in name for name in found)
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "32-true"), (None, "bf16-true"), (None, "bf16-mixed")])
+def test_adapters_learn_on_narrow_weights(dtype, precision, tiny_policy):
+    source = Pretrained(tiny_policy, dtype=dtype, adapter=LoRA(rank=2), gradient_checkpointing=dtype is not None)
+    module = loop(source, regularizers=KL)
+    run(module, steps=2, precision=precision)
+    weights = dict(module.policy.model.named_parameters())
+    adapter, frozen = ({w.dtype for w in weights.values() if w.requires_grad is trained} for trained in (True, False))
+    assert adapter == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    assert frozen == {torch.float32 if precision == "bf16-mixed" else torch.bfloat16}
+    assert all(w.any() for name, w in weights.items() if "lora_B" in name)
+
+
 def test_a_policy_without_a_trained_weight_is_one_line(tiny_policy):
     policy = Policy.load(tiny_policy)
     policy.model.requires_grad_(False)
