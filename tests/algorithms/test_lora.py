@@ -6,8 +6,8 @@ import torch
 from rl4llm.advantages import GAE
 from rl4llm.algorithms import Updates, compose
 from rl4llm.checks import UsageError
-from rl4llm.critics import SymmetricCritic, TrunkCritic
-from rl4llm.models import LoRA, Policy, Pretrained, reference_of
+from rl4llm.critics import MiniCritics, SymmetricCritic, TrunkCritic
+from rl4llm.models import LoRA, Policy, Pretrained, TinyQwen3, reference_of
 from rl4llm.models.adapters import engine_weights
 from rl4llm.regularizers import KLPenalty, ValueRegression
 from rl4llm.rollouts import HuggingFaceRollout, Sampling
@@ -241,3 +241,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tiny_policy, mon
     for policy, critic in ((wrong, tiny_policy), (tiny_policy, wrong)):
         with pytest.raises(UsageError, match="no linear layer named 'x'"):
             loop(policy, critic)
+
+
+def test_critics_left_at_their_default_beside_another_policy_are_named_with_their_flag(tmp_path, monkeypatch):
+    Policy(*TinyQwen3(characters="abcdefghijklmnopqrstuvw", hidden_size=16).build()).save(tmp_path)
+    monkeypatch.setattr("rl4llm.models.loading.load_weights", lambda *_: pytest.fail("weights were read"))
+    long = Sampling(max_response_tokens=120)  # beyond the context of the embedded critics, which is not the cause
+    with pytest.raises(UsageError, match=r"cannot read what the policy, .*writes; set --model\.critics\.model"):
+        loop(str(tmp_path), critics=MiniCritics(), advantage=GAE(), sampling=long)
