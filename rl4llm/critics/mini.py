@@ -13,7 +13,9 @@ from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import group_shards, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
 from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
+from rl4llm.models.sources import describe
 
+EMBEDDED_CRITIC = "rl4llm/digits-critic"
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "random": random_shards, "shared": shared_shards}
 _AGGREGATES = {"mean": critic_mean, "min": critic_min}
 
@@ -37,7 +39,7 @@ class MiniCritics(ValueSpec):
         seed: Of the heads.
     """
 
-    model: "str | Pretrained" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
+    model: "str | Pretrained" = EMBEDDED_CRITIC  # a string, so that no type checker refuses an object
     size: int = 2
     shards: Literal["group", "prompt", "random", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
@@ -68,7 +70,7 @@ class MiniCritics(ValueSpec):
             )
         if self.model != source:
             check_model(self.model)
-            check_compatible(source, self.model)
+            _check_compatible(source, self.model)
 
     def check_context(self, tokens: int) -> None:
         """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""
@@ -82,6 +84,20 @@ class MiniCritics(ValueSpec):
         critics = [load(seed=seed) for seed in heads]
         shards, aggregate = _SHARDS[self.shards], _AGGREGATES[self.aggregate]
         return CriticEnsemble(critics, shards=shards, aggregate=aggregate, loss=self.loss)
+
+
+def _check_compatible(source: ModelSource, model: ModelSource) -> None:
+    """Raise if the critics cannot read what the policy writes; a default that was left as it is is named as such."""
+    try:
+        check_compatible(source, model)
+    except UsageError as error:
+        if model != EMBEDDED_CRITIC:
+            raise
+        raise UsageError(
+            f"the critics' base is the embedded '{EMBEDDED_CRITIC}' by default, and it cannot read what the policy, "
+            f"{describe(source)}, writes; set --model.critics.model to a model with the policy's tokenizer, for "
+            "example a smaller one of the same family."
+        ) from error
 
 
 @dataclass(frozen=True)

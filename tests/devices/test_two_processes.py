@@ -7,6 +7,7 @@ from tests.devices.helpers import SGD, SMALL, largest_difference, metric_differe
 pytestmark = pytest.mark.devices
 
 TABLE = ["--data.task.train_size=24"]
+LORA = ["--model.policy.adapter=LoRA", "--model.critics.model.adapter=LoRA"]
 RECIPES = {
     "asyppo": SGD,
     "ppo": SGD,
@@ -17,6 +18,7 @@ RECIPES = {
     "rebel": SGD,
     "asyppo with AdamW": [],
     "ppo with AdamW": [],
+    "asyppo with LoRA": [*SGD, *LORA, "--model.kl_reward=KLReward", "--model.reference_interval=2"],
 }
 
 

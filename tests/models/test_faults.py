@@ -220,6 +220,36 @@ def test_a_model_of_a_known_architecture_needs_none_of_its_own_code(folder):
     Policy.load(path)
 
 
+OWN_CODE = """
+from pathlib import Path
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+Path(RAN).write_text("yes")
+
+class Config(Qwen3Config):
+    model_type = "ours"
+
+class Model(Qwen3ForCausalLM):
+    config_class = Config
+"""
+
+
+def test_code_of_a_model_is_run_only_if_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    ran = tmp_path / "ran"
+    (folder / "code_of_ours.py").write_text(OWN_CODE.replace("RAN", repr(str(ran))))
+    auto = {"AutoConfig": "code_of_ours.Config", "AutoModelForCausalLM": "code_of_ours.Model"}
+    path = with_config(folder, model_type="ours", auto_map=auto)
+    for load in (check_model, Policy.load, load_backbone):
+        assert "set trust_remote_code=true" in line_of(load, path)
+    assert not ran.exists()
+    asked = Pretrained(path, trust_remote_code=True)
+    check_model(asked)
+    assert type(Policy.load(asked).model).__name__ == "Model"
+    assert ran.exists()
+
+
 @pytest.mark.parametrize("thing", [None, 3, TinyQwen3()], ids=str)
 def test_what_is_no_model_is_one_line(thing, unchecked_shapes):
     for load in (check_model, Policy.load, load_backbone):
