@@ -1,0 +1,125 @@
+"""`AdapterCritics`: several critics over one frozen model, each with an adapter and a head of its own."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from rl4llm.checks import UsageError
+from rl4llm.critics.ensemble_spec import EnsembleSpec
+from rl4llm.critics.heads import Head, LinearHead
+from rl4llm.critics.losses import ValueLoss
+from rl4llm.critics.value_model import Inputs, ValueModel
+from rl4llm.models import (
+    LoRA,
+    ModelSource,
+    Policy,
+    Pretrained,
+    as_pretrained,
+    check_compatible,
+    check_context,
+    check_model,
+    load_backbone,
+)
+from rl4llm.models.adapters import has_adapter
+from rl4llm.models.sharing import frozen_twin
+from rl4llm.models.sources import describe
+
+
+@dataclass(frozen=True)
+class AdapterCritics(EnsembleSpec):
+    """Several critics over one frozen model, with a low-rank adapter and a value head each.
+
+        Vₘ(sₜ) = value of the head m on hₜ,   where every layer W of the model computes W x + s · Bₘ Aₘ x
+
+    All critics hold the same tensors W, which nobody trains, so M critics take the memory of one model, and gradients
+    and optimizer states are those of adapters and heads. B starts at 0, so all critics start with the model's own
+    hidden states; their heads and their A differ from the first step on. In everything else they are
+    [MiniCritics][rl4llm.critics.mini.MiniCritics].
+
+    Args:
+        model: The frozen model below all critics: a hub name, a folder, an embedded model, or a `Pretrained`; from
+            Python a model object too. None: the frozen model below the policy's own adapter, which costs no memory.
+        adapter: The adapter of each critic; critic m draws its A with the adapter's seed + m.
+        size: M, how many critics.
+        shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt"), a part
+            of the batch at random ("random"), or all of it ("shared").
+        aggregate: The estimator's value: "mean" or "min" over critics.
+        head: How a critic's outputs say a value.
+        loss: Value loss of one token, on the values; None for the head's own.
+        inputs: What a critic reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with
+            one value for all tokens of a response and one term of the loss per response.
+        head_scale: Scale of the new heads' weights; 0 starts all values at the head's middle.
+        seed: Of the heads; critic m draws its head with seed + m.
+
+    Example:
+        >>> critics = AdapterCritics("rl4llm/digits-critic", LoRA(rank=4), size=2).build("rl4llm/digits").critics
+        >>> one, other = (critic.backbone.embed_tokens.weight for critic in critics)
+        >>> one is other
+        True
+    """
+
+    model: "str | Pretrained | None" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
+    adapter: LoRA = LoRA()
+    size: int = 2
+    shards: Literal["group", "prompt", "random", "shared"] = "group"
+    aggregate: Literal["mean", "min"] = "mean"
+    head: Head = LinearHead()
+    loss: ValueLoss | None = None
+    inputs: Inputs = "prefix"
+    head_scale: float = 0.1
+    seed: int = 0
+
+    def check_base(self, source: ModelSource) -> None:
+        """Raise if the model is missing, has an adapter already, or reads other ids than the policy's."""
+        base = source if self.model is None else self.model
+        _check_frozen(base, wanted=self.model is None)
+        if isinstance(base, PreTrainedModel | Policy):
+            check_model(base)
+            self.adapter.check(base.model if isinstance(base, Policy) else base)
+        else:
+            check_model(replace(as_pretrained(base), adapter=self.adapter))
+        if base != source:
+            check_compatible(source, base)
+
+    def check_context(self, tokens: int) -> None:
+        """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""
+        if self.inputs == "prefix" and self.model is not None:
+            check_context(self.model, tokens, "critics' base")
+
+    def critics(self, policy: Policy | None) -> list[ValueModel]:
+        """Return critics with the same frozen weights, and different heads and adapters."""
+        trunk = self._trunk(policy)
+        return [self._critic(trunk, number) for number in range(self.size)]
+
+    def _trunk(self, policy: Policy | None) -> PreTrainedModel:
+        if self.model is not None:
+            return load_backbone(self.model).requires_grad_(False)
+        if policy is None:
+            raise UsageError("AdapterCritics: model=null stands for the policy's frozen model, and no policy is given.")
+        trunk: PreTrainedModel = policy.model.base_model
+        return trunk
+
+    def _critic(self, trunk: PreTrainedModel, number: int) -> ValueModel:
+        backbone = replace(self.adapter, seed=self.adapter.seed + number).wrap(frozen_twin(trunk))
+        generator = torch.Generator().manual_seed(self.seed + number)
+        return ValueModel(backbone, self.head, inputs=self.inputs, head_scale=self.head_scale, generator=generator)
+
+
+def _check_frozen(base: ModelSource, *, wanted: bool) -> None:
+    """Raise unless the policy has an adapter where its frozen model is wanted, and any other model has none."""
+    if isinstance(base, PreTrainedModel | Policy):
+        found = has_adapter(base)
+    else:
+        found = as_pretrained(base).adapter is not None
+    if wanted and not found:
+        raise UsageError(
+            f"AdapterCritics: model=null stands for the frozen model below the policy's adapter, and {describe(base)} "
+            "has no adapter; give the policy one with --model.policy.adapter=LoRA, or set --model.critics.model."
+        )
+    if found and not wanted:
+        raise UsageError(
+            f"AdapterCritics: {describe(base)} has an adapter already, and each critic gets one of its own; set "
+            "--model.critics.adapter instead, or merge the adapter into the model first."
+        )
