@@ -16,7 +16,6 @@ from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
 from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
 
 
-
 @dataclass(frozen=True)
 class MiniCritics(EnsembleSpec):
     """Several critics, usually much smaller than the policy (AsyPPO, arXiv:2510.01656).
