@@ -1,7 +1,7 @@
 """`AdapterCritics`: several critics over one frozen model, each with an adapter and a head of its own."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ from rl4llm.models.sources import describe
 class AdapterCritics(EnsembleSpec):
     """Several critics over one frozen model, with a low-rank adapter and a value head each.
 
-        Vₘ(sₜ) = value of the head m on hₜ,   where every layer W of the model computes W x + s · Bₘ Aₘ x
+        Wₘ x = W x + s · Bₘ Aₘ x        Vₘ(sₜ) = value by head m of the last hidden state under Wₘ
 
     All critics hold the same tensors W, which nobody trains, so M critics take the memory of one model, and gradients
     and optimizer states are those of adapters and heads. B starts at 0, so all critics start with the model's own
@@ -93,13 +93,12 @@ class AdapterCritics(EnsembleSpec):
         trunk = self._trunk(policy)
         return [self._critic(trunk, number) for number in range(self.size)]
 
-    def _trunk(self, policy: Policy | None) -> PreTrainedModel:
+    def _trunk(self, policy: Policy | None) -> Any:
         if self.model is not None:
             return load_backbone(self.model).requires_grad_(False)
         if policy is None:
             raise UsageError("AdapterCritics: model=null stands for the policy's frozen model, and no policy is given.")
-        trunk: PreTrainedModel = policy.model.base_model
-        return trunk
+        return policy.model.base_model
 
     def _critic(self, trunk: PreTrainedModel, number: int) -> ValueModel:
         backbone = replace(self.adapter, seed=self.adapter.seed + number).wrap(frozen_twin(trunk))

@@ -7,6 +7,8 @@ from tests.devices.helpers import SGD, SMALL, largest_difference, metric_differe
 pytestmark = pytest.mark.devices
 
 TABLE = ["--data.task.train_size=24"]
+ADAPTERS = ["--model.critics=AdapterCritics", "--model.critics.adapter.rank=4"]
+LORA = ["--model.policy.name=rl4llm/digits", "--model.policy.adapter=LoRA"]
 RECIPES = {
     "asyppo": SGD,
     "ppo": SGD,
@@ -15,6 +17,8 @@ RECIPES = {
     "spo": [*SGD, *TABLE, "--model.responses_per_prompt=1", "--data.sampler=Prioritized", "--model.critics.samples=2"],
     "r2vpo": SGD,
     "rebel": SGD,
+    "asyppo with adapters": [*SGD, *ADAPTERS],
+    "asyppo on one model": [*SGD, *ADAPTERS, "--model.critics.model=null", *LORA],
     "asyppo with AdamW": [],
     "ppo with AdamW": [],
 }
