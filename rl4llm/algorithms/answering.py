@@ -24,5 +24,5 @@ class Answering:
     sampling: Sampling
 
     def sync(self, version: int) -> None:
-        """Give the engine the policy's weights, which must be whole on this rank."""
-        self.engine.sync(self.policy.model.named_parameters(remove_duplicate=False), version)
+        """Give the engine the policy's weights, adapters merged; they must be whole on this rank."""
+        self.engine.sync(self.policy.weights(), version)

@@ -13,7 +13,7 @@ from rl4llm.algorithms.composition import Composition
 from rl4llm.algorithms.strategy import shard
 from rl4llm.checks import UsageError
 from rl4llm.critics import ValueModel, ValueSource
-from rl4llm.models import ModelSource, Policy, check_context, check_model
+from rl4llm.models import ModelSource, Policy, check_context, check_model, reference_of
 
 
 def check_models(source: ModelSource, composition: Composition, critic_learning: CriticLearning) -> None:
@@ -62,7 +62,8 @@ def build_models(source: ModelSource, composition: Composition) -> Models:
     policy = Policy.load(source)
     spec = composition.credit.critics
     critics = None if spec is None else spec.build(source, policy)
-    reference = Policy.copy_of(source).requires_grad_(False) if composition.refers else None
+    moves = composition.loss.reference_interval is not None
+    reference = reference_of(policy, source, moves=moves) if composition.refers else None
     return Models(policy, critics, reference)
 
 
@@ -70,10 +71,13 @@ def build_optimizer(name: str, make: OptimizerCallable, module: nn.Module) -> Op
     """Return the optimizer of a model.
 
     Raises:
-        UsageError: If its settings are out of range.
+        UsageError: If its settings are out of range, or the model trains no weight.
     """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UsageError(f"{name} has no weight that is trained; set requires_grad, or give it an adapter.")
     try:
-        return make(module.parameters())
+        return make(trained)
     except (ValueError, TypeError) as error:
         flag = "--model.optimizer" if name == "policy" else "--model.critic_optimizer"
         raise UsageError(f"the optimizer of {name} refuses its settings ({error}); change {flag}.") from error
@@ -86,7 +90,7 @@ def shard_models(module: Any) -> None:
         return
     mesh, precision = module.device_mesh["data_parallel"], str(trainer.precision)
     for policy in (module.policy, module.reference):
-        if policy is not None:
+        if policy is not None and not isinstance(policy.model, FSDPModule):  # a reference may share the policy's model
             shard(policy.model, [policy.value_head] if policy.value_head is not None else [], mesh, precision)
     for critic in module.critics.modules() if module.critics is not None else ():
         if isinstance(critic, ValueModel):

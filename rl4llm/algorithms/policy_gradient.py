@@ -183,7 +183,7 @@ class PolicyGradient(PolicyModule):
             self.replay.add(batch)
         interval = self.composition.loss.reference_interval
         if self.reference is not None and interval and not self.trainer.global_step % interval:
-            self.reference.model.load_state_dict(self.policy.model.state_dict())
+            self.reference.take(self.policy)
 
     def _log(self, meter: Meter, *, tokens: int, seconds: float) -> None:
         meter.add("time/step_seconds", scalar(seconds))
@@ -283,11 +283,13 @@ class PolicyGradient(PolicyModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed and the counters from which all random numbers follow."""
+        super().on_save_checkpoint(checkpoint)
         counters = {name: getattr(self, name) for name in ("seed", "drawn", "policy_version", "warmed_up")}
         checkpoint["loop"] = {"counters": counters, "health": self.health.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the seed and the counters of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
         for name, value in checkpoint["loop"]["counters"].items():
             setattr(self, name, value)
         self.health.load_state_dict(checkpoint["loop"]["health"])

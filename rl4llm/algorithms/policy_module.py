@@ -1,11 +1,13 @@
 """`PolicyModule`: what every LightningModule that trains a policy shares: it answers prompts and is evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.building import shard_models
@@ -13,9 +15,12 @@ from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.slow_bfloat16 import warn_of_slow_bfloat16
 from rl4llm.algorithms.strategy import check_strategy, runtime_of
+from rl4llm.checks import UsageError
 from rl4llm.critics import ValueSource
 from rl4llm.data.task import PromptBatch
 from rl4llm.models import Policy
+from rl4llm.models.adapters import base_names
+from rl4llm.models.fingerprint import fingerprint
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import EngineSpec, Sampling, prompt_limit, prompt_tokens
 
@@ -49,6 +54,7 @@ class PolicyModule(LightningModule):
         self.engine, self.scorer, self.ended = engine.build(policy), scoring.build(), False
         self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
         self.seed: int | None = None
+        self.base: str | None = None  # digest of the frozen weights under adapters
         self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step
         self.policy_version = 0  # optimizer steps of the policy so far
 
@@ -70,7 +76,9 @@ class PolicyModule(LightningModule):
         shard_models(self)
 
     def setup(self, stage: str) -> None:
-        """Start the engine again if an earlier stage has ended it."""
+        """Note what lies under the adapters, and start the engine again if an earlier stage has ended it."""
+        frozen = self._under_adapters()
+        self.base = self.base or (fingerprint(frozen.items()) if frozen else None)
         if self.ended:
             self.engine, self.ended = self.engine_spec.build(self.policy), False
 
@@ -88,6 +96,33 @@ class PolicyModule(LightningModule):
 
     def test_step(self, prompts: PromptBatch, batch_index: int) -> None:
         """Let the Trainer test; the callback does it."""
+
+    def _under_adapters(self) -> dict[str, Tensor]:
+        """Return the frozen weights of the models that have adapters."""
+        models = [(path, model) for path, model in self.named_modules() if isinstance(model, PreTrainedModel)]
+        names = {f"{path}.{name}" for path, model in models for name in base_names(model)}
+        return {name: weight for name, weight in self.named_parameters(remove_duplicate=False) if name in names}
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return what a checkpoint holds: all weights, except frozen ones under adapters, which loading brings."""
+        frozen = self._under_adapters()
+        return {name: x for name, x in super().state_dict(*args, **options).items() if name not in frozen}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Load what [state_dict][rl4llm.algorithms.policy_module.PolicyModule.state_dict] returned."""
+        return super().load_state_dict({**self._under_adapters(), **state_dict}, *args, **options)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save a digest of the weights that are left out."""
+        checkpoint["base"] = self.base
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise if the checkpoint's adapters belong to other weights than those that were loaded."""
+        if self.base is not None and checkpoint.get("base", self.base) != self.base:
+            raise UsageError(
+                "the checkpoint's adapters belong to other weights than those of --model.policy and --model.critics; "
+                "name the same models with the same dtype as in the run that saved it."
+            )
 
     def teardown(self, stage: str) -> None:
         """End what the engine and the scorer have started."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
 from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
+from rl4llm.models.fingerprint import fingerprint
 from rl4llm.randomness import seed_of
 from rl4llm.rollouts import decode_responses, draw_rollouts
 
@@ -120,13 +122,10 @@ def _distinct(examples: Sequence[Example]) -> list[Example]:
 
 def policy_fingerprint(policy: Policy) -> str:
     """Return a digest of the weights: names, shapes and some entries of every tensor."""
-    digest = hashlib.blake2b(digest_size=8)
-    tensors = {**dict(policy.model.named_parameters()), **dict(policy.model.named_buffers())}
-    for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 4096)].float().cpu().clone()  # NumPy would lock the model's own storage
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
+    again = {name for name, _ in policy.model.named_parameters(remove_duplicate=False)}
+    again -= {name for name, _ in policy.model.named_parameters()}  # further names of tied weights
+    found = chain(policy.weights(), policy.model.named_buffers())
+    return fingerprint((name, tensor) for name, tensor in found if name not in again)
 
 
 def prompts_fingerprint(examples: Sequence[Example]) -> str:

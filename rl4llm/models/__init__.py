@@ -1,13 +1,16 @@
 """Models as values: Hugging Face causal language models, from the hub, from a folder, embedded or made from nothing."""
 
+from rl4llm.models.adapters import engine_weights, using_adapter
 from rl4llm.models.compatibility import check_compatible, check_context
 from rl4llm.models.configuration import load_tokenizer
 from rl4llm.models.decoder import decoder_layers
 from rl4llm.models.loading import load_causal_lm
 from rl4llm.models.lora import LoRA
 from rl4llm.models.names import resolve_model
+from rl4llm.models.peft_folder import SavedAdapter
 from rl4llm.models.policy import ModelSource, Policy
 from rl4llm.models.pretrained import Adapter, Pretrained, as_pretrained
+from rl4llm.models.reference import reference_of
 from rl4llm.models.sources import check_model, load_backbone
 from rl4llm.models.tiny import TinyQwen3
 
@@ -16,6 +19,7 @@ __all__ = [
     "Pretrained",
     "Adapter",
     "LoRA",
+    "SavedAdapter",
     "ModelSource",
     "as_pretrained",
     "resolve_model",
@@ -26,6 +30,10 @@ __all__ = [
     "load_backbone",
     "load_tokenizer",
     "decoder_layers",
+    # models with adapters
+    "engine_weights",
+    "using_adapter",
+    "reference_of",
     # checks
     "check_model",
     "check_compatible",

@@ -4,12 +4,16 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from rl4llm.checks import UsageError
+
+ACTIVE = "<active>"  # the name of whichever adapter computes
 
 
 def adapter_layers(model: nn.Module) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _switch(layer: Any, active: list[str], *, off: bool) -> None:
 
 
 @torch.no_grad()
-def engine_weights(model: nn.Module, *, adapter: bool = True) -> Iterator[tuple[str, Tensor]]:
+def engine_weights(model: nn.Module, *, adapter: str | None = ACTIVE) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of a Hugging Face model as if it had no adapter: each adapted layer is merged on the fly.
 
     The names are those of the model without adapter, tied weights are yielded under each of their names, and a merged
@@ -89,7 +93,8 @@ def engine_weights(model: nn.Module, *, adapter: bool = True) -> Iterator[tuple[
 
     Args:
         model: The model, with or without an adapter; its weights must be whole on this rank.
-        adapter: Whether the active adapter is merged; otherwise the weights are those of the model underneath.
+        adapter: Name of the adapter that is merged; None: none is, so the weights are those of the model underneath.
+            By default it is the one that computes.
 
     Example:
         >>> from rl4llm.models import LoRA, TinyQwen3
@@ -104,15 +109,27 @@ def engine_weights(model: nn.Module, *, adapter: bool = True) -> Iterator[tuple[
         if name not in inside:
             yield name, weight
     for path, layer in layers.items():
-        for name, weight in _merged(layer, merge=adapter).named_parameters():
+        for name, weight in merged_layer(layer, adapter).named_parameters():
             yield f"{path}.{name}", weight
 
 
-def _merged(layer: Any, *, merge: bool) -> nn.Module:
-    if not merge or layer.disable_adapters:
-        return layer.get_base_layer()
-    layer = copy.deepcopy(layer)
-    layer.merge(adapter_names=layer.active_adapters)
+@torch.no_grad()
+def merged_layer(layer: Any, adapter: str | None = ACTIVE) -> nn.Module:
+    """Return a layer of the model as if it had no adapter: a merged copy, or the layer itself if nothing is merged.
+
+    Args:
+        layer: A layer of peft; its sharded weights are gathered.
+        adapter: As for [engine_weights][].
+    """
+    active = [] if layer.disable_adapters else layer.active_adapters
+    names = active if adapter == ACTIVE else [] if adapter is None else [adapter]
+    if names:
+        layer = copy.deepcopy(layer)
+        for owner in layer.modules():
+            for name, weight in owner.named_parameters(recurse=False):
+                if isinstance(weight, DTensor):
+                    setattr(owner, name, nn.Parameter(weight.full_tensor(), requires_grad=False))
+        layer.merge(adapter_names=names)
     return layer.get_base_layer()
 
 
@@ -124,3 +141,34 @@ def _own_parameters(layers: dict[str, Any]) -> set[str]:
         for name, _ in layer.named_parameters()
         if not name.startswith("base_layer.")
     }
+
+
+@runtime_checkable
+class Adapted(Protocol):
+    """A `PeftModel`, which holds a model with adapters in its layers."""
+
+    def get_base_model(self) -> Any:
+        """Return the model inside."""
+
+
+def unwrapped(adapted: Adapted) -> PreTrainedModel:
+    """Return the Hugging Face model inside a `PeftModel`, with its active adapter trained and all else frozen.
+
+    Raises:
+        UsageError: If the adapter is of a kind that is not in the model's layers, if several are active, or if weights
+            beside it are trained.
+    """
+    model, kind = adapted.get_base_model(), type(adapted).__name__
+    layers = adapter_layers(model)
+    if not layers:
+        raise UsageError(f"the adapter of the {kind} is not in the model's layers; use LoRA or another kind that is.")
+    name, own = active_adapter(model), _own_parameters(layers)
+    beside = [n for n, weight in model.named_parameters() if weight.requires_grad and n not in own]
+    if beside:
+        raise UsageError(
+            f"the {kind} trains {beside[0]} beside its adapter; make it without modules_to_save and bias, or merge it "
+            "with merge_and_unload() and train all weights."
+        )
+    for layer in layers.values():
+        layer.set_adapter(name)
+    return model

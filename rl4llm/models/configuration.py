@@ -28,10 +28,11 @@ def load_config(model: Pretrained) -> PreTrainedConfig:
     """
     where = resolve_model(model.name)
     try:
-        config = AutoConfig.from_pretrained(where, **access(model.name))
+        config = AutoConfig.from_pretrained(where, **access(model.name, trust_remote_code=model.trust_remote_code))
     except Exception as error:
         raise _no_config(model.name, where, error) from error
-    if not _writes_from_left_to_right(config):
+    brought = model.trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or ())
+    if not brought and not _writes_from_left_to_right(config):
         raise UsageError(
             f"model '{model.name}' is of type '{config.model_type}', which is no causal language model; "
             "take one that writes from left to right."
@@ -52,8 +53,8 @@ def _writes_from_left_to_right(config: PreTrainedConfig) -> bool:
 def _no_config(name: str, where: str, error: Exception) -> UsageError:
     if "custom code" in str(error) or "trust_remote_code" in str(error):
         return UsageError(
-            f"model '{name}' brings code of its own (auto_map in config.json), which is never run; take a model of an "
-            "architecture that transformers knows."
+            f"model '{name}' brings code of its own (auto_map in config.json), which is never run unasked; take a "
+            "model of an architecture that transformers knows, or read that code and set trust_remote_code=true."
         )
     if not Path(where).is_dir() and not hub_reachable():
         return UsageError(
@@ -71,7 +72,7 @@ def load_tokenizer(source: str | Pretrained) -> Tokenizer:
     """
     model = as_pretrained(source)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(resolve_model(model.name), **access(model.name))
+        tokenizer = _load_tokenizer(model)
     except UsageError:
         raise
     except Exception as error:
@@ -86,6 +87,15 @@ def load_tokenizer(source: str | Pretrained) -> Tokenizer:
             "tokenizer.save_pretrained(folder)."
         )
     return tokenizer
+
+
+def _load_tokenizer(model: Pretrained) -> Any:
+    """Load the tokenizer beside the model, or the one beside its adapter, where there is one."""
+    where, folder = resolve_model(model.name), getattr(model.adapter, "folder", None)
+    if folder is not None and (Path(folder).expanduser() / "tokenizer_config.json").is_file():
+        where = str(Path(folder).expanduser())
+    options = access(model.name, trust_remote_code=model.trust_remote_code)
+    return AutoTokenizer.from_pretrained(where, **options)
 
 
 def check_vocabulary(config: PreTrainedConfig, tokenizer: Tokenizer, who: str, whose: str) -> None:

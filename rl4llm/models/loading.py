@@ -25,7 +25,6 @@ def load_headless(source: str | Pretrained) -> PreTrainedModel:
 
 
 def _prepared(model: PreTrainedModel, choice: Pretrained) -> PreTrainedModel:
-    without_dropout(model)
     if choice.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UsageError(
@@ -35,7 +34,7 @@ def _prepared(model: PreTrainedModel, choice: Pretrained) -> PreTrainedModel:
         # transformers renamed it within version 5
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return model if choice.adapter is None else choice.adapter.wrap(model)
+    return without_dropout(model if choice.adapter is None else choice.adapter.wrap(model.train()))
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -37,13 +37,13 @@ def resolve_model(name: str) -> str:
     return str(path) if looks_local else name
 
 
-def access(name: str) -> dict[str, Any]:
-    """Return options for `from_pretrained`: never run a model's own code, never ask a hub that is unreachable.
+def access(name: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Return options for `from_pretrained`: run a model's own code only if asked, never ask a hub that is unreachable.
 
     Without the second, `huggingface_hub` tries each file for 23 seconds on a machine without a network.
     """
     local = Path(resolve_model(name)).is_dir()
-    return {"trust_remote_code": False, "local_files_only": local or not hub_reachable()}
+    return {"trust_remote_code": trust_remote_code, "local_files_only": local or not hub_reachable()}
 
 
 @cache

@@ -3,14 +3,14 @@
 import copy
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -18,25 +18,14 @@ from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import UsageError
 from rl4llm.log_probs import listed_log_probs, token_log_probs
 from rl4llm.masked import at_least_float32, keep
+from rl4llm.models.adapters import Adapted, engine_weights, unwrapped
 from rl4llm.models.configuration import check_vocabulary, load_config, load_tokenizer
 from rl4llm.models.head import LanguageHead, language_head
 from rl4llm.models.loading import accepts, end_of_sequence_ids, load_causal_lm, without_dropout
 from rl4llm.models.prefixes import for_model, prefix_inputs, response_states, shares_prompts
 from rl4llm.models.pretrained import Pretrained, as_pretrained
+from rl4llm.models.saving import save_model
 from rl4llm.models.weights import check_finite
-
-
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a model with every sharded tensor gathered; tied weights stay one tensor."""
-    whole: dict[Any, Tensor] = {}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, DTensor):
-            local = tensor.to_local()
-            key = (local.data_ptr(), local.shape) if local.numel() else name
-            whole[key] = tensor = whole[key] if key in whole else tensor.full_tensor()
-        state[name] = tensor
-    return state
 
 
 class Policy(nn.Module):
@@ -56,16 +45,19 @@ class Policy(nn.Module):
         self.value_head: Any = None  # put there by a value source that shares the policy's trunk
 
     @classmethod
-    def load(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
+    def load(cls, source: "ModelSource") -> "Policy":
         """Load a policy from a name, a `Pretrained`, a model object or another policy.
 
         Args:
             source: A name or a `Pretrained` is loaded anew. A model object is trained as it is, without dropout, with
-                the tokenizer of the folder it came from. A policy is returned itself, without dropout.
+                the tokenizer of the folder it came from; of a `PeftModel`, the adapter is trained. A policy is returned
+                itself, without dropout.
 
         Raises:
             UsageError: If the model cannot be loaded, or a model object does not say where its tokenizer is.
         """
+        if isinstance(source, Adapted):
+            source = unwrapped(source)
         if isinstance(source, PreTrainedModel):
             source = cls(source, tokenizer_beside(source))
         if isinstance(source, Policy):
@@ -86,7 +78,7 @@ class Policy(nn.Module):
         return policy
 
     @classmethod
-    def copy_of(cls, source: "str | Pretrained | PreTrainedModel | Policy") -> "Policy":
+    def copy_of(cls, source: "ModelSource") -> "Policy":
         """Return an independent policy with the same weights, for example the reference.
 
         Args:
@@ -100,14 +92,26 @@ class Policy(nn.Module):
     def save(self, folder: str | Path, *, write: bool = True) -> None:
         """Write an ordinary Hugging Face folder, which [load][rl4llm.models.policy.Policy.load] and others read.
 
+        The weights keep their dtype. An adapter is merged into them, and written beside them as the folder `adapter`,
+        which `peft` and [load][rl4llm.models.policy.Policy.load] put on the model that it was trained on.
+
         Args:
             folder: Where the files go.
             write: Whether this process writes. Every rank must call `save` where the weights are sharded.
         """
-        state = whole_state(self.model)
-        if write:
-            self.model.save_pretrained(folder, state_dict=state)
-            self.tokenizer.save_pretrained(folder)
+        save_model(self.model, self.tokenizer, Path(folder), write=write)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Return a context in which the model computes this policy; it always does, unless it is shared."""
+        return nullcontext()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights, tied ones under each name, as [engine_weights][rl4llm.models.engine_weights] does."""
+        return engine_weights(self.model)
+
+    def take(self, policy: "Policy") -> None:
+        """Take over the weights of a policy of the same model, as copies."""
+        self.model.load_state_dict(policy.model.state_dict())
 
     @property
     def shares_prompts(self) -> bool:
@@ -200,4 +204,4 @@ def _nothing(batch: RolloutBatch, asks: Collection[str]) -> PolicyOutput:
     return PolicyOutput(zeros, **asked, top_log_probs=batch.top_log_probs if "top_log_probs" in asks else None)
 
 
-ModelSource = str | Pretrained | PreTrainedModel | Policy
+ModelSource = str | Pretrained | PreTrainedModel | Adapted | Policy

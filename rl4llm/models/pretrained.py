@@ -22,6 +22,13 @@ _ATTENTION_PACKAGES = {
 class Adapter(ABC):
     """A frozen choice of small trained weights beside frozen ones. Subclasses are frozen dataclasses."""
 
+    def check(self, model: PreTrainedModel) -> None:  # noqa: B027
+        """Raise, before any weight is read, if the adapter does not fit the model; by default it does.
+
+        Args:
+            model: The model without weights, on the device `meta`.
+        """
+
     @abstractmethod
     def wrap(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the loaded model with the adapter in place and `requires_grad` set accordingly.
@@ -36,13 +43,16 @@ class Pretrained:
     """A model to load, and how.
 
     Args:
-        name: Hub name, model folder, or embedded model (`rl4llm/...`).
+        name: Hub name, model folder, embedded model (`rl4llm/...`), or the folder of a LoRA adapter: the model is then
+            the one that the adapter names.
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None: float32, which the Trainer's `precision` may
             still change.
         attention: Attention kernel, such as "sdpa", "eager" or "flash_attention_2"; None: the library's choice.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         adapter: Small trained weights beside frozen ones; None: all weights are trained.
         layers: Keep only the first so many decoder layers; None: all.
+        trust_remote_code: Run Python code that the model's folder or repository brings. Only for code that you have
+            read.
     """
 
     name: str
@@ -51,6 +61,7 @@ class Pretrained:
     gradient_checkpointing: bool = False
     adapter: Adapter | None = None
     layers: int | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -72,17 +83,19 @@ class Pretrained:
 
 
 def as_pretrained(source: str | Pretrained) -> Pretrained:
-    """Return the `Pretrained` that a plain name is short for.
+    """Return the `Pretrained` that a name is short for, with the base model and adapter that an adapter's folder names.
 
     Raises:
-        UsageError: If it is neither a name nor a description.
+        UsageError: If it is neither a name nor a description, or an adapter's folder that cannot be used.
     """
     if not isinstance(source, str | Pretrained):
         raise UsageError(
             "a model is a name, a Pretrained, a transformers model with its tokenizer's folder, or a Policy; "
             f"got {type(source).__name__}."
         )
-    return Pretrained(source) if isinstance(source, str) else source
+    from rl4llm.models.peft_folder import with_base  # which needs `Pretrained`
+
+    return with_base(Pretrained(source) if isinstance(source, str) else source)
 
 
 def _installed(package: str) -> bool:

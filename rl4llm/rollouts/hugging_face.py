@@ -87,7 +87,7 @@ class HuggingFaceEngine(Engine):
         check_request(ids, mask, limits, seeds, copies=copies)
         bounds, pieces = limits.cpu(), []
         chosen = {"top": self.top_log_probs, "look_every": self.look_every or _look_every(ids.device)}
-        with evaluating(self.policy):
+        with evaluating(self.policy.model), self.policy.computing():
             for some, first, count in _portions(len(ids), copies, self.rows_at_once):
                 uniforms = response_uniforms(seeds[some], bounds[some], copies=count, first=first)
                 generation = Generation(self.policy, sampling, _moved(uniforms, ids.device), **chosen)

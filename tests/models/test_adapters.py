@@ -54,7 +54,7 @@ def test_weights_for_an_engine_give_a_fresh_model_the_same_log_probs(models):
     expected, before = log_probs(adapted), {name: weight.clone() for name, weight in adapted.state_dict().items()}
     names = [name for name, _ in engine_weights(adapted)]
     assert sorted(names) == sorted(name for name, _ in plain.named_parameters(remove_duplicate=False))
-    base = dict(engine_weights(adapted, adapter=False))
+    base = dict(engine_weights(adapted, adapter=None))
     assert all(torch.equal(base[name], weight) for name, weight in plain.named_parameters())
     for name, weight in engine_weights(adapted):
         plain.get_parameter(name).copy_(weight)
