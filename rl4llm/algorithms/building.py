@@ -25,8 +25,8 @@ def check_models(source: ModelSource, composition: Composition, critic_learning:
     critics = composition.credit.critics
     if critics is None:
         return
-    critics.check_context(shortest)
     critics.check(source, composition.rollout.responses_per_prompt)
+    critics.check_context(shortest)
     if critic_learning.first and critics.sees_scores:
         raise UsageError(
             f"learn_critics_first=true would show critics={type(critics).__name__} the scores that its values are "

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rl4llm.checks import UsageError
-from rl4llm.critics.ensemble_spec import EnsembleSpec
+from rl4llm.critics.ensemble_spec import EMBEDDED_CRITIC, EnsembleSpec, check_readable
 from rl4llm.critics.heads import Head, LinearHead
 from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.value_model import Inputs, ValueModel
@@ -16,15 +16,13 @@ from rl4llm.models import (
     ModelSource,
     Policy,
     Pretrained,
-    as_pretrained,
-    check_compatible,
     check_context,
     check_model,
     load_backbone,
 )
 from rl4llm.models.adapters import has_adapter
 from rl4llm.models.sharing import frozen_twin
-from rl4llm.models.sources import describe
+from rl4llm.models.sources import describe, plain
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class AdapterCritics(EnsembleSpec):
         True
     """
 
-    model: "str | Pretrained | None" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
+    model: "str | Pretrained | None" = EMBEDDED_CRITIC  # a string, so that no type checker refuses an object
     adapter: LoRA = LoRA()
     size: int = 2
     shards: Literal["group", "prompt", "random", "shared"] = "group"
@@ -73,15 +71,32 @@ class AdapterCritics(EnsembleSpec):
 
     def check_base(self, source: ModelSource) -> None:
         """Raise if the model is missing, has an adapter already, or reads other ids than the policy's."""
-        base = source if self.model is None else self.model
-        _check_frozen(base, wanted=self.model is None)
-        if isinstance(base, PreTrainedModel | Policy):
-            check_model(base)
-            self.adapter.check(base.model if isinstance(base, Policy) else base)
+        if self.model is None:
+            self._check_adapter(source, expected=True)
+            return
+        self._check_adapter(self.model, expected=False)
+        if self.model != source:
+            check_readable(source, self.model)
+
+    def _check_adapter(self, source: ModelSource, *, expected: bool) -> None:
+        """Raise unless the model has an adapter exactly where expected, can be loaded, and takes the critics' own."""
+        base = plain(source)
+        found = base.adapter is not None if isinstance(base, Pretrained) else has_adapter(base)
+        if expected and not found:
+            raise UsageError(
+                "AdapterCritics: model=null stands for the frozen model below the policy's adapter, but the policy, "
+                f"{describe(source)}, has no adapter; set --model.policy.adapter=LoRA or --model.critics.model."
+            )
+        if found and not expected:
+            raise UsageError(
+                f"AdapterCritics: {describe(source)} has an adapter already, and each critic gets one of its own; set "
+                "--model.critics.adapter instead, or save the model with its adapter merged."
+            )
+        if isinstance(base, Pretrained):
+            check_model(replace(base, adapter=self.adapter))
         else:
-            check_model(replace(as_pretrained(base), adapter=self.adapter))
-        if base != source:
-            check_compatible(source, base)
+            check_model(source)
+            self.adapter.check(base)
 
     def check_context(self, tokens: int) -> None:
         """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""
@@ -104,21 +119,3 @@ class AdapterCritics(EnsembleSpec):
         backbone = replace(self.adapter, seed=self.adapter.seed + number).wrap(frozen_twin(trunk))
         generator = torch.Generator().manual_seed(self.seed + number)
         return ValueModel(backbone, self.head, inputs=self.inputs, head_scale=self.head_scale, generator=generator)
-
-
-def _check_frozen(base: ModelSource, *, wanted: bool) -> None:
-    """Raise unless the policy has an adapter where its frozen model is wanted, and any other model has none."""
-    if isinstance(base, PreTrainedModel | Policy):
-        found = has_adapter(base)
-    else:
-        found = as_pretrained(base).adapter is not None
-    if wanted and not found:
-        raise UsageError(
-            f"AdapterCritics: model=null stands for the frozen model below the policy's adapter, and {describe(base)} "
-            "has no adapter; give the policy one with --model.policy.adapter=LoRA, or set --model.critics.model."
-        )
-    if found and not wanted:
-        raise UsageError(
-            f"AdapterCritics: {describe(base)} has an adapter already, and each critic gets one of its own; set "
-            "--model.critics.adapter instead, or merge the adapter into the model first."
-        )

@@ -1,7 +1,6 @@
 """`EnsembleSpec`: base class of the frozen choices that build a `CriticEnsemble` of several critics."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
 
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 from rl4llm.critic_values import critic_mean, critic_min
@@ -11,10 +10,10 @@ from rl4llm.critics.heads import Head
 from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import group_shards, prompt_shards, random_shards, shared_shards
 from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
+from rl4llm.models import ModelSource, Policy, check_compatible
+from rl4llm.models.sources import describe
 
-if TYPE_CHECKING:
-    from rl4llm.models import ModelSource, Policy
-
+EMBEDDED_CRITIC = "rl4llm/digits-critic"
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "random": random_shards, "shared": shared_shards}
 _AGGREGATES = {"mean": critic_mean, "min": critic_min}
 
@@ -53,7 +52,7 @@ class EnsembleSpec(ValueSpec):
         """As the head does."""
         return self.head.spreads
 
-    def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
+    def check(self, source: ModelSource, responses_per_prompt: int) -> None:
         """Raise if a prompt has too few responses, or the critics' model does not fit the policy."""
         if self.shards == "group" and responses_per_prompt < self.size:
             raise UsageError(
@@ -64,18 +63,32 @@ class EnsembleSpec(ValueSpec):
         self.check_base(source)
 
     @abstractmethod
-    def check_base(self, source: "ModelSource") -> None:
+    def check_base(self, source: ModelSource) -> None:
         """Raise, before any weight is loaded, if the critics' model is missing or reads other ids than the policy's."""
 
     @abstractmethod
-    def critics(self, policy: "Policy | None") -> list[ValueModel]:
+    def critics(self, policy: Policy | None) -> list[ValueModel]:
         """Return new critics.
 
         Args:
             policy: The policy, for critics that share its weights.
         """
 
-    def build(self, source: "ModelSource", policy: "Policy | None" = None) -> CriticEnsemble:
+    def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
         """Return the critics side by side."""
         shards, aggregate = _SHARDS[self.shards], _AGGREGATES[self.aggregate]
         return CriticEnsemble(self.critics(policy), shards=shards, aggregate=aggregate, loss=self.loss)
+
+
+def check_readable(source: ModelSource, model: ModelSource) -> None:
+    """Raise if the critics cannot read what the policy writes; a default that was left as it is is named as such."""
+    try:
+        check_compatible(source, model)
+    except UsageError as error:
+        if model != EMBEDDED_CRITIC:
+            raise
+        raise UsageError(
+            f"the critics' base is the embedded '{EMBEDDED_CRITIC}' by default, and it cannot read what the policy, "
+            f"{describe(source)}, writes; set --model.critics.model to a model with the policy's tokenizer, for "
+            "example a smaller one of the same family."
+        ) from error

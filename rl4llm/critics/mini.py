@@ -8,12 +8,12 @@ from rl4llm.checks import check_choice, check_interval
 from rl4llm.critic_values import critic_mean
 from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
-from rl4llm.critics.ensemble_spec import EnsembleSpec
+from rl4llm.critics.ensemble_spec import EMBEDDED_CRITIC, EnsembleSpec, check_readable
 from rl4llm.critics.heads import Head, LinearHead
 from rl4llm.critics.losses import ValueLoss
 from rl4llm.critics.shards import shared_shards
 from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
-from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
+from rl4llm.models import ModelSource, Policy, Pretrained, check_context, check_model
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MiniCritics(EnsembleSpec):
         seed: Of the heads.
     """
 
-    model: "str | Pretrained" = "rl4llm/digits-critic"  # a string, so that no type checker refuses an object
+    model: "str | Pretrained" = EMBEDDED_CRITIC  # a string, so that no type checker refuses an object
     size: int = 2
     shards: Literal["group", "prompt", "random", "shared"] = "group"
     aggregate: Literal["mean", "min"] = "mean"
@@ -49,7 +49,7 @@ class MiniCritics(EnsembleSpec):
         """Raise if the model is missing or reads other ids than the policy's."""
         if self.model != source:
             check_model(self.model)
-            check_compatible(source, self.model)
+            check_readable(source, self.model)
 
     def check_context(self, tokens: int) -> None:
         """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""

@@ -85,6 +85,12 @@ class SavedAdapter(Adapter):
 
         with safe_open(self._weights(), framework="pt") as file:
             weights = {name: file.get_tensor(key) for name, key in self._keys(model).items() if name in shapes}
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise UsageError(
+                f"adapter folder '{self.folder}': {broken[0]} holds NaN or infinite numbers; take an adapter from before "
+                "it broke."
+            )
         set_peft_model_state_dict(model, weights)
         return model
 

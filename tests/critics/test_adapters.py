@@ -73,6 +73,14 @@ def test_all_critics_hold_the_same_frozen_tensors_and_nothing_else_in_common(pai
     assert all("lora_" in name or name.startswith("head.") for name in owned(one))
 
 
+def test_cast_critics_still_share_one_model(pair):
+    pair.to(torch.bfloat16)
+    one, other = pair.critics
+    assert all(weight is frozen(other)[name] for name, weight in frozen(one).items())
+    assert {weight.dtype for weight in frozen(one).values()} == {torch.bfloat16}
+    assert pair(a_batch()).isfinite().all()
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_memory_is_that_of_one_model_and_so_many_adapters_and_heads(tiny_critic, size):
     ensemble = AdapterCritics(tiny_critic, LOW, size).build("")
@@ -235,6 +243,11 @@ def test_a_run_goes_on_from_its_checkpoint_exactly(tiny_policy, tiny_critic, tmp
         assert torch.equal(weight, resumed.get_parameter(name)), name
     one, other = resumed.critics.critics
     assert all(weight is frozen(other)[name] for name, weight in frozen(one).items())
+    saved_names = torch.load(path, weights_only=True)["state_dict"]
+    expected = {
+        f"critics.critics.{index}.{name}" for index, critic in enumerate((one, other)) for name in owned(critic)
+    }
+    assert {name for name in saved_names if name.startswith("critics.")} == expected
 
 
 # --- the policy's own model -----------------------------------------------------------------------------------------
@@ -313,6 +326,13 @@ def test_misfits_are_one_line_before_anything_is_loaded(tiny_policy, tiny_critic
         AdapterCritics(tiny_critic).check_context(65)
     AdapterCritics(tiny_critic, inputs="prompt").check_context(65)
     AdapterCritics(None).check_context(65)
+
+
+def test_a_folder_of_an_adapter_counts_as_one(tiny_policy, tmp_path):
+    Policy.load(Pretrained(tiny_policy, adapter=LOW)).save(tmp_path)
+    folder = str(tmp_path / "adapter")
+    AdapterCritics(None).check(folder, 4)
+    refused(tiny_policy, AdapterCritics(folder), "has an adapter already")
 
 
 def test_critics_with_other_ids_are_refused(tiny_policy, tmp_path):
