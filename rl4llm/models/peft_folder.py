@@ -88,8 +88,8 @@ class SavedAdapter(Adapter):
         broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
         if broken:
             raise UsageError(
-                f"adapter folder '{self.folder}': {broken[0]} holds NaN or infinite numbers; take an adapter from before "
-                "it broke."
+                f"adapter folder '{self.folder}': {broken[0]} holds NaN or infinite numbers; take an adapter from "
+                "before it broke."
             )
         set_peft_model_state_dict(model, weights)
         return model

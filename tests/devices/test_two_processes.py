@@ -7,8 +7,9 @@ from tests.devices.helpers import SGD, SMALL, largest_difference, metric_differe
 pytestmark = pytest.mark.devices
 
 TABLE = ["--data.task.train_size=24"]
+LORA = ["--model.policy.adapter=LoRA", "--model.critics.model.adapter=LoRA"]
 ADAPTERS = ["--model.critics=AdapterCritics", "--model.critics.adapter.rank=4"]
-LORA = ["--model.policy.name=rl4llm/digits", "--model.policy.adapter=LoRA"]
+ONE_MODEL = ["--model.policy.adapter=LoRA", *ADAPTERS, "--model.critics.model=null"]
 RECIPES = {
     "asyppo": SGD,
     "ppo": SGD,
@@ -18,9 +19,10 @@ RECIPES = {
     "r2vpo": SGD,
     "rebel": SGD,
     "asyppo with adapters": [*SGD, *ADAPTERS],
-    "asyppo on one model": [*SGD, *ADAPTERS, "--model.critics.model=null", *LORA],
+    "asyppo on one model": [*SGD, *ONE_MODEL],
     "asyppo with AdamW": [],
     "ppo with AdamW": [],
+    "asyppo with LoRA": [*SGD, *LORA, "--model.kl_reward=KLReward", "--model.reference_interval=2"],
 }
 
 
