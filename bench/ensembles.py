@@ -72,21 +72,26 @@ def _seconds(run: Callable[[], None]) -> float:
     return time.process_time() - began
 
 
+def learning_steps(models: list[ValueModel], at_once: int) -> None:
+    """Let each critic make two learning steps on its own part of 16 responses of 256 tokens."""
+    optimizers = [AdamW([w for w in model.parameters() if w.requires_grad]) for model in models]
+    batch = sequences(16, 1, 1, 256)
+    for _ in range(2):
+        for index, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+            own = Sequences(*(tensor[index :: len(models)] for tensor in batch))
+            for rows in zip(*(tensor.split(at_once) for tensor in own), strict=True):
+                model.head(states_by_rows(model.backbone, Sequences(*rows))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
 def memory(size: str, at_once: int) -> dict[str, int]:
     """Return the weights of all critics and the bytes that two learning steps of each add at their peak."""
     critics, width, feed_forward, layers, heads = SIZES[size]
     shape = {"hidden_size": width, "intermediate_size": feed_forward, "num_hidden_layers": layers}
     config = Qwen3Config(vocab_size=2374, num_attention_heads=heads, num_key_value_heads=1, head_dim=128, **shape)
     before, models = peak_bytes(), [ValueModel(Qwen3Model(config)) for _ in range(critics)]
-    optimizers = [AdamW(model.parameters()) for model in models]
-    batch = sequences(16, 1, 1, 256)
-    for _ in range(2):
-        for index, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-            own = Sequences(*(tensor[index::critics] for tensor in batch))
-            for rows in zip(*(tensor.split(at_once) for tensor in own), strict=True):
-                model.head(states_by_rows(model.backbone, Sequences(*rows))).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    learning_steps(models, at_once)
     weights = sum(weight.numel() for model in models for weight in model.parameters())
     return {"weights": weights, "bytes": peak_bytes() - before}
 

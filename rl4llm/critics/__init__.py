@@ -32,6 +32,8 @@ _LAZY = {
     "CriticEnsemble": "ensemble",
     "MiniCritics": "mini",
     "SymmetricCritic": "mini",
+    "AdapterCritics": "adapters",
+    "EnsembleSpec": "ensemble_spec",
     "Privileged": "privileged",
     "PrivilegedSource": "privileged",
     "BatchMean": "batch_mean",
@@ -63,6 +65,8 @@ __all__ = [
     # critics
     "MiniCritics",
     "SymmetricCritic",
+    "AdapterCritics",
+    "EnsembleSpec",
     "BatchMean",
     "BatchMeanSource",
     "Privileged",

@@ -4,24 +4,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
-from rl4llm.critic_values import critic_mean, critic_min
+from rl4llm.checks import check_choice, check_interval
+from rl4llm.critic_values import critic_mean
 from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
+from rl4llm.critics.ensemble_spec import EMBEDDED_CRITIC, EnsembleSpec, check_readable
 from rl4llm.critics.heads import Head, LinearHead
 from rl4llm.critics.losses import ValueLoss
-from rl4llm.critics.shards import group_shards, prompt_shards, random_shards, shared_shards
+from rl4llm.critics.shards import shared_shards
 from rl4llm.critics.value_model import INPUTS, Inputs, ValueModel
-from rl4llm.models import ModelSource, Policy, Pretrained, check_compatible, check_context, check_model
-from rl4llm.models.sources import describe
-
-EMBEDDED_CRITIC = "rl4llm/digits-critic"
-_SHARDS = {"group": group_shards, "prompt": prompt_shards, "random": random_shards, "shared": shared_shards}
-_AGGREGATES = {"mean": critic_mean, "min": critic_min}
+from rl4llm.models import ModelSource, Policy, Pretrained, check_context, check_model
 
 
 @dataclass(frozen=True)
-class MiniCritics(ValueSpec):
+class MiniCritics(EnsembleSpec):
     """Several critics, usually much smaller than the policy (AsyPPO, arXiv:2510.01656).
 
     Args:
@@ -49,55 +45,22 @@ class MiniCritics(ValueSpec):
     head_scale: float = 0.1
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_at_least("MiniCritics", 1, size=self.size)
-        check_choice("MiniCritics", _SHARDS, shards=self.shards)
-        check_choice("MiniCritics", _AGGREGATES, aggregate=self.aggregate)
-        check_choice("MiniCritics", INPUTS, inputs=self.inputs)
-        check_interval("MiniCritics", 0.0, float("inf"), "[)", head_scale=self.head_scale)
-
-    @property
-    def spreads_returns(self) -> bool:  # type: ignore[override]
-        """As the head does."""
-        return self.head.spreads
-
-    def check(self, source: ModelSource, responses_per_prompt: int) -> None:
-        """Raise if the model is missing or reads other ids than the policy's, or a prompt has too few responses."""
-        if self.shards == "group" and responses_per_prompt < self.size:
-            raise UsageError(
-                f"MiniCritics: more critics (size={self.size}) than responses per prompt ({responses_per_prompt}), so "
-                "some critic learns nothing; raise responses_per_prompt, lower size, or set shards=prompt or shared."
-            )
+    def check_base(self, source: ModelSource) -> None:
+        """Raise if the model is missing or reads other ids than the policy's."""
         if self.model != source:
             check_model(self.model)
-            _check_compatible(source, self.model)
+            check_readable(source, self.model)
 
     def check_context(self, tokens: int) -> None:
         """Raise if prompts with their responses, where both are read, may be longer than the critics' context."""
         if self.inputs == "prefix":
             check_context(self.model, tokens, "critics' base")
 
-    def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
-        """The critics, with the same base weights and different heads."""
+    def critics(self, policy: Policy | None) -> list[ValueModel]:
+        """Return critics with the same base weights and different heads."""
         heads = range(self.seed, self.seed + self.size)
         load = partial(ValueModel.load, self.model, self.head, inputs=self.inputs, head_scale=self.head_scale)
-        critics = [load(seed=seed) for seed in heads]
-        shards, aggregate = _SHARDS[self.shards], _AGGREGATES[self.aggregate]
-        return CriticEnsemble(critics, shards=shards, aggregate=aggregate, loss=self.loss)
-
-
-def _check_compatible(source: ModelSource, model: ModelSource) -> None:
-    """Raise if the critics cannot read what the policy writes; a default that was left as it is is named as such."""
-    try:
-        check_compatible(source, model)
-    except UsageError as error:
-        if model != EMBEDDED_CRITIC:
-            raise
-        raise UsageError(
-            f"the critics' base is the embedded '{EMBEDDED_CRITIC}' by default, and it cannot read what the policy, "
-            f"{describe(source)}, writes; set --model.critics.model to a model with the policy's tokenizer, for "
-            "example a smaller one of the same family."
-        ) from error
+        return [load(seed=seed) for seed in heads]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ TINY = [
 ]  # fmt: skip
 RECIPES = {
     "asyppo": [],
+    "asyppo with adapters": ["--model.critics=AdapterCritics", "--model.critics.adapter.rank=4"],
     "spo": ["--model.responses_per_prompt=2", "--model.critics.samples=2"],
     "r2vpo": [],
     "dapo": ["--model.dynamic_sampling.max_draws=3"],
@@ -27,7 +28,12 @@ RECIPES = {
 
 def command(recipe: str, root: Path, *more: str) -> list[str]:
     flags = [*TINY, *RECIPES[recipe], f"--trainer.default_root_dir={root}"]
-    return [sys.executable, f"recipes/{recipe}.py", "fit", *flags, *more]
+    return [sys.executable, f"recipes/{script(recipe)}.py", "fit", *flags, *more]
+
+
+def script(recipe: str) -> str:
+    """Which recipe it is, without what is changed about it."""
+    return recipe.split()[0]
 
 
 def launch(words: list[str], log: Path) -> subprocess.Popen:
@@ -44,7 +50,7 @@ def finish(words: list[str], log: Path, timeout: float = 300) -> None:
 
 
 def checkpoints(root: Path, recipe: str) -> list[Path]:
-    return sorted((root / recipe).glob("version_*/checkpoints/last.ckpt"))
+    return sorted((root / script(recipe)).glob("version_*/checkpoints/last.ckpt"))
 
 
 def killed(recipe: str, root: Path, kills: int, seed: int) -> tuple[Path, int]:
@@ -83,7 +89,7 @@ def shown(root: Path) -> dict[Path, int]:
 
 
 def newest(root: Path, recipe: str) -> Path:
-    return max((root / recipe).glob("version_*"), key=lambda folder: int(folder.name.removeprefix("version_")))
+    return max((root / script(recipe)).glob("version_*"), key=lambda folder: int(folder.name.removeprefix("version_")))
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -26,7 +26,8 @@ def run(job: dict) -> None:
     cli = RecipeCLI(recipe, PromptData, args=job["args"], data_defaults=job.get("data", {}), max_steps=3)
     module = cli.model
     with whole_weights(module):
-        parameters = {n: p.detach().clone() for n, p in module.named_parameters() if not n.startswith("reference")}
+        named = module.named_parameters(remove_duplicate=False)  # what is sharded is no longer shared
+        parameters = {n: p.detach().clone() for n, p in named if not n.startswith("reference")}
     if cli.trainer.is_global_zero:
         shown = {"training": cli.history.training, "validation": cli.history.validation}
         state = {name: value for name, value in module.state_dict().items() if name.endswith("_extra_state")}

@@ -5,7 +5,7 @@ import pytest
 from tests.devices.killing import RECIPES, assert_same, command, finish, killed, newest
 
 pytestmark = pytest.mark.devices
-LONG = {"asyppo": 20, "spo": 5, "r2vpo": 5, "dapo": 5}
+LONG = {"asyppo": 20, "asyppo with adapters": 5, "spo": 5, "r2vpo": 5, "dapo": 5}
 
 
 def compare(recipe, root, kills):

@@ -8,6 +8,8 @@ pytestmark = pytest.mark.devices
 
 TABLE = ["--data.task.train_size=24"]
 LORA = ["--model.policy.adapter=LoRA", "--model.critics.model.adapter=LoRA"]
+ADAPTERS = ["--model.critics=AdapterCritics", "--model.critics.adapter.rank=4"]
+ONE_MODEL = ["--model.policy.adapter=LoRA", *ADAPTERS, "--model.critics.model=null"]
 RECIPES = {
     "asyppo": SGD,
     "ppo": SGD,
@@ -16,6 +18,8 @@ RECIPES = {
     "spo": [*SGD, *TABLE, "--model.responses_per_prompt=1", "--data.sampler=Prioritized", "--model.critics.samples=2"],
     "r2vpo": SGD,
     "rebel": SGD,
+    "asyppo with adapters": [*SGD, *ADAPTERS],
+    "asyppo on one model": [*SGD, *ONE_MODEL],
     "asyppo with AdamW": [],
     "ppo with AdamW": [],
     "asyppo with LoRA": [*SGD, *LORA, "--model.kl_reward=KLReward", "--model.reference_interval=2"],
