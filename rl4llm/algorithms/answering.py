@@ -1,7 +1,13 @@
 """`Answering`: a policy with the engine that draws its responses and the scorer that scores them."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from rl4llm.algorithms.runtime import Runtime
 from rl4llm.models import Policy
 from rl4llm.rewards import Scorer
 from rl4llm.rollouts import Engine, Sampling
@@ -23,6 +29,44 @@ class Answering:
     scorer: Scorer | None
     sampling: Sampling
 
+    @contextmanager
+    def drawing(self, runtime: Runtime, version: int) -> Iterator[None]:
+        """Draw responses in the body, with the policy's present weights.
+
+        An engine that shares the policy's module finds its weights whole on this rank. One with weights of its own gets
+        them on every rank before any rank draws, and rests afterwards.
+
+        Args:
+            runtime: Ranks.
+            version: Version of the policy's weights.
+        """
+        if not self.engine.own_weights:
+            with runtime.whole_weights(self.policy):
+                self.sync(version)
+                yield
+            return
+        runtime.together(lambda: self.sync(version))
+        try:
+            yield
+        finally:
+            self.engine.rest()
+
     def sync(self, version: int) -> None:
-        """Give the engine the policy's weights, which must be whole on this rank."""
-        self.engine.sync(self.policy.model.named_parameters(remove_duplicate=False), version)
+        """Give the engine the policy's weights, each gathered when its turn comes.
+
+        Gathering a sharded tensor takes all ranks, so all of them go through all tensors, whatever their engine does.
+        """
+        named = self.policy.model.named_parameters(remove_duplicate=False)
+        weights = gathered(named)
+        try:
+            self.engine.sync(weights, version)
+        finally:
+            if self.engine.own_weights:
+                for _ in weights:
+                    pass
+
+
+def gathered(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and whole tensors without gradient; a sharded one is gathered when its turn comes."""
+    for name, tensor in named:
+        yield name, tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()

@@ -123,8 +123,7 @@ class PolicyGradient(PolicyModule):
     def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> Collected:
         """Draw and score this rank's responses."""
         answering, n = self.answering(), self.composition.rollout.responses_per_prompt
-        with runtime.whole_weights(self.policy):
-            answering.sync(self.policy_version)
+        with answering.drawing(runtime, self.policy_version):
             return collect(runtime, answering, prompts, meter, responses_per_prompt=n)
 
     def _select(

@@ -52,8 +52,7 @@ def survey(
         UsageError: If the cache is of another policy, data set or sampling, or prompts lack distinct uids.
     """
     examples = _distinct(prompts.examples)
-    with runtime.whole_weights(answering.policy):
-        answering.sync(version=0)
+    with answering.drawing(runtime, version=0):
         header = {
             "policy": policy_fingerprint(answering.policy),
             "prompts": prompts_fingerprint(examples),
