@@ -4,6 +4,7 @@ from rl4llm.models.compatibility import check_compatible, check_context
 from rl4llm.models.configuration import load_tokenizer
 from rl4llm.models.decoder import decoder_layers
 from rl4llm.models.loading import load_causal_lm
+from rl4llm.models.lora import LoRA
 from rl4llm.models.names import resolve_model
 from rl4llm.models.policy import ModelSource, Policy
 from rl4llm.models.pretrained import Adapter, Pretrained, as_pretrained
@@ -14,6 +15,7 @@ __all__ = [
     # what names a model
     "Pretrained",
     "Adapter",
+    "LoRA",
     "ModelSource",
     "as_pretrained",
     "resolve_model",
