@@ -45,7 +45,7 @@ class Engine(ABC):
 
     Attributes:
         version: Version of the weights that `generate` draws from; −1 before the first `sync`.
-        own_weights: Whether it draws from weights of its own, which `sync` brings, rather than from the policy's module.
+        own_weights: Whether it draws from weights of its own, which `sync` brings, and not from the policy's module.
             The loop compares the log-probs of such an engine with the trainer's on every rollout batch.
         exact: Whether its log-probs equal those of the policy up to rounding in float32.
     """
