@@ -1,4 +1,4 @@
-"""An engine with weights of its own is compared with the trainer on every batch, and one that missed an update shows."""
+"""An engine with weights of its own is compared with the trainer on every batch: one that missed an update shows."""
 
 import warnings
 
@@ -100,7 +100,7 @@ def test_a_stale_batch_changes_no_weight(tiny_policy):
         for parameter in module.policy.parameters():
             parameter.mul_(2.0)
     before = [parameter.clone() for parameter in module.policy.parameters()]
-    with pytest.raises(UsageError, match="engine_gap_error=0.001"):
+    with pytest.raises(UsageError, match=r"engine_gap_error=0\.001"):
         run(module, steps=1)
     assert all(map(torch.equal, before, module.policy.parameters()))
 
