@@ -14,7 +14,7 @@ from rl4llm.randomness import seed_of
 from rl4llm.rollouts import Engine, EngineSpec, Responses, Sampling
 
 _TEXTS = 3  # prefixes, of different lengths
-_TOKENS = 12
+_TOKENS = 8
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def seedless(self, ids, mask, limits, *, copies, sampling, seeds):
 
 
 def unbounded(self, ids, mask, limits, *, copies, sampling, seeds):
-    limits = torch.full_like(limits, 12)
+    limits = torch.full_like(limits, 8)
     return Apart.generate(self, ids, mask, limits, copies=copies, sampling=sampling, seeds=seeds)
 
 
