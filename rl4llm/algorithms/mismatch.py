@@ -13,6 +13,7 @@ from rl4llm.checks import UsageError
 from rl4llm.kl import kl_k1, kl_k3
 
 _GROWTH = 20.0  # multiple of the first batch's gap beyond which the engine is suspected to have missed an update
+_LOST = 1000.0  # multiple of it beyond which it certainly has
 _LEAST_GAP = 1e-5  # nats; rounding in float32 moves the gap below it by any factor
 
 Gaps = dict[str, Tensor]
@@ -78,7 +79,7 @@ class EngineMonitor:
             meter: Receives the metrics.
 
         Raises:
-            UsageError: If the mean gap exceeds `guards.engine_gap_error`.
+            UsageError: If the mean gap exceeds `guards.engine_gap_error`, or a thousand times that of the first batch.
         """
         self._check_versions(rows, version)
         gaps = log_prob_gaps(log_probs, rows.rollout_log_probs, rows.response_mask)
@@ -115,15 +116,19 @@ class EngineMonitor:
                 "raise --model.guards.engine_gap_error."
             )
         self.first = gap if self.first is None else self.first
+        floor = max(self.first, _LEAST_GAP)
+        grown = f"{found}, and by {self.first:.2g} on the first batch"
+        if most is not None and gap > _LOST * floor:
+            raise UsageError(
+                f"{grown}: it has missed the weights of an update. Let its sync load every tensor, tied ones too; if "
+                "the gap is meant, set --model.guards.engine_gap_error=null."
+            )
         if usual is not None and gap > usual:
             self.warn(
                 "engine/gap",
                 f"{found}, more than guards.engine_gap_warning={usual:g}. Use the same dtype in the engine and the "
                 "trainer, or set --model.correction=TruncatedImportance.",
             )
-        elif usual is not None and gap > _GROWTH * max(self.first, _LEAST_GAP):
-            self.warn(
-                "engine/growth",
-                f"{found}, and by {self.first:.2g} on the first batch: it may have missed the weights of an update. "
-                "Watch rollout/log_prob_gap_mean.",
-            )
+        elif usual is not None and gap > _GROWTH * floor:
+            message = f"{grown}: it may have missed the weights of an update. Watch rollout/log_prob_gap_mean."
+            self.warn("engine/growth", message)

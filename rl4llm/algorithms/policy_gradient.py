@@ -192,7 +192,8 @@ class PolicyGradient(PolicyModule):
         meter.add("time/step_seconds", scalar(seconds))
         self.health.observe(meter)
         means = meter.means(self.runtime().gather)
-        self.trust.observe(means)
+        if not self.engine.own_weights:
+            self.trust.observe(means)
         means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
         for name, value in means.items():
             self.log(name, value, prog_bar=name in _SHOWN)
