@@ -7,6 +7,7 @@ import argparse
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,9 @@ from rl4llm.rollouts import VLLM, Sampling, VLLMServer
 from rl4llm.testing import check_engine
 from tests.models.architectures import CONFIGS, architecture
 
-MODEL, PORT = "rl4llm/digits", 8917
+MODEL = "rl4llm/digits"
+with socket.create_server(("localhost", 0)) as free:
+    PORT = free.getsockname()[1]
 SPEC = VLLM(cache_gib=0.25)
 FLAGS = ["--model.engine.cache_gib=0.25"]
 TOLERANCE = 1e-4
