@@ -20,6 +20,7 @@ def check_models(source: ModelSource, composition: Composition, critic_learning:
     """Raise one line if parts or models do not fit together, before any weight is read."""
     composition.check()
     check_model(source)
+    composition.rollout.engine.check(source)
     shortest = 1 + composition.rollout.sampling.max_response_tokens  # what prompts there are is seen with the data
     check_context(source, shortest)
     critics = composition.credit.critics

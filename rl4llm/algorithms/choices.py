@@ -176,10 +176,17 @@ class Guards:
     Args:
         skipped: Updates in a row that may be skipped because a loss, gradient or value is not finite.
         unscorable: Rollout batches in a row of which no response could be scored.
+        engine_gap_warning: Mean distance in nats between the log-probs of an engine with weights of its own and the
+            trainer's at which a run warns; None: it never does.
+        engine_gap_error: The same at which it stops; None: it never does.
     """
 
     skipped: int = 5
     unscorable: int = 5
+    engine_gap_warning: float | None = 0.05
+    engine_gap_error: float | None = 0.3
 
     def __post_init__(self) -> None:
+        gaps = {"engine_gap_warning": self.engine_gap_warning, "engine_gap_error": self.engine_gap_error}
         check_at_least("Guards", 1, skipped=self.skipped, unscorable=self.unscorable)
+        check_interval("Guards", 0.0, float("inf"), "()", **gaps)

@@ -66,7 +66,7 @@ def complete(
         scores = scores if unfinished is None else scores.masked_fill(~ended.to(scores.device), unfinished)
         return scores.reshape(len(places), samples)
 
-    with runtime.whole_weights(answering.policy):
+    with answering.drawing(runtime, answering.engine.version):
         return torch.cat(runtime.together(completed)).to(batch.response_ids.device)
 
 

@@ -73,8 +73,7 @@ class CriticEvaluator(Callback):
         """Keep value, spread, truth and place of one state a prompt; the same on every rank."""
         runtime = replace(module.runtime(), seed=self.evaluation.seed, step=self.answered)
         answering = replace(module.answering(), sampling=self.training)
-        with runtime.whole_weights(answering.policy):
-            answering.sync(module.policy_version)
+        with answering.drawing(runtime, module.policy_version):
             place = {"seed": self.evaluation.seed, "first": self.answered}
             drawn, _ = answer_held_out(runtime, answering, prompts, 1, self.training, **place)
         self.answered += len(prompts)

@@ -102,8 +102,7 @@ class Evaluator(Callback):
 
     def _evaluate(self, module: Any, prompts: PromptBatch, stage: str) -> None:
         answering, runtime = module.answering(), module.runtime()
-        with runtime.whole_weights(answering.policy):
-            answering.sync(module.policy_version)
+        with answering.drawing(runtime, module.policy_version):
             place = {"seed": self.evaluation.seed, "first": self.answered}
             greedy, _ = answer_held_out(runtime, answering, prompts, 1, self.greedy, **place)
             n = self.evaluation.samples

@@ -32,12 +32,15 @@ class Passes:
         reference: `reference(rows, field)` gives a field of the frozen reference's output.
         version: Which weights the policy has.
         before_update: Whether `old_log_probs` are needed before the update's own passes.
+        compare: `compare(rows, log_probs)` is given the fresh rows and the policy's log-probs of them, where the engine
+            is to be compared with the trainer; None where it is not.
     """
 
     policy: Callable[[RolloutBatch], Tensor]
     reference: Callable[[RolloutBatch, str], Tensor]
     version: int
     before_update: bool
+    compare: Callable[[RolloutBatch, Tensor], None] | None = None
 
 
 def judge(
@@ -83,13 +86,8 @@ def with_log_probs(batch: RolloutBatch, composition: Composition, passes: Passes
     Rows that the present weights drew get the trainer's log-probs; rows of an older version keep theirs. None is
     computed that nothing reads before the update: the update's first pass gives them for rows that are still on-policy.
     """
-    if passes.before_update:
-        present = on_policy(batch, passes.version)
-        rows = present.nonzero()[:, 0]
-        old = batch.old_log_probs.clone()
-        old[rows] = passes.policy(batch.select(rows)).to(old.dtype)
-        _check_finite("policy", "log-probs", old[rows], batch.response_mask[rows])
-        batch = batch.replace(old_log_probs=old)
+    if passes.before_update or passes.compare is not None:
+        batch = _with_policy_pass(batch, passes)
     if composition.refers:
         ref = passes.reference(batch, "log_probs")
         _check_finite("reference", "log-probs", ref, batch.response_mask)
@@ -97,6 +95,23 @@ def with_log_probs(batch: RolloutBatch, composition: Composition, passes: Passes
     if composition.reads("ref_logsumexp"):
         batch = batch.replace(ref_logsumexp=passes.reference(batch, "logsumexp"))
     return batch
+
+
+def _with_policy_pass(batch: RolloutBatch, passes: Passes) -> RolloutBatch:
+    """Compare fresh rows with the engine that drew them, and give on-policy rows their `old_log_probs`."""
+    present = on_policy(batch, passes.version)
+    fresh = torch.ones_like(present) if batch.replayed is None else ~batch.replayed
+    asked = present if passes.compare is None else present | fresh
+    found = batch.old_log_probs.clone()
+    rows = asked.nonzero()[:, 0]
+    found[rows] = passes.policy(batch.select(rows)).to(found.dtype)
+    _check_finite("policy", "log-probs", found[rows], batch.response_mask[rows])
+    if passes.compare is not None:
+        own = fresh.nonzero()[:, 0]
+        passes.compare(batch.select(own), found[own])
+    if not passes.before_update:
+        return batch
+    return batch.replace(old_log_probs=torch.where(present[:, None], found, batch.old_log_probs))
 
 
 def on_policy(batch: RolloutBatch, version: int) -> Tensor:

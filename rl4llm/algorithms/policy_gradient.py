@@ -27,6 +27,7 @@ from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.algorithms.microbatches import Averaging
+from rl4llm.algorithms.mismatch import EngineMonitor
 from rl4llm.algorithms.observe import observe_batch
 from rl4llm.algorithms.policy_module import PolicyModule
 from rl4llm.algorithms.runtime import Runtime
@@ -87,6 +88,7 @@ class PolicyGradient(PolicyModule):
         self.dynamic_sampling = None if rollout.dynamic_sampling is None else rollout.dynamic_sampling.build()
         self.duals = nn.ModuleDict({slot: part.build() for slot, part in composition.constrained().items()})
         self.health = Health(guards, self.run_folder)
+        self.monitor = EngineMonitor(guards, self.health.warn)
         self.trust = EngineTrust(rollout.trust_log_probs, corrected=credit.correction is not None)
         self.warming_up = self.warmed_up = False  # whether only critics learn now; whether they explain what was asked
 
@@ -106,7 +108,7 @@ class PolicyGradient(PolicyModule):
         batch, prompts = chosen
         context = self.value_context(runtime, prompts, meter)
         try:
-            batch = self._judge(runtime, batch, context)
+            batch = self._judge(runtime, batch, context, meter)
         except NotFiniteError as error:
             self.health.skip(error.part, f"{error.count} {error.what} are not finite", batch)
             return
@@ -123,8 +125,7 @@ class PolicyGradient(PolicyModule):
     def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> Collected:
         """Draw and score this rank's responses."""
         answering, n = self.answering(), self.composition.rollout.responses_per_prompt
-        with runtime.whole_weights(self.policy):
-            answering.sync(self.policy_version)
+        with answering.drawing(runtime, self.policy_version):
             return collect(runtime, answering, prompts, meter, responses_per_prompt=n)
 
     def _select(
@@ -140,12 +141,14 @@ class PolicyGradient(PolicyModule):
             batch = self.replay.mix(batch, runtime.generator("replay"))
         return batch, prompts
 
-    def _judge(self, runtime: Runtime, batch: RolloutBatch, context: ValueContext | None) -> RolloutBatch:
+    def _judge(self, runtime: Runtime, batch: RolloutBatch, context: ValueContext | None, meter: Meter) -> RolloutBatch:
+        compare = partial(self.monitor.observe, version=self.policy_version, meter=meter)
         passes = Passes(
             policy=lambda rows: self._pass(runtime, self.policy, rows, "log_probs"),
             reference=lambda rows, field: self._pass(runtime, self.reference, rows, field),
             version=self.policy_version,
             before_update=self._reads_old_log_probs(),
+            compare=compare if self.engine.own_weights else None,
         )
         critics = self.critics if self.critic_learning.first else None
         learning = None if critics is None or context is None else partial(learn, critics, context=context)
@@ -189,7 +192,8 @@ class PolicyGradient(PolicyModule):
         meter.add("time/step_seconds", scalar(seconds))
         self.health.observe(meter)
         means = meter.means(self.runtime().gather)
-        self.trust.observe(means)
+        if not self.engine.own_weights:
+            self.trust.observe(means)
         means["train/tokens_per_second"] = torch.tensor(tokens / seconds)
         for name, value in means.items():
             self.log(name, value, prog_bar=name in _SHOWN)
@@ -265,10 +269,7 @@ class PolicyGradient(PolicyModule):
 
     def _survey(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
         """Survey the policy as it was before training: the reference, where there is one."""
-        if self.reference is None:
-            return survey_once(self.trainer, self.runtime(), self.answering(), samples=samples, cache=cache)
-        with self.engine_spec.build(self.reference) as engine:
-            answering = replace(self.answering(), policy=self.reference, engine=engine)
+        with self.answering().of(self.reference or self.policy, self.engine_spec) as answering:
             return survey_once(self.trainer, self.runtime(), answering, samples=samples, cache=cache)
 
     def prompt_priorities(self, uids: Tensor) -> Tensor | None:

@@ -55,13 +55,14 @@ def survey(
     """
     examples = _distinct(prompts.examples)
     with runtime.whole_weights(answering.policy):
-        answering.sync(version=0)
-        header = {
-            "policy": policy_fingerprint(answering.policy),
-            "prompts": prompts_fingerprint(examples),
-            "sampling": repr(answering.sampling),
-            "samples": samples,
-        }
+        fingerprint = policy_fingerprint(answering.policy)
+    header = {
+        "policy": fingerprint,
+        "prompts": prompts_fingerprint(examples),
+        "sampling": repr(answering.sampling),
+        "samples": samples,
+    }
+    with answering.drawing(runtime, version=0):
         path = folder / f"{_digest(json.dumps(header))}.jsonl" if cache is None else Path(cache)
         known = runtime.together(lambda: _read(path, header) if runtime.rank == 0 else {})[0]
         missing = [example for example in examples if example.uid not in known]

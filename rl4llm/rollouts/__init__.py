@@ -9,6 +9,8 @@ from rl4llm.rollouts.hugging_face import HuggingFaceEngine, HuggingFaceRollout
 from rl4llm.rollouts.prompts import encode_prompts, prompt_limit, prompt_tokens
 from rl4llm.rollouts.responses import Responses
 from rl4llm.rollouts.sampling import Sampling
+from rl4llm.rollouts.vllm import VLLM, VLLMEngine
+from rl4llm.rollouts.vllm_server import VLLMServer, VLLMServerEngine
 
 __all__ = [
     # engines
@@ -16,6 +18,10 @@ __all__ = [
     "Engine",
     "HuggingFaceRollout",
     "HuggingFaceEngine",
+    "VLLM",
+    "VLLMEngine",
+    "VLLMServer",
+    "VLLMServerEngine",
     "Responses",
     "draw_rollouts",
     # choices

@@ -11,7 +11,7 @@ from torch import Tensor
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.data.task import PromptBatch
-from rl4llm.models import Policy
+from rl4llm.models import ModelSource, Policy
 from rl4llm.rollouts.prompts import encode_prompts
 from rl4llm.rollouts.responses import Responses
 from rl4llm.rollouts.sampling import Sampling
@@ -26,6 +26,9 @@ class EngineSpec(ABC):
 
     top_log_probs: int = 0
 
+    def check(self, source: ModelSource) -> None:  # noqa: B027 — most engines need nothing
+        """Raise if the engine cannot start or cannot run this model. The loop calls it before any weight is read."""
+
     @abstractmethod
     def build(self, policy: Policy) -> "Engine":
         """Start an engine that draws responses of this policy."""
@@ -34,18 +37,21 @@ class EngineSpec(ABC):
 class Engine(ABC):
     """A running rollout engine. Token ids go in and come out as ids: nothing is decoded and encoded again.
 
-    The loop builds one engine per process, calls `sync` whenever the policy has changed, `generate` any number of times
-    after that, and `close` once at the end. An engine is a context manager that closes itself.
+    The loop builds one engine per process. Whenever it draws responses, it calls `sync`, then `generate` any number of
+    times, then `rest`; it calls `close` once at the end. An engine is a context manager that closes itself.
 
     An engine never communicates between ranks: every rank calls `generate` for its own prefixes, and the numbers of
     calls and of steps may differ from rank to rank.
 
     Attributes:
         version: Version of the weights that `generate` draws from; −1 before the first `sync`.
+        own_weights: Whether it draws from weights of its own, which `sync` brings, and not from the policy's module.
+            The loop compares the log-probs of such an engine with the trainer's on every rollout batch.
         exact: Whether its log-probs equal those of the policy up to rounding in float32.
     """
 
     version: int = -1
+    own_weights: bool = True
     exact: bool = False
 
     @abstractmethod
@@ -91,6 +97,9 @@ class Engine(ABC):
         Returns:
             `len(ids) · copies` responses on the device of `ids`.
         """
+
+    def rest(self) -> None:  # noqa: B027 — most engines hold nothing that others need
+        """Free what is needed only while responses are drawn. The next `sync` brings it back."""
 
     @abstractmethod
     def close(self) -> None:

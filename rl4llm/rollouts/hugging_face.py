@@ -55,6 +55,8 @@ class HuggingFaceEngine(Engine):
         look_every: Tokens from one look at which responses have ended to the next.
     """
 
+    own_weights = False
+
     def __init__(
         self, policy: Policy, *, rows_at_once: int = 1024, top_log_probs: int = 0, look_every: int | None = None
     ) -> None:

@@ -8,6 +8,7 @@ _PLACES = {
     "check": "checks",
     "check_advantage_estimator": "checks",
     "check_aggregator": "checks",
+    "check_engine": "engine_laws",
     "check_gate": "checks",
     "check_objective": "checks",
     "check_regularizer": "checks",
