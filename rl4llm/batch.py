@@ -76,6 +76,7 @@ _WEIGHTS = {
     "provider": "a value loss that weighs responses, from its `prepare` on the whole batch",
 }
 _GATES = {"source": "gate", "provider": "the loop, which evaluates the gates (the `gate` slot)"}
+_TASK = {"source": "task", "provider": "the task, by its reward and `correct_above`"}
 _REPLAY = {"source": "replay", "provider": "a replay of earlier responses (the `replay` slot)"}
 
 
@@ -124,6 +125,7 @@ class RolloutBatch:
         replayed: B bool, True where the response was drawn at an earlier step; its `old_log_probs` are of that time.
         policy_version: B int, which weights of the policy drew the response; the loop compares it with the present
             version: equal is on-policy, smaller is off-policy.
+        correct: B bool, True where the task calls the response correct; read it through `solved`.
     """
 
     prompt_ids: Int[Tensor, "batch prompt"]
@@ -155,6 +157,7 @@ class RolloutBatch:
     top_log_probs: Float[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)
     replayed: Bool[Tensor, " batch"] | None = field(default=None, metadata=_REPLAY)
     policy_version: Int[Tensor, " batch"] | None = field(default=None, metadata=_ENGINE)
+    correct: Bool[Tensor, " batch"] | None = field(default=None, metadata=_TASK)
 
     def __post_init__(self) -> None:
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
@@ -181,6 +184,14 @@ class RolloutBatch:
         """Columns each response needs: one more than its last trained position (0 for none)."""
         columns = torch.arange(1, self.response_mask.shape[1] + 1, device=self.response_mask.device)
         return (self.response_mask * columns).amax(-1) if self.response_mask.shape[1] else self.lengths
+
+    @property
+    def solved(self) -> Bool[Tensor, " batch"]:
+        """True where a response is correct: as its task says, or, where no task says so, where its score is positive.
+
+        This is the library's one definition of a correct response. A response that could not be scored is not correct.
+        """
+        return self.scores > 0 if self.correct is None else self.correct & ~self.scores.isnan()
 
     @property
     def scored_mask(self) -> Bool[Tensor, "batch time"]:
@@ -259,7 +270,7 @@ AXES: Mapping[str, Axes] = {field.name: axes_of(field.type) for field in fields(
 """The axes of every field, as annotated: "batch", "prompt", "time", "critic", "gate" and "top"."""
 
 SOURCES: Mapping[str, str] = {field.name: field.metadata["source"] for field in fields(RolloutBatch) if field.metadata}
-"""Who gives each field that a batch may lack: "engine", "reference", "critics", "advantage", "gate" or "replay"."""
+"""Who gives a field that may be missing: "engine", "task", "reference", "critics", "advantage", "gate" or "replay"."""
 
 _PROVIDERS = {field.name: field.metadata["provider"] for field in fields(RolloutBatch) if field.metadata}
 

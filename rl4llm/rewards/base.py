@@ -34,6 +34,30 @@ class Verifier(ABC):
         return
 
 
+class BatchVerifier(Verifier):
+    """A verifier that scores many responses at once, in the process of the run, such as a model on its device."""
+
+    @abstractmethod
+    def score_batch(
+        self, prompts: Sequence[Any], responses: Sequence[str], answers: Sequence[Any], device: str
+    ) -> Sequence[Any]:
+        """Score every response.
+
+        Args:
+            prompts: One prompt per response.
+            responses: The responses.
+            answers: One answer per response.
+            device: The policy's device.
+
+        Returns:
+            One result per response, as a reward returns them.
+        """
+
+    def __call__(self, prompt: Any, response: str, answer: Any) -> Any:
+        """Score one response, on the CPU."""
+        return self.score_batch([prompt], [response], [answer], "cpu")[0]
+
+
 # Scores one response with a finite number (True and False are 1 and 0), a `Score`, or a mapping of named components.
 # None, NaN, an infinity, anything else or an exception mean "could not be scored": the response is left out of every
 # statistic and counted, never silently 0.

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from rl4llm.checks import check_at_least, check_interval
-from rl4llm.rewards.base import Reward, Verifier, score_here
+from rl4llm.rewards.base import BatchVerifier, Reward, Verifier, score_here
 from rl4llm.rewards.crew import Crew, NoProcessError
 from rl4llm.rewards.scores import Scores, Verdict, scores_of
-from rl4llm.rewards.verdicts import LARGEST_SCORE
+from rl4llm.rewards.verdicts import LARGEST_SCORE, call_batch
+from rl4llm.rewards.weighted_sum import Given, WeightedSum
 from rl4llm.rewards.worker import Rules
 
 _MOST_WORKERS = 32  # that are started by default
@@ -63,8 +64,13 @@ class Scoring:
 class Scorer:
     """Scores responses in worker processes, which start with the first batch and are kept for the next.
 
+    Rewards that score many responses at once run in this process.
+
     Args:
         scoring: The limits.
+
+    Attributes:
+        device: The policy's device, on which a reward model runs by default.
 
     Example:
         >>> scorer = Scoring(workers=2).build()
@@ -80,6 +86,7 @@ class Scorer:
         self._details: dict[str, str] = {}
         self._lock = threading.Lock()
         self._warned = self._told = False
+        self.device = "cpu"
 
     def __reduce__(self) -> Any:
         return Scorer, (self.scoring,)
@@ -102,6 +109,12 @@ class Scorer:
         samples = list(zip(prompts, responses, answers, strict=True))
         if not samples:
             return Scores(torch.zeros(0), {})
+        if isinstance(reward, BatchVerifier):
+            return scores_of(self._at_once(reward, samples), responses, self._details)
+        if isinstance(reward, WeightedSum) and reward.at_once:
+            said = {name: self._at_once(part, samples) for name, part in reward.at_once.items()}
+            rows = [{name: verdicts[row] for name, verdicts in said.items()} for row in range(len(samples))]
+            samples = [(p, r, Given(a, row)) for (p, r, a), row in zip(samples, rows, strict=True)]
         with self._lock:
             why, started = self._without_workers(), time.monotonic()
             if why is None:
@@ -117,6 +130,9 @@ class Scorer:
                     raise
             self._warn(why)
             return score_here(reward, samples, self.scoring.largest, self._details)
+
+    def _at_once(self, reward: BatchVerifier, samples: Sequence[tuple[Any, str, Any]]) -> list[Verdict]:
+        return call_batch(reward.score_batch, samples, self.device, self.scoring.largest)
 
     def _warn(self, why: str) -> None:
         if why and not self._warned:

@@ -1,8 +1,10 @@
 """What a call of a reward comes to: a score, or the problem that makes the response unscorable."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from rl4llm.checks import UsageError
 
 LARGEST_SCORE = 1e9  # squares of scores, summed over 10^20 responses, still fit into float32
 _MOST_COMPONENTS = 32  # per score
@@ -49,6 +51,22 @@ def call_reward(reward: Any, prompt: Any, response: str, answer: Any, largest: f
             os._exit(0)
 
 
+def call_batch(
+    score: Callable[..., Any], samples: Sequence[tuple[Any, str, Any]], device: str, largest: float
+) -> list[float | Score | Problem]:
+    """Score many responses at once; what this raises, apart from faults of usage, is a problem of each of them."""
+    try:
+        prompts, responses, answers = map(list, zip(*samples, strict=True))
+        results = list(score(prompts, responses, answers, device))
+        if len(results) != len(samples):
+            raise ValueError(f"{len(results)} results for {len(samples)} responses")
+    except (KeyboardInterrupt, SystemExit, UsageError):
+        raise
+    except BaseException as error:
+        return [describe_error(error)] * len(samples)
+    return [read_score(result, largest) for result in results]
+
+
 def read_score(result: Any, largest: float) -> float | Score | Problem:
     """Read a reward's result as a score."""
     if isinstance(result, Problem):
@@ -81,7 +99,7 @@ def _read_named(score: Score, largest: float) -> Score | Problem:
             return Problem(f"returned a component whose name is a {_name(name)}, not a text")
         number = _read_number(given, largest)
         if isinstance(number, Problem):
-            return Problem(f"component '{_cut(name, 40)}' {number.kind}", number.detail)
+            return Problem(f"component '{cut(name, 40)}' {number.kind}", number.detail)
         read[name] = number
     value = _read_number(score.value, largest)
     correctness = value if score.correctness is None else _read_number(score.correctness, largest)
@@ -114,7 +132,7 @@ def describe_error(error: BaseException) -> Problem:
         lines = str(error).strip().splitlines()
     except Exception:  # an exception's own text may raise
         lines = []
-    return Problem(f"raised {_name(error)}", _example(repr(_cut(lines[0]))) if lines else "")
+    return Problem(f"raised {_name(error)}", _example(repr(cut(lines[0]))) if lines else "")
 
 
 def reasons_of(problems: Iterable[Problem], details: dict[str, str]) -> list[str]:
@@ -144,7 +162,7 @@ def _example(text: str) -> str:
 
 def _shown(result: Any) -> str:
     try:
-        return _cut(repr(result)).replace("\n", " ")
+        return cut(repr(result)).replace("\n", " ")
     except Exception:  # an object's own repr may raise anything; that of an int of 10,000 digits does
         return f"a large {_name(result)}" if isinstance(result, int) else f"a {_name(result)}"
 
@@ -153,5 +171,6 @@ def _name(value: Any) -> str:
     return type(value).__name__[:60]
 
 
-def _cut(text: str, most: int = 160) -> str:
+def cut(text: str, most: int = 160) -> str:
+    """Return a text, or its beginning if it is long."""
     return text if len(text) <= most else text[: most - 3] + "..."
