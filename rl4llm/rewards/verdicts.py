@@ -69,14 +69,14 @@ def call_batch(
 
 def read_score(result: Any, largest: float) -> float | Score | Problem:
     """Read a reward's result as a score."""
-    if isinstance(result, Problem):
-        return result
     if isinstance(result, Mapping):
         result = _score_of(result)
+    if isinstance(result, Problem):
+        return result
     return _read_named(result, largest) if isinstance(result, Score) else _read_number(result, largest)
 
 
-def _score_of(named: Mapping[str, Any]) -> Score | Problem:
+def _score_of(named: Mapping[Any, Any]) -> Score | Problem:
     """The score that a mapping stands for; a sum of what are no numbers is left to the reading of each."""
     components = {name: value for name, value in named.items() if name != "score"}
     if not named:
