@@ -71,10 +71,7 @@ _SEGMENTS = {
 }
 _ADVANTAGES = {"source": "advantage", "provider": "an advantage estimator (the `advantage` slot)"}
 _RETURNS = {"source": "advantage", "provider": "an advantage estimator that gives value targets (for example GAE)"}
-_WEIGHTS = {
-    "source": "critics",
-    "provider": "a value loss that weighs responses, from its `prepare` on the whole batch",
-}
+_WEIGHTS = {"source": "critics", "provider": "a value loss that weighs responses, from `prepare` on the whole batch"}
 _GATES = {"source": "gate", "provider": "the loop, which evaluates the gates (the `gate` slot)"}
 _TASK = {"source": "task", "provider": "the task, by its reward and `correct_above`"}
 _REPLAY = {"source": "replay", "provider": "a replay of earlier responses (the `replay` slot)"}
@@ -187,10 +184,7 @@ class RolloutBatch:
 
     @property
     def solved(self) -> Bool[Tensor, " batch"]:
-        """True where a response is correct: as its task says, or, where no task says so, where its score is positive.
-
-        This is the library's one definition of a correct response. A response that could not be scored is not correct.
-        """
+        """True where a response is correct: as its task says or, without a task, where its score is positive."""
         return self.scores > 0 if self.correct is None else self.correct & ~self.scores.isnan()
 
     @property

@@ -67,7 +67,9 @@ def test_a_response_beyond_the_context_costs_itself(tmp_path, tiny_policy):
     found = scorer.score(reward, ["1="] * 2, ["2", "234567"], [None] * 2)
     scorer.close()
     assert found.scores.isnan().tolist() == [False, True]
-    assert found.problems == {"component 'model' is too long for the reward model, for example 8 tokens of at most 4": 1}
+    assert found.problems == {
+        "component 'model' is too long for the reward model, for example 8 tokens of at most 4": 1
+    }
 
 
 def test_what_is_no_classifier_is_one_line(tmp_path, tiny_policy):
