@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from rl4llm.advantages import PassAtKTraining
-from rl4llm.algorithms import Evaluation, compose
+from rl4llm.algorithms import Evaluation, Runtime, compose
 from rl4llm.algorithms.meter import Meter
+from rl4llm.algorithms.survey import survey
 from rl4llm.checks import UsageError
+from rl4llm.critics import OptimalValue
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.gates import CorrectResponses
 from rl4llm.replay import SuccessReplay
@@ -101,3 +103,26 @@ def test_a_lost_response_is_shown_in_training_and_in_evaluation(tiny_policy, tmp
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match=r"'fails' could not score .*counted in val/unscorable_share.*One of them: '"):
         trainer.validate(loop(tiny_policy), data, verbose=False)
+
+
+@pytest.mark.parametrize("above", [0.0, 0.5])
+def test_a_survey_says_what_is_correct_also_when_it_is_read_again(tiny_policy, tmp_path, above):
+    def reward(prompt, response, answer):
+        return {"score": 1.0, "correct": 0.4 * (len(response) % 2)}
+
+    def surveyed():
+        prompts = some_prompts(6, task=task(reward, correct_above=above))
+        return survey(Runtime(), loop(tiny_policy).answering(), prompts, samples=4, cache=None, folder=tmp_path)
+
+    found, again = surveyed(), surveyed()
+    assert (dict(found), found.correct) == (dict(again), again.correct)
+    assert {score for scores in found.values() for score in scores} == {1.0}
+    assert {one for some in found.correct.values() for one in some} == ({True, False} if above == 0.0 else {False})
+    source = OptimalValue(samples=4, keep="solved").build(None)
+    if above:
+        with pytest.raises(UsageError, match="keep='solved' drops all"):
+            source.prepare(lambda **asked: found)
+    else:
+        source.prepare(lambda **asked: found)
+        kept = source.priorities(torch.tensor(sorted(found)))
+        assert kept.tolist() == [float(any(found.correct[uid])) for uid in sorted(found)]
