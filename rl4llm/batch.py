@@ -71,11 +71,9 @@ _SEGMENTS = {
 }
 _ADVANTAGES = {"source": "advantage", "provider": "an advantage estimator (the `advantage` slot)"}
 _RETURNS = {"source": "advantage", "provider": "an advantage estimator that gives value targets (for example GAE)"}
-_WEIGHTS = {
-    "source": "critics",
-    "provider": "a value loss that weighs responses, from its `prepare` on the whole batch",
-}
+_WEIGHTS = {"source": "critics", "provider": "a value loss that weighs responses, from `prepare` on the whole batch"}
 _GATES = {"source": "gate", "provider": "the loop, which evaluates the gates (the `gate` slot)"}
+_TASK = {"source": "task", "provider": "the task, by its reward and `correct_above`"}
 _REPLAY = {"source": "replay", "provider": "a replay of earlier responses (the `replay` slot)"}
 
 
@@ -124,6 +122,7 @@ class RolloutBatch:
         replayed: B bool, True where the response was drawn at an earlier step; its `old_log_probs` are of that time.
         policy_version: B int, which weights of the policy drew the response; the loop compares it with the present
             version: equal is on-policy, smaller is off-policy.
+        correct: B bool, True where the task calls the response correct; read it through `solved`.
     """
 
     prompt_ids: Int[Tensor, "batch prompt"]
@@ -155,6 +154,7 @@ class RolloutBatch:
     top_log_probs: Float[Tensor, "batch time top"] | None = field(default=None, metadata=_TOP)
     replayed: Bool[Tensor, " batch"] | None = field(default=None, metadata=_REPLAY)
     policy_version: Int[Tensor, " batch"] | None = field(default=None, metadata=_ENGINE)
+    correct: Bool[Tensor, " batch"] | None = field(default=None, metadata=_TASK)
 
     def __post_init__(self) -> None:
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
@@ -181,6 +181,11 @@ class RolloutBatch:
         """Columns each response needs: one more than its last trained position (0 for none)."""
         columns = torch.arange(1, self.response_mask.shape[1] + 1, device=self.response_mask.device)
         return (self.response_mask * columns).amax(-1) if self.response_mask.shape[1] else self.lengths
+
+    @property
+    def solved(self) -> Bool[Tensor, " batch"]:
+        """True where a response is correct: as its task says or, without a task, where its score is positive."""
+        return self.scores > 0 if self.correct is None else self.correct & ~self.scores.isnan()
 
     @property
     def scored_mask(self) -> Bool[Tensor, "batch time"]:
@@ -259,7 +264,7 @@ AXES: Mapping[str, Axes] = {field.name: axes_of(field.type) for field in fields(
 """The axes of every field, as annotated: "batch", "prompt", "time", "critic", "gate" and "top"."""
 
 SOURCES: Mapping[str, str] = {field.name: field.metadata["source"] for field in fields(RolloutBatch) if field.metadata}
-"""Who gives each field that a batch may lack: "engine", "reference", "critics", "advantage", "gate" or "replay"."""
+"""Who gives a field that may be missing: "engine", "task", "reference", "critics", "advantage", "gate" or "replay"."""
 
 _PROVIDERS = {field.name: field.metadata["provider"] for field in fields(RolloutBatch) if field.metadata}
 

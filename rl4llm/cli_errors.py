@@ -1,9 +1,11 @@
 """Argument errors in one line: which flag, what came, what to do."""
 
 import difflib
+import inspect
 import re
 import traceback
 import warnings
+from abc import ABC
 from pathlib import Path
 
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
@@ -52,11 +54,22 @@ def _unknown_flag(name: str, options: list[str]) -> str:
 def _bad_value(flag: str, text: str) -> str:
     imported, named, typed = _IMPORT.search(text), _CLASS.search(text), _TYPE.search(text)
     if imported or named:
-        what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is no known class"  # type: ignore[index]
+        what = imported[1].split(" - ")[0] if imported else _unknown_class(named[1])  # type: ignore[index]
         return f"{flag}: {what}; give a class that --help lists there, or an import path such as package.module.Class."
     if typed:
         return f"{flag}: expected {_TYPES.get(typed[1], typed[1])}, got {typed[2]}."
     return text if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."
+
+
+def _unknown_class(name: str) -> str:
+    """Say that there is no class of this name, and which part has one that is alike."""
+    known, bases = set[str](), [ABC]
+    while bases:
+        found = [kind for kind in bases.pop().__subclasses__() if kind.__module__.partition(".")[0] == "rl4llm"]
+        known |= {kind.__name__ for kind in found if not inspect.isabstract(kind)}
+        bases += found
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"'{name}' is no known class" + (f", but {near[0]} is one" if near else "")
 
 
 def import_fault(error: BaseException) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
 
 class RecipeParser(LightningArgumentParser):
-    """Parser of command lines and configuration files that applies three rules to slots, at every depth.
+    """Parser of command lines and configuration files that applies four rules to slots, at every depth.
 
     1. Another class in a slot starts from its own defaults: of the class that stood there before, nothing is kept.
        The same class named again changes nothing, and a single setting changes nothing else.
@@ -34,6 +35,7 @@ class RecipeParser(LightningArgumentParser):
        those of a class that a later flag replaces are gone with it.
     3. A text that stands for a value (`--model.policy=Qwen/Qwen3-4B-Base`) takes that value's other settings
        (`--model.policy.dtype=bfloat16`).
+    4. What is imported may be named as `module:function` too.
 
     Errors are one line, with status 2.
     """
@@ -151,13 +153,15 @@ def _starts_anew(unit: list[str], name: str) -> bool:
 
 
 _ACTION = _typehints.ActionTypeHint
-_DISCARD, _CHECK = "discard_init_args_on_class_path_change", "_check_type"
-_theirs: dict[str, Any] = {_DISCARD: getattr(_typehints, _DISCARD, None), _CHECK: getattr(_ACTION, _CHECK, None)}
+_DISCARD, _CHECK, _IMPORT = "discard_init_args_on_class_path_change", "_check_type", "import_object"
+_PLACES = {_DISCARD: _typehints, _CHECK: _ACTION, _IMPORT: _typehints}
+_theirs: dict[str, Any] = {name: getattr(place, name, None) for name, place in _PLACES.items()}
+_COLON = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @contextmanager
 def rules_of_slots() -> Iterator[None]:
-    """Apply rules 1 and 3 of `RecipeParser` while the context is open; restore jsonargparse afterwards.
+    """Apply rules 1, 3 and 4 of `RecipeParser` while the context is open; restore jsonargparse afterwards.
 
     Raises:
         UsageError: If the installed jsonargparse is not the one whose internals these rules build on.
@@ -167,14 +171,14 @@ def rules_of_slots() -> Iterator[None]:
             f"jsonargparse {jsonargparse.__version__} is installed, and the settings of slots are read with {READ}*; "
             f"run pip install 'jsonargparse[signatures]=={READ}*'."
         )
-    before = getattr(_typehints, _DISCARD), getattr(_ACTION, _CHECK)
-    setattr(_typehints, _DISCARD, _discard)
-    setattr(_ACTION, _CHECK, _check)
+    before = {name: getattr(place, name) for name, place in _PLACES.items()}
+    for name, rule in {_DISCARD: _discard, _CHECK: _check, _IMPORT: _import}.items():
+        setattr(_PLACES[name], name, rule)
     try:
         yield
     finally:
-        setattr(_typehints, _DISCARD, before[0])
-        setattr(_ACTION, _CHECK, before[1])
+        for name, place in _PLACES.items():
+            setattr(place, name, before[name])
 
 
 def _discard(parser: Any, previous: Any, value: Any) -> None:
@@ -196,6 +200,12 @@ def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: A
         if isinstance(value, _typehints.NestedArg | dict | Namespace):
             value = _with_text(*standing, value, self, cfg)
     return _theirs[_CHECK](self, value, append=append, cfg=cfg, mode=mode)
+
+
+def _import(name: Any, *args: Any, **options: Any) -> Any:
+    """Import an object by its path, `module.function` or `module:function`."""
+    path = name.replace(":", ".") if isinstance(name, str) and _COLON.fullmatch(name) else name
+    return _theirs[_IMPORT](path, *args, **options)
 
 
 def _same(one: str, other: str) -> bool:

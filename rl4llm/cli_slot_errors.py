@@ -32,7 +32,7 @@ def in_its_slot(message: str) -> str:
     for line in message.splitlines():
         key = _KEY.match(line)
         if key and len(key[1]) > depth:
-            keys, depth = [*keys, key[2]], len(key[1])
+            keys, depth, named = [*keys, key[2]], len(key[1]), ""  # a class named before is that of the slot around
         named = found[1] if (found := _CLASS.search(line)) else named
         told = keys and _told(line.strip().lstrip("- "), "--" + ".".join(keys), named)
         if told:
@@ -50,8 +50,9 @@ def _told(line: str, flag: str, named: str) -> str | None:
         return f"{name} needs {missing[1]}; add {flag}.{missing[1]}=..."
     if abstract:
         return f"{flag} holds no class that could be built; name one first, such as {flag}=NAME."
-    if named and _IMPORT.match(line):
-        return f"{flag}: {named} cannot be imported ({line}); give a name that --help lists, or package.module.Class."
+    if _IMPORT.match(line):
+        what = f"{named} cannot be imported ({line})" if named else line
+        return f"{flag}: {what}; give a name that --help lists, or an import path such as package.module.Class."
     if family:
         return f"{flag} takes a {family[1]}, and the class given is none; --help lists those there are."
     return f'Parser key "{flag[2:]}": {line}' if _LEAF.search(line) else None

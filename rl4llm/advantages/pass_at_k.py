@@ -73,7 +73,8 @@ def choose_ratio(subset: Float[Tensor, " batch"], whole: Float[Tensor, " batch"]
 class PassAtKTraining(AdvantageEstimator):
     """Pass@k training's advantage, the same at every token of a response. See [pass_at_k][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    A response counts 1 if the task calls it correct (`batch.solved`) and 0 if not, plus any shaping of the rewards, of
+    which there must be none. Responses that could not be scored get 0.
 
     Args:
         k: Size of the subsets.
@@ -90,4 +91,5 @@ class PassAtKTraining(AdvantageEstimator):
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
         """Advantages of every trained token; no value targets."""
-        return Advantages(spread(pass_at_k(batch.outcomes, batch.group_ids, k=self.k), batch.scored_mask))
+        outcomes = batch.solved + (batch.outcomes - batch.scores)  # NaN where a response could not be scored
+        return Advantages(spread(pass_at_k(outcomes, batch.group_ids, k=self.k), batch.scored_mask))

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.collect import by_name, seen_traits
+from rl4llm.algorithms.collect import by_name, seen_traits, warn_of_lost
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_at_least, check_interval
@@ -108,9 +108,9 @@ class Evaluator(Callback):
             n = self.evaluation.samples
             sampled, traits = answer_held_out(runtime, answering, prompts, n, self.sampled, **place)
         self.answered += len(prompts)
-        correct, scored = greedy.scores > 0, ~greedy.scores.isnan()
+        correct, scored = greedy.solved, ~greedy.scores.isnan()
         _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
-        correct, scored = sampled.scores > 0, ~sampled.scores.isnan()
+        correct, scored = sampled.solved, ~sampled.scores.isnan()
         everything = torch.ones_like(scored)
         _log(module, f"{stage}/sampled_accuracy", correct.float(), scored, shown=True)
         _log(module, f"{stage}/reward", sampled.scores, scored)
@@ -147,8 +147,10 @@ def answer_held_out(
             answering.engine, answering.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
         )
         texts = decode_responses(answering.policy, batch)
-        scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores
-        return batch.to("cpu").replace(scores=scores.cpu()), seen_traits(mine, texts)
+        found = mine.score(texts, batch.group_ids.tolist(), answering.scorer)
+        scored = batch.to("cpu").replace(scores=found.scores.cpu(), correct=mine.correct(found).cpu())
+        warn_of_lost(prompts.task, found)
+        return scored, seen_traits(mine, texts, found)
 
     pieces = runtime.together(answer)
     filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]

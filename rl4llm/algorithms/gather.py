@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from rl4llm.algorithms.collect import Collected
 from rl4llm.algorithms.runtime import Runtime
@@ -23,10 +24,11 @@ def gather(runtime: Runtime, collecting: Callable[[], Collected]) -> Collected:
 
     def moved() -> Collected:
         own = collecting()
-        return Collected(own.batch.to("cpu"), own.problems)
+        return replace(own, batch=own.batch.to("cpu"))
 
-    pieces, problems = runtime.together(moved), Counter[str]()
+    pieces, problems, lost = runtime.together(moved), Counter[str](), dict[str, str]()
     for piece in pieces:
         problems.update(piece.problems)
+        lost = {**piece.lost, **lost}
     filled = [piece.batch for piece in pieces if len(piece.batch)] or [pieces[0].batch]
-    return Collected(RolloutBatch.cat(filled).to(runtime.device), dict(problems))
+    return Collected(RolloutBatch.cat(filled).to(runtime.device), dict(problems), lost)

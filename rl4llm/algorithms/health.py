@@ -1,6 +1,6 @@
 """`Health`: warns once about what goes wrong in a run, counts it, and ends a run that makes no more progress."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from rl4llm.algorithms.choices import Guards
+from rl4llm.algorithms.collect import lost_responses
 from rl4llm.algorithms.meter import Meter, scalar
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import LARGEST_WEIGHT, UsageError
@@ -93,7 +94,13 @@ class Health:
         if wrong:
             raise UsageError(f"{part}: a weight has reached {wrong[0]:.3g}, so the model is lost. {_remedy(part)}")
 
-    def scored(self, batch: RolloutBatch, problems: dict[str, int], function: Callable[..., object]) -> RolloutBatch:
+    def scored(
+        self,
+        batch: RolloutBatch,
+        problems: Mapping[str, int],
+        function: Callable[..., object],
+        examples: Mapping[str, str] = {},
+    ) -> RolloutBatch:
         """Return the batch, say why the reward function could not score some of it, and stop when it can score nothing.
 
         Raises:
@@ -107,11 +114,7 @@ class Health:
             if said >= _MOST_REASONS and key not in self.said:
                 self.warn("more reasons", f"reward '{reward}' fails for ever new reasons, of which no more are listed.")
                 break
-            self.warn(
-                key,
-                f"reward '{reward}' could not score {count} of {total} responses ({reason}); they are left out of "
-                "every statistic and counted in train/unscorable_share. Mend the reward if that is not meant.",
-            )
+            self.warn(key, lost_responses(reward, count, total, reason, examples.get(reason), "train"))
         self.unscorable = self.unscorable + 1 if total and lost == total else 0
         if self.unscorable >= self.guards.unscorable:
             reasons = "; ".join(problems) or "no reason given"

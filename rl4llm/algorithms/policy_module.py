@@ -60,6 +60,7 @@ class PolicyModule(LightningModule):
 
     def answering(self) -> Answering:
         """Return the policy, and what draws and scores its responses."""
+        self.scorer.device = str(self.device)
         return Answering(self.policy, self.engine, self.scorer, self.sampling)
 
     def runtime(self) -> Runtime:

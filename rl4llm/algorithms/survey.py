@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
@@ -13,6 +13,7 @@ from lightning import Trainer
 from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.checks import UsageError
+from rl4llm.critics.base import Surveyed
 from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
 from rl4llm.models.fingerprint import fingerprint
@@ -20,6 +21,13 @@ from rl4llm.randomness import seed_of
 from rl4llm.rollouts import decode_responses, draw_rollouts
 
 _CHUNK = 256
+
+
+class _Found(NamedTuple):
+    """Scores of the responses to a prompt, and what says which of them are correct."""
+
+    scores: list[float]
+    correctness: list[float]
 
 
 @torch.no_grad()
@@ -31,7 +39,7 @@ def survey(
     samples: int,
     cache: str | None,
     folder: Path,
-) -> Mapping[int, Sequence[float]]:
+) -> Surveyed:
     """Return the scores of `samples` responses of the policy to each prompt, by uid.
 
     What the cache holds is read; what it lacks is drawn, written at once by the first rank, and so survives an
@@ -48,7 +56,7 @@ def survey(
         folder: Where caches without a name go.
 
     Returns:
-        The scores of each prompt, NaN where one could not be scored.
+        The scores of each prompt, NaN where one could not be scored, and which of the responses are correct.
 
     Raises:
         UsageError: If the cache is of another policy, data set or sampling, or prompts lack distinct uids.
@@ -72,15 +80,19 @@ def survey(
             if runtime.rank == 0:
                 _append(path, found)
             known |= found
-    return {example.uid: known[example.uid] for example in examples}
+    found, above = {example.uid: known[example.uid] for example in examples}, prompts.task.correct_above
+    return Surveyed(
+        {uid: one.scores for uid, one in found.items()},
+        {uid: [said > above for said in one.correctness] for uid, one in found.items()},
+    )
 
 
-def _draw(runtime: Runtime, answering: Answering, prompts: PromptBatch, samples: int) -> dict[int, list[float]]:
+def _draw(runtime: Runtime, answering: Answering, prompts: PromptBatch, samples: int) -> dict[int, _Found]:
     """Scores of responses to these prompts, each rank's share gathered."""
     places = runtime.share(len(prompts))
     mine = prompts.part(places)
 
-    def draw() -> dict[int, list[float]]:
+    def draw() -> dict[int, _Found]:
         seeds = torch.tensor([seed_of("survey", example.uid) for example in mine.examples], dtype=torch.long)
         batch = draw_rollouts(
             answering.engine,
@@ -91,15 +103,17 @@ def _draw(runtime: Runtime, answering: Answering, prompts: PromptBatch, samples:
             seeds=seeds,
         )
         texts = decode_responses(answering.policy, batch)
-        scores = mine.score(texts, batch.group_ids.tolist(), answering.scorer).scores.reshape(len(mine), samples)
-        return {example.uid: own for example, own in zip(mine.examples, scores.tolist(), strict=True)}
+        found = mine.score(texts, batch.group_ids.tolist(), answering.scorer)
+        correctness = found.scores if found.correctness is None else found.correctness
+        columns = [numbers.reshape(len(mine), samples).tolist() for numbers in (found.scores, correctness)]
+        return {example.uid: _Found(*own) for example, *own in zip(mine.examples, *columns, strict=True)}
 
-    return {uid: scores for own in runtime.together(draw) for uid, scores in own.items()}
+    return {uid: found for own in runtime.together(draw) for uid, found in own.items()}
 
 
 def survey_once(
     trainer: Trainer, runtime: Runtime, answering: Answering, *, samples: int, cache: str | None
-) -> Mapping[int, Sequence[float]]:
+) -> Surveyed:
     """Survey the Trainer's training prompts; files without a name go beside the runs."""
     folder = Path(trainer.loggers[0].save_dir or "." if trainer.loggers else trainer.default_root_dir) / "surveys"
     loader: Any = trainer.train_dataloader
@@ -138,7 +152,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _read(cache: Path, header: dict[str, Any]) -> dict[int, list[float]]:
+def _read(cache: Path, header: dict[str, Any]) -> dict[int, _Found]:
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(header) + "\n")
@@ -153,7 +167,7 @@ def _read(cache: Path, header: dict[str, Any]) -> dict[int, list[float]]:
                 f"the cache '{cache}' belongs to another {name} ({found.get(name)}, now {value}); "
                 "delete it, or name another with cache."
             )
-    return {record["uid"]: _scores(record["scores"]) for record in records if record}
+    return {record["uid"]: _found(record["scores"], record.get("correctness")) for record in records if record}
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -163,12 +177,15 @@ def _object(line: str) -> dict[str, Any]:
         return {}
 
 
-def _scores(plain: Sequence[float | None]) -> list[float]:
-    return [float("nan") if score is None else score for score in plain]
+def _found(scores: Sequence[float | None], correctness: Sequence[float | None] | None) -> _Found:
+    """Numbers as they stand in the cache, where a correctness that is the score is left out."""
+    columns = (scores, scores if correctness is None else correctness)
+    return _Found(*([float("nan") if number is None else number for number in column] for column in columns))
 
 
-def _append(cache: Path, found: dict[int, list[float]]) -> None:
+def _append(cache: Path, found: dict[int, _Found]) -> None:
     with cache.open("a") as file:
-        for uid, scores in found.items():
-            plain = [None if score != score else score for score in scores]
-            file.write(json.dumps({"uid": uid, "scores": plain}) + "\n")
+        for uid, columns in found.items():
+            scores, correctness = ([None if one != one else one for one in column] for column in columns)
+            record = {"uid": uid, "scores": scores}
+            file.write(json.dumps(record if scores == correctness else {**record, "correctness": correctness}) + "\n")

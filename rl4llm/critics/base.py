@@ -55,12 +55,27 @@ class Decode(Protocol):
         """One list of pieces of text a response, one piece a column up to its last token; joined, the response."""
 
 
+class Surveyed(dict[int, list[float]]):
+    """The scores of a survey, by the uid of the prompt.
+
+    Args:
+        scores: One score per response.
+        correct: Which responses the task calls correct.
+    """
+
+    def __init__(self, scores: Mapping[int, list[float]], correct: Mapping[int, list[bool]]) -> None:
+        super().__init__(scores)
+        self.correct = dict(correct)
+
+
 @runtime_checkable
 class Survey(Protocol):
     """Scores responses of the policy as it is before training to every training prompt."""
 
     def __call__(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
         """The scores of `samples` responses to each prompt, by its uid; read from the cache as far as it goes.
+
+        A mapping that is `Surveyed` says which of them are correct; in any other, those with a positive score are.
 
         Raises:
             UsageError: If the cache belongs to another policy, data set or sampling, or prompts have no uid.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_group_tensors, check_interval
-from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
+from rl4llm.critics.base import Survey, Surveyed, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.prompts import check_uids, find
 from rl4llm.groups import group_max, group_mean
 from rl4llm.masked import at_least_float32, keep, result_dtype, spread
@@ -92,7 +92,9 @@ class OptimalValueSource(ValueSource):
         scores = torch.tensor([score for uid in uids for score in found[uid]], dtype=torch.float64)
         values = optimal_value(scores, rows, beta=self.beta)
         self._values = torch.zeros(len(uids), dtype=torch.float64).scatter(0, rows, values)
-        self._solved = rows[scores > 0].bincount(minlength=len(uids))
+        correct = [found.correct[uid] for uid in uids] if isinstance(found, Surveyed) else None
+        solved = scores > 0 if correct is None else torch.tensor([one for some in correct for one in some]).bool()
+        self._solved = rows[solved].bincount(minlength=len(uids))
         self._scored = rows[~scores.isnan()].bincount(minlength=len(uids))
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
@@ -144,7 +146,7 @@ class OptimalValue(ValueSpec):
     Args:
         samples: Responses to each training prompt in the survey before training.
         beta: β > 0 of V*: near 0 the best of the samples, infinity their mean.
-        keep: Which prompts are drawn: "all", those "solved" at least once in the survey (a positive score), or those
+        keep: Which prompts are drawn: "all", those "solved" at least once in the survey (a correct response), or those
             where it was "mixed" (not all solved either).
         cache: File that keeps the survey; None: one beside the runs, named after policy, prompts and sampling.
     """

@@ -55,6 +55,7 @@ class AbsoluteDifference(Task):
         think_share: Share of the demonstrations that show steps.
         stop_share: Chance that such a demonstration stops before its next step.
         reward: The verifier.
+        correct_above: What a score must exceed for its response to count as correct.
     """
 
     digits: int = 10
@@ -65,6 +66,7 @@ class AbsoluteDifference(Task):
     think_share: float = 0.35
     stop_share: float = 0.1
     reward: Reward = answer_after_thinking
+    correct_above: float = 0.0
 
     def __post_init__(self) -> None:
         check_at_least("AbsoluteDifference", 3, digits=self.digits)

@@ -8,6 +8,7 @@ from typing import Any
 from rl4llm.checks import UsageError
 from rl4llm.data.reading import check_prompt
 from rl4llm.data.task import Example, Split, Task
+from rl4llm.rewards import WeightedSum
 
 
 def check_reward(task: Task) -> None:
@@ -18,6 +19,12 @@ def check_reward(task: Task) -> None:
     """
     reward: Any = getattr(task, "reward", None)
     what = f"reward of {type(task).__name__}"
+    _check_callable(reward, what)
+    for name, component in reward.components.items() if isinstance(reward, WeightedSum) else ():
+        _check_callable(component, f"component '{name}' of the {what}")
+
+
+def _check_callable(reward: Any, what: str) -> None:
     remedy = "give a function (prompt, response, answer) -> score"
     if reward is None or isinstance(reward, str) or not callable(reward):
         raise UsageError(f"the {what} is {reward!r}; {remedy}.")

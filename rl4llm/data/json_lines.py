@@ -16,12 +16,14 @@ class JsonLines(Task):
 
     Args:
         train: File of training prompts.
-        reward: The verifier: any function `(prompt, response, answer) -> score`, given by its import path.
+        reward: The verifier: the name of a class of `rl4llm.rewards`, or the import path of any function
+            `(prompt, response, answer) -> score`.
         validation: File of held-out prompts.
         test: File of test prompts; the validation file when not given.
         prompt_key: Field that holds the prompt.
         answer_key: Field that holds the answer (None reaches the reward where a line has none).
         demonstration_key: Field that holds a response to imitate, for supervised training.
+        correct_above: What a score must exceed for its response to count as correct.
     """
 
     train: str
@@ -31,6 +33,7 @@ class JsonLines(Task):
     prompt_key: str = "prompt"
     answer_key: str = "answer"
     demonstration_key: str = "response"
+    correct_above: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):

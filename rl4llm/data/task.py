@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rl4llm.rewards import Reward, Scores, score_responses
@@ -41,9 +41,16 @@ class Example:
 
 
 class Task(ABC):
-    """A prompt data set with a verifier. `reward` is a field of every task."""
+    """A prompt data set with a verifier. `reward` is a field of every task.
+
+    Attributes:
+        reward: The verifier.
+        correct_above: What the correctness of a response must exceed for it to count as correct, in accuracies and in
+            the parts that learn from correct responses: its score or, where the reward says so, a component of it.
+    """
 
     reward: Reward
+    correct_above: float = 0.0
 
     @abstractmethod
     def examples(self, split: Split) -> Sequence[Example]:
@@ -100,3 +107,7 @@ class PromptBatch:
         prompts, answers = [example.prompt for example in asked], [example.answer for example in asked]
         score = score_responses if scorer is None else scorer.score
         return score(self.task.reward, prompts, responses, answers)
+
+    def correct(self, found: Scores) -> Bool[Tensor, " batch"]:
+        """Return which responses the task calls correct, given their scores."""
+        return found.correct(above=self.task.correct_above)

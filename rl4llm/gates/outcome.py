@@ -98,14 +98,14 @@ class FinishedResponses(Gate):
 
 @dataclass(frozen=True)
 class CorrectResponses(Gate):
-    """Keeps responses that scored well. See [correct_responses][rl4llm.gates.outcome.correct_responses].
+    """Keeps correct responses. See [correct_responses][rl4llm.gates.outcome.correct_responses].
 
     Args:
-        threshold: What a score must exceed.
+        threshold: What a score must exceed; None: the task says which responses are correct (`batch.solved`).
         in_divisor: Whether the tokens of the others still count in the divisor of the mean.
     """
 
-    threshold: float = 0.0
+    threshold: float | None = None
     in_divisor: bool = False
     paper: ClassVar[str] = "2504.05118"
 
@@ -113,5 +113,7 @@ class CorrectResponses(Gate):
         check_interval("CorrectResponses", threshold=self.threshold)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`correct_responses` of `batch.scores`."""
+        """`correct_responses` of `batch.scores`, or the tokens of the responses that the task calls correct."""
+        if self.threshold is None:
+            return batch.response_mask & batch.solved[:, None]
         return correct_responses(batch.scores, batch.response_mask, threshold=self.threshold)

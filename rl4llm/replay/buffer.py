@@ -12,7 +12,7 @@ from rl4llm.checks import UsageError
 from rl4llm.masked import keep
 from rl4llm.replay.base import Replay, ReplaySpec
 
-_FORGOTTEN = dict.fromkeys(name for name, source in SOURCES.items() if source != "engine")
+_FORGOTTEN = dict.fromkeys(name for name, source in SOURCES.items() if source not in ("engine", "task"))
 
 
 class Unit(NamedTuple):

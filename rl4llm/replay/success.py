@@ -14,7 +14,7 @@ from rl4llm.replay.buffer import BufferSpec, Unit
 
 @dataclass(frozen=True)
 class SuccessReplay(BufferSpec):
-    """Replays single successful responses (score > 0), as many of each prompt (SoLS, arXiv:2509.01720).
+    """Replays single correct responses, as many of each prompt (SoLS, arXiv:2509.01720).
 
     They are drawn in rounds: one of every prompt that has any left, prompts and successes in random order, until the
     share is filled. So a prompt that was solved once comes as often as one that was solved fifty times, while it lasts.
@@ -46,7 +46,7 @@ class SuccessReplay(BufferSpec):
                 "SuccessReplay: a prompt has no identity (a negative uid), and successes are kept by prompt; give the "
                 "prompts uids, or use FIFOReplay."
             )
-        return (batch.scores > 0).nonzero().unbind()
+        return batch.solved.nonzero().unbind()
 
     def order(self, units: Sequence[Unit], generator: Generator) -> list[int]:
         """In rounds over the prompts, at random within each."""

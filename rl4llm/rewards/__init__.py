@@ -1,15 +1,40 @@
 """Rewards: functions that verify a response, what becomes of those that fail to, and charges beside the score."""
 
-from rl4llm.rewards.base import Reward, Scores, score_responses
+from rl4llm.rewards.base import BatchVerifier, Reward, Verifier, score_responses
+from rl4llm.rewards.batched import Batched, batched
+from rl4llm.rewards.exact_match import ExactMatch
 from rl4llm.rewards.length import OverlongPenalty, overlong_penalty
+from rl4llm.rewards.math_verify import MathVerify
+from rl4llm.rewards.numeric_match import NumericMatch
+from rl4llm.rewards.patterns import Format, RegexMatch
+from rl4llm.rewards.reward_model import RewardModel
 from rl4llm.rewards.scorer import Scorer, Scoring
+from rl4llm.rewards.scores import Scores
 from rl4llm.rewards.shaping import RewardShaping
+from rl4llm.rewards.texture import Repetition, ResponseLength
+from rl4llm.rewards.verdicts import Score
+from rl4llm.rewards.weighted_sum import WeightedSum
 
 __all__ = [
-    # Verifiers
+    # What a reward is
     "Reward",
+    "Verifier",
+    "BatchVerifier",
+    "Score",
     "Scores",
     "score_responses",
+    # Verifiers
+    "ExactMatch",
+    "NumericMatch",
+    "MathVerify",
+    "RegexMatch",
+    "Format",
+    "ResponseLength",
+    "Repetition",
+    "RewardModel",
+    "WeightedSum",
+    "Batched",
+    "batched",
     # Running them
     "Scoring",
     "Scorer",

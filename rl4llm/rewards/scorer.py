@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rl4llm.checks import check_at_least, check_interval
-from rl4llm.rewards.base import Reward, Scores, score_here
+from rl4llm.rewards.base import BatchVerifier, Reward, Verifier, score_here
 from rl4llm.rewards.crew import Crew, NoProcessError
-from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, count_problems
+from rl4llm.rewards.scores import Scores, Verdict, scores_of
+from rl4llm.rewards.verdicts import LARGEST_SCORE, call_batch
+from rl4llm.rewards.weighted_sum import Given, WeightedSum
 from rl4llm.rewards.worker import Rules
 
 _MOST_WORKERS = 32  # that are started by default
@@ -63,13 +64,18 @@ class Scoring:
 class Scorer:
     """Scores responses in worker processes, which start with the first batch and are kept for the next.
 
+    Rewards that score many responses at once run in this process.
+
     Args:
         scoring: The limits.
 
+    Attributes:
+        device: The policy's device, on which a reward model runs by default.
+
     Example:
         >>> scorer = Scoring(workers=2).build()
-        >>> scorer.score(lambda prompt, response, answer: response == answer, ["", ""], ["1", "2"], ["1", "1"])
-        Scores(scores=tensor([1., 0.]), problems={})
+        >>> scorer.score(lambda prompt, response, answer: response == answer, ["", ""], ["1", "2"], ["1", "1"]).scores
+        tensor([1., 0.])
         >>> scorer.close()
     """
 
@@ -80,6 +86,7 @@ class Scorer:
         self._details: dict[str, str] = {}
         self._lock = threading.Lock()
         self._warned = self._told = False
+        self.device = "cpu"
 
     def __reduce__(self) -> Any:
         return Scorer, (self.scoring,)
@@ -102,13 +109,19 @@ class Scorer:
         samples = list(zip(prompts, responses, answers, strict=True))
         if not samples:
             return Scores(torch.zeros(0), {})
+        if isinstance(reward, BatchVerifier):
+            return scores_of(self._at_once(reward, samples), responses, self._details)
+        if isinstance(reward, WeightedSum) and reward.at_once:
+            said = {name: self._at_once(part, samples) for name, part in reward.at_once.items()}
+            rows = [{name: verdicts[row] for name, verdicts in said.items()} for row in range(len(samples))]
+            samples = [(p, r, Given(a, row)) for (p, r, a), row in zip(samples, rows, strict=True)]
         with self._lock:
             why, started = self._without_workers(), time.monotonic()
             if why is None:
                 try:
-                    scores, problems = self._score_there(reward, samples)
+                    verdicts = self._score_there(reward, samples)
                     self._tell(len(samples), time.monotonic() - started)
-                    return Scores(scores, count_problems(problems, self._details))
+                    return scores_of(verdicts, responses, self._details)
                 except NoProcessError as error:
                     self._close()
                     why = str(error)
@@ -117,6 +130,9 @@ class Scorer:
                     raise
             self._warn(why)
             return score_here(reward, samples, self.scoring.largest, self._details)
+
+    def _at_once(self, reward: BatchVerifier, samples: Sequence[tuple[Any, str, Any]]) -> list[Verdict]:
+        return call_batch(reward.score_batch, samples, self.device, self.scoring.largest)
 
     def _warn(self, why: str) -> None:
         if why and not self._warned:
@@ -143,7 +159,7 @@ class Scorer:
             return ""
         return None if sys.platform == "linux" else f"they need Linux, and this is {sys.platform}"
 
-    def _score_there(self, reward: Reward, samples: list[Any]) -> tuple[Tensor, list[Problem]]:
+    def _score_there(self, reward: Reward, samples: list[Any]) -> list[Verdict]:
         try:
             pickled = [pickle.dumps(sample, pickle.HIGHEST_PROTOCOL) for sample in samples]
         except Exception:  # what cannot be sent is handed over by the fork itself
@@ -155,6 +171,8 @@ class Scorer:
     def _crew_for(self, reward: Any) -> Crew:
         if self._crew is None or self._crew.run != os.getpid() or not _same(reward, self._reward):
             self._close()
+            if isinstance(reward, Verifier):
+                reward.prepare()
             self._crew, self._reward = Crew(reward, self.scoring.rules()), reward
         return self._crew
 

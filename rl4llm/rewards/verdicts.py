@@ -1,10 +1,13 @@
 """What a call of a reward comes to: a score, or the problem that makes the response unscorable."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rl4llm.checks import UsageError
+
 LARGEST_SCORE = 1e9  # squares of scores, summed over 10^20 responses, still fit into float32
+_MOST_COMPONENTS = 32  # per score
 _MOST_REASONS = 10  # per batch
 _MOST_KINDS = 100  # per run
 _OTHER = "other reasons"
@@ -17,7 +20,24 @@ class Problem(NamedTuple):
     detail: str = ""
 
 
-def call_reward(reward: Any, prompt: Any, response: str, answer: Any, largest: float) -> float | Problem:
+class Score(NamedTuple):
+    """A score with its components, which are logged by name.
+
+    A reward may also return a mapping of names to numbers, which is read as such a score: its value is the entry
+    `score` if there is one, and otherwise the sum of all entries; its correctness is the entry `correct`, if any.
+
+    Args:
+        value: The number that the policy is trained on.
+        components: Numbers to log, by name.
+        correctness: The number that says whether the response is correct; None: the value says so.
+    """
+
+    value: float
+    components: Mapping[str, float] = {}
+    correctness: float | None = None
+
+
+def call_reward(reward: Any, prompt: Any, response: str, answer: Any, largest: float) -> float | Score | Problem:
     """Score one response; whatever the reward raises, apart from KeyboardInterrupt, becomes a problem."""
     process = os.getpid()
     try:
@@ -31,8 +51,64 @@ def call_reward(reward: Any, prompt: Any, response: str, answer: Any, largest: f
             os._exit(0)
 
 
-def read_score(result: Any, largest: float) -> float | Problem:
+def call_batch(
+    score: Callable[..., Any], samples: Sequence[tuple[Any, str, Any]], device: str, largest: float
+) -> list[float | Score | Problem]:
+    """Score many responses at once; what this raises, apart from faults of usage, is a problem of each of them."""
+    try:
+        prompts, responses, answers = map(list, zip(*samples, strict=True))
+        results = list(score(prompts, responses, answers, device))
+        if len(results) != len(samples):
+            raise ValueError(f"{len(results)} results for {len(samples)} responses")
+    except (KeyboardInterrupt, SystemExit, UsageError):
+        raise
+    except BaseException as error:
+        return [describe_error(error)] * len(samples)
+    return [read_score(result, largest) for result in results]
+
+
+def read_score(result: Any, largest: float) -> float | Score | Problem:
     """Read a reward's result as a score."""
+    if isinstance(result, Mapping):
+        result = _score_of(result)
+    if isinstance(result, Problem):
+        return result
+    return _read_named(result, largest) if isinstance(result, Score) else _read_number(result, largest)
+
+
+def _score_of(named: Mapping[Any, Any]) -> Score | Problem:
+    """The score that a mapping stands for; a sum of what are no numbers is left to the reading of each."""
+    components = {name: value for name, value in named.items() if name != "score"}
+    if not named:
+        return Problem("returned an empty mapping")
+    if "score" in named:
+        return Score(named["score"], components, named.get("correct"))
+    try:
+        return Score(sum(map(float, components.values())), components, named.get("correct"))
+    except Exception:  # an object's own conversion may raise anything; the component that does so is named later
+        return Score(0.0, components)
+
+
+def _read_named(score: Score, largest: float) -> Score | Problem:
+    """Read every number of a score."""
+    if not isinstance(score.components, Mapping) or len(score.components) > _MOST_COMPONENTS:
+        return Problem(f"returned a score whose components are no mapping of at most {_MOST_COMPONENTS} names")
+    read: dict[str, float] = {}
+    for name, given in score.components.items():
+        if not isinstance(name, str):
+            return Problem(f"returned a component whose name is a {_name(name)}, not a text")
+        number = _read_number(given, largest)
+        if isinstance(number, Problem):
+            return Problem(f"component '{cut(name, 40)}' {number.kind}", number.detail)
+        read[name] = number
+    value = _read_number(score.value, largest)
+    correctness = value if score.correctness is None else _read_number(score.correctness, largest)
+    if isinstance(value, Problem) or isinstance(correctness, Problem):
+        return value if isinstance(value, Problem) else correctness  # type: ignore[return-value]
+    return Score(value, read, correctness)
+
+
+def _read_number(result: Any, largest: float) -> float | Problem:
     if result is None:
         return Problem("returned None")
     if isinstance(result, str | bytes | bytearray):
@@ -56,29 +132,28 @@ def describe_error(error: BaseException) -> Problem:
         lines = str(error).strip().splitlines()
     except Exception:  # an exception's own text may raise
         lines = []
-    return Problem(f"raised {_name(error)}", _example(repr(_cut(lines[0]))) if lines else "")
+    return Problem(f"raised {_name(error)}", _example(repr(cut(lines[0]))) if lines else "")
 
 
-def count_problems(problems: Iterable[Problem], details: dict[str, str]) -> dict[str, int]:
-    """Count problems by reason; there are few distinct reasons, whatever the messages of the cases are.
+def reasons_of(problems: Iterable[Problem], details: dict[str, str]) -> list[str]:
+    """Return the reason of each problem; there are few distinct reasons, whatever the messages of the cases are.
 
     Args:
         problems: One problem per response that could not be scored, in the order of the responses.
         details: The first details of each kind, which stand for all of its kind; new kinds are added. A caller that
             passes the same dictionary again gets the same reason for the same kind.
-
-    Returns:
-        The number of responses for each reason.
     """
-    counts: dict[str, int] = {}
+    reasons: list[str] = []
+    distinct: set[str] = set()
     for kind, detail in problems:
         if kind not in details and len(details) < _MOST_KINDS:
             details[kind] = detail
         reason = _OTHER if kind not in details else f"{kind}, {details[kind]}" if details[kind] else kind
-        if reason not in counts and len(counts) >= _MOST_REASONS:
+        if reason not in distinct and len(distinct) >= _MOST_REASONS:
             reason = _OTHER
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
+        distinct.add(reason)
+        reasons.append(reason)
+    return reasons
 
 
 def _example(text: str) -> str:
@@ -87,7 +162,7 @@ def _example(text: str) -> str:
 
 def _shown(result: Any) -> str:
     try:
-        return _cut(repr(result)).replace("\n", " ")
+        return cut(repr(result)).replace("\n", " ")
     except Exception:  # an object's own repr may raise anything; that of an int of 10,000 digits does
         return f"a large {_name(result)}" if isinstance(result, int) else f"a {_name(result)}"
 
@@ -96,5 +171,6 @@ def _name(value: Any) -> str:
     return type(value).__name__[:60]
 
 
-def _cut(text: str, most: int = 160) -> str:
+def cut(text: str, most: int = 160) -> str:
+    """Return a text, or its beginning if it is long."""
     return text if len(text) <= most else text[: most - 3] + "..."
