@@ -1,24 +1,43 @@
 """The family of rewards: `(prompt, response, answer) -> score`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, call_reward, count_problems
-
-# Scores one response with a finite number (True and False are 1 and 0). None, NaN, an infinity, anything else or an
-# exception mean "could not be scored": the response is left out of every statistic and counted, never silently 0.
-Reward = Callable[[Any, str, Any], float | None]
+from rl4llm.rewards.scores import Scores, Verdict, scores_of
+from rl4llm.rewards.verdicts import LARGEST_SCORE, call_reward
 
 
-class Scores(NamedTuple):
-    """Scores in float32, NaN where a response could not be scored, and how many were lost for each reason."""
+class Verifier(ABC):
+    """A reward that has settings: a frozen dataclass, called as any reward.
 
-    scores: Float[Tensor, " batch"]
-    problems: dict[str, int]
+    Subclasses are named on the command line by their class (`--data.task.reward=NumericMatch`), and their fields are
+    flags (`--data.task.reward.tolerance=0.01`). A verifier raises where it cannot score a response; the response is
+    then left out of every statistic and counted.
+    """
+
+    @abstractmethod
+    def __call__(self, prompt: Any, response: str, answer: Any) -> Any:
+        """Score one response.
+
+        Args:
+            prompt: The prompt, a text or a list of chat messages.
+            response: The decoded response.
+            answer: What the example holds as its answer.
+
+        Returns:
+            A number, or a [Score][rl4llm.rewards.Score] that names the components of one.
+        """
+
+    def prepare(self) -> None:
+        """Import what is slow to import; called in the process of the run before worker processes are forked."""
+        return
+
+
+# Scores one response with a finite number (True and False are 1 and 0), a `Score`, or a mapping of named components.
+# None, NaN, an infinity, anything else or an exception mean "could not be scored": the response is left out of every
+# statistic and counted, never silently 0.
+Reward = Verifier | Callable[[Any, str, Any], Any]
 
 
 def score_responses(
@@ -45,17 +64,16 @@ def score_responses(
         One score per response, and the number of unscorable responses by reason.
 
     Example:
-        >>> score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], ["1", "2"], "11")
-        Scores(scores=tensor([1., nan]), problems={"raised ZeroDivisionError, for example 'division by zero'": 1})
+        >>> found = score_responses(lambda prompt, response, answer: 1 / int(response == answer), ["", ""], "12", "11")
+        >>> found.scores, found.problems
+        (tensor([1., nan]), {"raised ZeroDivisionError, for example 'division by zero'": 1})
     """
-    return score_here(reward, zip(prompts, responses, answers, strict=True), largest, {})
+    return score_here(reward, list(zip(prompts, responses, answers, strict=True)), largest, {})
 
 
 def score_here(
-    reward: Reward, samples: Iterable[tuple[Any, str, Any]], largest: float, details: dict[str, str]
+    reward: Reward, samples: Sequence[tuple[Any, str, Any]], largest: float, details: dict[str, str]
 ) -> Scores:
     """Score triples in this process; `details` keeps the reasons alike from batch to batch."""
-    results = [call_reward(reward, prompt, response, answer, largest) for prompt, response, answer in samples]
-    problems = [result for result in results if isinstance(result, Problem)]
-    scores = [float("nan") if isinstance(result, Problem) else result for result in results]
-    return Scores(torch.tensor(scores, dtype=torch.float32), count_problems(problems, details))
+    verdicts: Iterable[Verdict] = [call_reward(reward, *sample, largest) for sample in samples]
+    return scores_of(verdicts, [response for _, response, _ in samples], details)

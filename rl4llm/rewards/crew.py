@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from rl4llm.rewards import processes
+from rl4llm.rewards.scores import Verdict
 from rl4llm.rewards.supervisor import supervise
-from rl4llm.rewards.verdicts import Problem
+from rl4llm.rewards.verdicts import Problem, Score
 from rl4llm.rewards.worker import Board, Rules
 
 _PATIENCE_S = 5.0  # for the supervisor to end
@@ -48,24 +49,23 @@ class Crew:
         weakref.finalize(self, self.board.close)
         self._start()
 
-    def score(self, samples: Sequence[bytes]) -> tuple[Tensor, list[Problem]]:
-        """Score pickled triples `(prompt, response, answer)`; NaN and a problem where that fails."""
+    def score(self, samples: Sequence[bytes]) -> list[Verdict]:
+        """Score pickled triples `(prompt, response, answer)`; a problem where that fails."""
         self.board.put(samples)
-        problems: dict[int, Problem] = {}
+        verdicts: dict[int, Problem | Score] = {}
         jobs, deaths = [range(len(samples))], 0
         while jobs:
             job = jobs.pop()
             try:
-                problems |= self._ask(job)
+                verdicts |= self._ask(job)
             except _SupervisorEndedError:
                 deaths += 1
-                jobs += self._divide(job, problems, last=deaths >= _MOST_DEATHS)
+                jobs += self._divide(job, verdicts, last=deaths >= _MOST_DEATHS)
                 self._start()
-        scores = self._scores(len(samples))
-        scores[list(problems)] = float("nan")
-        return scores.float(), [problems[index] for index in sorted(problems)]
+        scores = self._scores(len(samples)).tolist()
+        return [verdicts.get(index, score) for index, score in enumerate(scores)]
 
-    def _ask(self, job: range) -> dict[int, Problem]:
+    def _ask(self, job: range) -> dict[int, Problem | Score]:
         try:
             self._outlet.send(job)
             while not self._outlet.poll(0.5):
@@ -75,13 +75,13 @@ class Crew:
         except (EOFError, ConnectionError):
             raise _SupervisorEndedError from None
 
-    def _divide(self, job: range, problems: dict[int, Problem], last: bool) -> list[range]:
+    def _divide(self, job: range, verdicts: dict[int, Problem | Score], last: bool) -> list[range]:
         """Halves of a job at which the supervisor ended, until the sample is found that ends it."""
         self.stop()
         if len(job) > 1 and not last:
             return [job[len(job) // 2 :], job[: len(job) // 2]]
         unscored = self._scores(job.stop).isnan()
-        problems |= {sample: Problem("ended the processes that supervise it") for sample in job if unscored[sample]}
+        verdicts |= {sample: Problem("ended the processes that supervise it") for sample in job if unscored[sample]}
         return []
 
     def _scores(self, count: int) -> Tensor:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rl4llm.checks import check_at_least, check_interval
-from rl4llm.rewards.base import Reward, Scores, score_here
+from rl4llm.rewards.base import Reward, Verifier, score_here
 from rl4llm.rewards.crew import Crew, NoProcessError
-from rl4llm.rewards.verdicts import LARGEST_SCORE, Problem, count_problems
+from rl4llm.rewards.scores import Scores, Verdict, scores_of
+from rl4llm.rewards.verdicts import LARGEST_SCORE
 from rl4llm.rewards.worker import Rules
 
 _MOST_WORKERS = 32  # that are started by default
@@ -68,8 +68,8 @@ class Scorer:
 
     Example:
         >>> scorer = Scoring(workers=2).build()
-        >>> scorer.score(lambda prompt, response, answer: response == answer, ["", ""], ["1", "2"], ["1", "1"])
-        Scores(scores=tensor([1., 0.]), problems={})
+        >>> scorer.score(lambda prompt, response, answer: response == answer, ["", ""], ["1", "2"], ["1", "1"]).scores
+        tensor([1., 0.])
         >>> scorer.close()
     """
 
@@ -106,9 +106,9 @@ class Scorer:
             why, started = self._without_workers(), time.monotonic()
             if why is None:
                 try:
-                    scores, problems = self._score_there(reward, samples)
+                    verdicts = self._score_there(reward, samples)
                     self._tell(len(samples), time.monotonic() - started)
-                    return Scores(scores, count_problems(problems, self._details))
+                    return scores_of(verdicts, responses, self._details)
                 except NoProcessError as error:
                     self._close()
                     why = str(error)
@@ -143,7 +143,7 @@ class Scorer:
             return ""
         return None if sys.platform == "linux" else f"they need Linux, and this is {sys.platform}"
 
-    def _score_there(self, reward: Reward, samples: list[Any]) -> tuple[Tensor, list[Problem]]:
+    def _score_there(self, reward: Reward, samples: list[Any]) -> list[Verdict]:
         try:
             pickled = [pickle.dumps(sample, pickle.HIGHEST_PROTOCOL) for sample in samples]
         except Exception:  # what cannot be sent is handed over by the fork itself
@@ -155,6 +155,8 @@ class Scorer:
     def _crew_for(self, reward: Any) -> Crew:
         if self._crew is None or self._crew.run != os.getpid() or not _same(reward, self._reward):
             self._close()
+            if isinstance(reward, Verifier):
+                reward.prepare()
             self._crew, self._reward = Crew(reward, self.scoring.rules()), reward
         return self._crew
 

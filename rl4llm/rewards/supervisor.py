@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn
 
 from rl4llm.rewards import processes
-from rl4llm.rewards.verdicts import Problem
+from rl4llm.rewards.verdicts import Problem, Score
 from rl4llm.rewards.worker import Board, Rules, work
 
 _TICK_S = 0.25  # how often memory and the life of the run are looked at
@@ -62,7 +62,7 @@ class Supervisor:
         self.run, self.outlet, self.reward, self.board, self.rules = run, outlet, reward, board, rules
         self.workers: dict[int, _Worker] = {}
         self.waiting: deque[range] = deque()
-        self.problems: dict[int, Problem] = {}
+        self.verdicts: dict[int, Problem | Score] = {}  # of all responses but those with a plain score
         self.strikes = 0
         self.looked = 0.0
         self.pace = _CHUNK_S / 2  # seconds per sample, as measured; at first, two samples are dealt at once
@@ -78,7 +78,7 @@ class Supervisor:
                 self._score(batch)
 
     def _score(self, batch: range) -> None:
-        self.waiting, self.problems = deque([batch]), {}
+        self.waiting, self.verdicts = deque([batch]), {}
         while self.waiting or any(worker.chunk for worker in self.workers.values()):
             self._deal()
             self._listen()
@@ -87,7 +87,7 @@ class Supervisor:
                 return  # the run has ended, or closed its side
         for worker in self.workers.values():  # threads that calls have left take no time from the run meanwhile
             os.kill(worker.process, signal.SIGSTOP)
-        self.outlet.send(self.problems)
+        self.outlet.send(self.verdicts)
 
     def _deal(self) -> None:
         for number in range(self.rules.workers):
@@ -173,7 +173,7 @@ class Supervisor:
                     self.pace = (self.pace + (time.monotonic() - worker.dealt) / len(worker.chunk)) / 2
                     worker.chunk, self.strikes = range(0), 0
                 else:
-                    self.problems.setdefault(message[0], Problem(*message[1:]))
+                    self.verdicts.setdefault(*message)
         except (EOFError, OSError):
             return False
         return True
@@ -220,7 +220,8 @@ class Supervisor:
                 index, cause = left[0], Problem(_BEFORE)
         if left and index >= 0:
             self.strikes = 0
-            self.problems.setdefault(index, cause)
+            if not isinstance(self.verdicts.get(index), Problem):
+                self.verdicts[index] = cause
             self.board.write_score(index, float("nan"))
             left = left[1:]
         if left:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
 from rl4llm.rewards import processes
-from rl4llm.rewards.verdicts import Problem, call_reward, describe_error
+from rl4llm.rewards.verdicts import Problem, Score, call_reward, describe_error
 
 _MOST_THREADS = 8  # a worker in which calls have left more threads than that is replaced
 _SCORE = struct.Struct("d")
@@ -129,10 +129,10 @@ def _score_chunk(number: int, reward: Any, board: Board, inbox: Connection, rule
             result = call_reward(reward, prompt, response, answer, rules.largest)
         except BaseException as error:
             result = describe_error(error)
-        if isinstance(result, Problem):
-            inbox.send((sample, *result))
-        else:
-            board.write_score(sample, result)
+        if not isinstance(result, float):
+            inbox.send((sample, result))
+        if not isinstance(result, Problem):
+            board.write_score(sample, result.value if isinstance(result, Score) else result)
         _tidy_up(rules.keep_children)
         board.enter(number, done + 1, -1)
         if threading.active_count() > _MOST_THREADS:
