@@ -8,7 +8,7 @@ from rl4llm.data.module import PromptData
 from rl4llm.data.parquet import Parquet
 from rl4llm.data.prompt_format import PromptFormat
 from rl4llm.data.prompts import Chat
-from rl4llm.data.reasoning_gym import GymAnswer, ReasoningGym, reasoning_gym_score
+from rl4llm.data.reasoning_gym import GymAnswer, ReasoningGym, ReasoningGymScore
 from rl4llm.data.record_task import RecordTask
 from rl4llm.data.samplers import Filtered, Place, Prioritized, PromptSampler, Shuffled
 from rl4llm.data.stream import HeldOutPrompts, PromptStream
@@ -35,7 +35,7 @@ __all__ = [
     "OlympiadBench",
     "ReasoningGym",
     "GymAnswer",
-    "reasoning_gym_score",
+    "ReasoningGymScore",
     # how a prompt is written
     "PromptFormat",
     "Chat",

@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 from rl4llm.checks import UsageError
 from rl4llm.data.columns import kind
+from rl4llm.rewards.answers import after_hashes, last_boxed
 
 AnswerForm = Literal["whole", "hashes", "boxed", "list"]
-
-_BOXED = re.compile(r"\\f?boxed\s*\{")
 
 
 def read_answer(value: Any, form: AnswerForm, where: str) -> Any:
@@ -44,19 +43,7 @@ def read_answer(value: Any, form: AnswerForm, where: str) -> Any:
 
 
 def _found(text: str, form: AnswerForm) -> str | None:
-    if form == "hashes":
-        _, sign, rest = text.rpartition("####")
-        return re.sub(r"(?<=\d),(?=\d{3})", "", rest.strip()) or None if sign else None
-    starts = list(_BOXED.finditer(text))
-    return _braced(text, starts[-1].end()) if starts else None
-
-
-def _braced(text: str, start: int) -> str | None:
-    r"""The text from `start` to the brace that closes it; `\{` and `\}` are no braces."""
-    depth, place = 1, start
-    while place < len(text):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start:place].strip() or None
-        place += 2 if text[place] == "\\" else 1
-    return None
+    found = last_boxed(text) if form == "boxed" else after_hashes(text)
+    if found is not None and form == "hashes":
+        found = re.sub(r"(?<=\d),(?=\d{3})", "", found)
+    return (found or "").strip() or None

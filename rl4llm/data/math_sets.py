@@ -1,7 +1,7 @@
 """Published sets of mathematical problems: which columns they have and how they write their answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from rl4llm.data.json_records import Record
 from rl4llm.data.record_task import RecordTask, Repeats
 from rl4llm.data.sources import Source, check_files, file_sources
 from rl4llm.data.table_records import dataset_records
-from rl4llm.rewards import Reward
+from rl4llm.rewards import MathVerify, NumericMatch, Reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PublishedSet(RecordTask):
         reward: The verifier.
     """
 
-    reward: Reward
+    reward: Reward = field(default_factory=MathVerify)
     folder: str | None = None
     subset: str | None = None
     train: str | None = None
@@ -86,6 +86,7 @@ class GSM8K(PublishedSet):
     answer column serves as the demonstration.
     """
 
+    reward: Reward = NumericMatch()  # noqa: RUF009
     prompt_key: str = "question"
     answer_form: AnswerForm = "hashes"
     demonstration_key: str = "answer"
@@ -127,6 +128,7 @@ class DAPOMath17k(PublishedSet):
     (BytedTsinghua-SIA/DAPO-Math-17k). That file has each problem about a hundred times; repetitions are left out.
     """
 
+    reward: Reward = NumericMatch()  # noqa: RUF009
     answer_key: str | None = "reward_model.ground_truth"
     repeats: Repeats = "drop"
 
@@ -139,6 +141,7 @@ class AIME(PublishedSet):
     (HuggingFaceH4/aime_2024, Maxwell-Jia/AIME_2024, math-ai/aime25, opencompass/AIME2025).
     """
 
+    reward: Reward = NumericMatch()  # noqa: RUF009
     prompt_key: str = "problem|Problem|question"
     answer_key: str | None = "answer|Answer"
     demonstration_key: str = "solution|Solution"
@@ -153,6 +156,7 @@ class AMC(PublishedSet):
     Columns `problem` or `question` and `answer`, in a split test or train (AI-MO/aimo-validation-amc, math-ai/amc23).
     """
 
+    reward: Reward = NumericMatch()  # noqa: RUF009
     prompt_key: str = "problem|question"
     training_split: ClassVar[str | None] = None
     held_out_split: ClassVar[str | None] = "test|train"

@@ -19,6 +19,7 @@ from rl4llm.data.record_examples import Layout, read_shots, record_example
 from rl4llm.data.splitting import split_of
 from rl4llm.data.task import Example, Split, Task
 from rl4llm.rewards import Reward
+from rl4llm.rewards.base import Verifier
 
 _SHARE = 1 / 8  # of all problems, for validation and for test each
 
@@ -47,19 +48,28 @@ class GymAnswer(str):
         return GymAnswer, (str(self), self.name, self.config, self.entry)
 
 
-def reasoning_gym_score(prompt: Any, response: str, answer: GymAnswer) -> float:
-    """Score a response with the scorer of the problem's own task: 1 if it is right, for some tasks a part of it.
+@dataclass(frozen=True)
+class ReasoningGymScore(Verifier):
+    """The scorer of the problem's own task: 1 if a response is right, and for some tasks a part of it if it is nearly.
 
     What stands between the last `<answer>` and `</answer>` is scored, or the whole response where there are no tags.
-
-    Args:
-        prompt: Not read.
-        response: The decoded response.
-        answer: The answer with its problem, from an example of `ReasoningGym`.
     """
-    tagged = needed("reasoning_gym.utils", "reasoning_gym_score", "reasoning-gym").extract_answer(response)
-    given = response.strip() if tagged is None else tagged
-    return float(_generator(answer.name, answer.config, 0, 1).score_answer(given, answer.entry))
+
+    def prepare(self) -> None:
+        """Import reasoning-gym."""
+        needed("reasoning_gym", "ReasoningGymScore", "reasoning-gym")
+
+    def __call__(self, prompt: Any, response: str, answer: Any) -> float:
+        """Return the score of the package.
+
+        Raises:
+            UsageError: If the answer is none of a `ReasoningGym` problem.
+        """
+        if not isinstance(answer, GymAnswer):
+            raise UsageError("ReasoningGymScore scores problems of ReasoningGym only; set --data.task=ReasoningGym.")
+        tagged = needed("reasoning_gym.utils", "ReasoningGymScore", "reasoning-gym").extract_answer(response)
+        given = response.strip() if tagged is None else tagged
+        return float(_generator(answer.name, answer.config, 0, 1).score_answer(given, answer.entry))
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class ReasoningGym(Task):
     held_out_size: int = 256
     seed: int = 0
     prompt: PromptFormat = PromptFormat()  # noqa: RUF009
-    reward: Reward = reasoning_gym_score
+    reward: Reward = ReasoningGymScore()
 
     def __post_init__(self) -> None:
         check_at_least("ReasoningGym", 1, train_size=self.train_size, held_out_size=self.held_out_size)
@@ -148,7 +158,7 @@ def _problems(
     """The problems of each split, in the order of their seeds, no question twice."""
     wanted: dict[Split, int] = {"train": train_size, "validation": held_out_size, "test": held_out_size}
     found: dict[Split, list[dict[str, Any]]] = {split: [] for split in wanted}
-    attempts = 2 * max(round(train_size / (1 - 2 * _SHARE)), round(held_out_size / _SHARE)) + 100
+    attempts = 3 * max(round(train_size / (1 - 2 * _SHARE)), round(held_out_size / _SHARE)) + 300
     generator, known = _generator(name, config, seed, attempts), set()
     for number in range(attempts):
         entry = _problem(generator, name, number)
