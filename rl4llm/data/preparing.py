@@ -28,6 +28,6 @@ def prepare(choice: Any, command: str) -> None:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--task", type=Task)
-    task = parser.instantiate_classes(Namespace(task=choice)).task
+    task = parser.instantiate(Namespace(task=choice)).task
     check_reward(task)
     task.prepare(_SPLITS[command])

@@ -12,13 +12,7 @@ datasets = pytest.importorskip("datasets")
 OPTIONS = {"reward": one, "prompt_key": "question"}
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True, raising=False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def prompts(path, split="train", **options):
@@ -54,7 +48,7 @@ def test_shares_divide_a_split(tmp_path):
     write_parquet(tmp_path / "set" / "train.parquet", questions(50))
     shares = {"validation_share": 0.3}
     parts = [prompts(tmp_path / "set", split, **shares) for split in ("train", "validation")]
-    assert sorted(sum(parts, [])) == sorted(row["question"] for row in questions(50))
+    assert sorted([*parts[0], *parts[1]]) == sorted(row["question"] for row in questions(50))
 
 
 class Malicious:
@@ -93,12 +87,12 @@ def test_places_that_cannot_be_data_sets_are_refused_at_once(tmp_path):
     with pytest.raises(UsageError, match=r"folder './none' does not exist; pass the folder of a data set"):
         HuggingFaceDataset(path="./none", **OPTIONS)
     file = write_parquet(tmp_path / "a.parquet", questions(1))
-    with pytest.raises(UsageError, match="is a file; use --data.task=Parquet or JsonLines"):
+    with pytest.raises(UsageError, match=r"is a file; use --data.task=Parquet or JsonLines"):
         HuggingFaceDataset(path=file, **OPTIONS)
 
 
 def test_a_name_without_a_network_is_one_line():
     with pytest.raises(
-        UsageError, match="someone/nothing .* cannot be read .*; pass the folder of a data set, or its na"
+        UsageError, match=r"someone/nothing .* cannot be read .*; pass the folder of a data set, or its na"
     ):
         prompts("someone/nothing")
