@@ -20,6 +20,7 @@ from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_process import prepare_process
 from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
+from rl4llm.data.preparing import prepare
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
@@ -134,6 +135,12 @@ class RecipeCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return kwargs if self.resumed is None else {**kwargs, "ckpt_path": str(self.resumed.checkpoint)}
+
+    def before_instantiate_classes(self) -> None:
+        """Read the data first: their faults are found before a model is loaded."""
+        task = self.config[self.subcommand].get("data.task")
+        if task is not None:
+            prepare(task, str(self.subcommand))
 
     @staticmethod
     def _root(config: Any) -> Path:

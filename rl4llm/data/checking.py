@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rl4llm.checks import UsageError
-from rl4llm.data.reading import check_prompt
+from rl4llm.data.prompts import check_prompt
 from rl4llm.data.task import Example, Split, Task
 from rl4llm.rewards import WeightedSum
 

@@ -56,6 +56,9 @@ class Task(ABC):
     def examples(self, split: Split) -> Sequence[Example]:
         """Return the examples of a split, a sequence of known length; the three splits share no prompt."""
 
+    def prepare(self, splits: Sequence[Split]) -> None:  # noqa: B027
+        """Check the data of the splits; it is called before any model is loaded. By default nothing is checked."""
+
     @abstractmethod
     def traits(self, response: str) -> Mapping[str, float]:
         """Return extra metrics to log next to the reward, such as whether the response reasons; may be empty."""

@@ -1,5 +1,6 @@
 """From prompts as text or chats to left-padded token ids."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,18 +12,35 @@ from rl4llm.data.task import Prompt
 from rl4llm.models import Policy
 from rl4llm.models.loading import context_length
 
+_READ_BY_TOKENIZER = ("tools", "documents", "continue_final_message")
+
 
 def encode_prompt(policy: Policy, prompt: Prompt) -> list[int]:
-    """Encode a text as it stands, or a chat through the tokenizer's chat template."""
+    """Encode a text as it stands, or a chat through the tokenizer's chat template with the options of the prompt."""
     ids: Any
     if isinstance(prompt, str):
         return policy.tokenizer(prompt)["input_ids"]
     if policy.tokenizer.chat_template is None:
         raise UsageError(
-            "prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text."
+            "prompt is a chat, but the policy's tokenizer has no chat template; give prompts as plain text, or set "
+            "--data.task.prompt.chat=false."
         )
-    ids = policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    options = getattr(prompt, "options", {})
+    _check_options(options, policy.tokenizer.chat_template)
+    ids = policy.tokenizer.apply_chat_template(
+        list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+    )
     return ids
+
+
+def _check_options(options: Mapping[str, Any], template: Any) -> None:
+    """Raise unless the chat template reads every option: it would pass over one with another name in silence."""
+    unread = [name for name in options if name not in _READ_BY_TOKENIZER and name not in str(template)]
+    if unread:
+        raise UsageError(
+            f"chat_options sets '{unread[0]}', which the policy's chat template does not read; correct the name or "
+            "leave it out."
+        )
 
 
 def encode_prompts(
