@@ -99,6 +99,7 @@ class PolicyGradient(PolicyModule):
         self.warming_up = self.trainer.global_step < self.critic_learning.warmup and not self.warmed_up
         collected = gather(runtime, partial(self._collect, runtime, prompts, meter))
         batch = self.health.scored(collected.batch, collected.problems, prompts.task.reward)
+        self.tables.trained_on(self, batch, prompts)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
         if chosen is None:

@@ -117,11 +117,9 @@ def test_of_a_run_folder_the_newest_good_checkpoint_counts(tmp_path):
     with pytest.warns(UserWarning, match="passed over: .*last.ckpt"):
         assert find_checkpoint(str(folder), tmp_path, "toy").checkpoint.name == "best.ckpt"
     (folder / "checkpoints/best.ckpt").unlink()
-    with (
-        pytest.warns(UserWarning),
-        pytest.raises(UsageError, match="run folder '.*version_0' holds no good checkpoint"),
-    ):
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(UsageError) as refused:
         find_checkpoint(str(folder), tmp_path, "toy")
+    assert str(refused.value).startswith(f"run folder '{folder}' holds no good checkpoint; ")
 
 
 @pytest.mark.parametrize(
