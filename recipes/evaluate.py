@@ -26,6 +26,7 @@ from rl4llm.rollouts import EngineSpec, HuggingFaceRollout
 
 def evaluate(
     model: str | Pretrained,
+    task: Task | None = None,
     tasks: dict[str, Task] | None = None,
     split: HeldOut = "test",
     samples: int = 8,
@@ -46,7 +47,8 @@ def evaluate(
 
     Args:
         model: A checkpoint of a run, a run folder, a model folder, a hub name or an embedded model.
-        tasks: Tasks by name, for example `--tasks.digits=AbsoluteDifference`; null: that of the run.
+        task: Prompts and their verifier; null: those of the run.
+        tasks: Several tasks by name, for example `--tasks.digits=AbsoluteDifference`.
         split: Which prompts.
         samples: n, sampled responses per prompt.
         k: Numbers of responses for pass@k and maj@k, at most n; null: 2, 4, 8, ... and n.
@@ -63,14 +65,15 @@ def evaluate(
         out: Folder of the files; null: the next `runs/evaluate/version_<n>`.
     """
     source = find_source(model)
-    chosen, ks, form = chosen_tasks(source, tasks), chosen_ks(samples, k), chosen_format(generations)
+    chosen, ks, form = chosen_tasks(source, task, tasks), chosen_ks(samples, k), chosen_format(generations)
     limits = {"top_k": top_k, "top_p": top_p, "max_response_tokens": max_response_tokens}
     sampling = chosen_sampling(source, temperature=temperature, **limits)
-    check_tasks(chosen, split)
+    check_tasks(chosen, split, prompts_at_once=prompts_at_once)
+    source.check()
     drawn = {"split": split, "samples": samples, "seed": seed, "sampling": sampling}
     options = {"ks": ks, "engine": engine, "scoring": scoring, "prompts_at_once": prompts_at_once}
-    policy, folder = source.load(), output_folder(out)
-    found = evaluate_policy(policy, chosen, **drawn, **options)
+    folder = output_folder(out)
+    found = evaluate_policy(source.load(), chosen, **drawn, **options)
     about = {"model": source.name, **drawn, "k": ks, "sampling": asdict(sampling)}
     publish(folder, found, about, form=form, shown=shown)
 

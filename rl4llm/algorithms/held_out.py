@@ -1,7 +1,7 @@
 """Responses to held-out prompts and what is measured on them: the one code behind `validate`, `test` and `evaluate`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -173,10 +173,10 @@ def measures(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Measu
     found = _of_responses(samples, n)
     for k in ks:
         scored = [[sample for sample in group if sample.scored] for group in groups]
-        enough = torch.tensor([float(len(group) >= k) for group in scored])
-        found[f"pass_at_{k}"] = Measure(torch.tensor([_pass(group, k) for group in scored]), enough)
+        enough = _doubles(len(group) >= k for group in scored)
+        found[f"pass_at_{k}"] = Measure(_doubles(_pass(group, k) for group in scored), enough)
         if k > 1 and any(sample.extracted is not None for sample in samples):
-            found[f"maj_at_{k}"] = Measure(torch.tensor([_majority(group, k) for group in scored]), enough)
+            found[f"maj_at_{k}"] = Measure(_doubles(_majority(group, k) for group in scored), enough)
     return {name: measure for name, measure in found.items() if measure.counts.sum()}
 
 
@@ -198,6 +198,10 @@ def _of_responses(samples: Sequence[Sample], n: int) -> dict[str, Measure]:
     }
     traits = by_name([dict(sample.traits) for sample in samples])
     return found | {name: mean(values, ~values.isnan()) for name, values in traits.items()}
+
+
+def _doubles(numbers: Iterable[float]) -> Tensor:
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
 
 
 def _pass(scored: Sequence[Sample], k: int) -> float:

@@ -45,23 +45,28 @@ def run_tool(tool: Callable[..., None], args: list[str] | None = None) -> None:
         sys.exit(known[1])
 
 
-def chosen_tasks(source: Source, tasks: Mapping[str, Task] | None) -> dict[str, Task]:
+def chosen_tasks(source: Source, task: Task | None, tasks: Mapping[str, Task] | None) -> dict[str, Task]:
     """Return the tasks that were given; without any that of the run, or the embedded one for an embedded model.
 
+    Args:
+        source: What is evaluated.
+        task: One task, which is named by its class.
+        tasks: Several tasks by name.
+
     Raises:
-        UsageError: If there is none to fall back on, or a name is taken.
+        UsageError: If both are given, there is none to fall back on, or a name is taken.
     """
+    if tasks is not None and task is not None:
+        raise UsageError("evaluate: both --task and --tasks are given; name all tasks in --tasks.")
     if tasks is not None:
         if AVERAGE in tasks:
             raise UsageError(f"evaluate: a task is named '{AVERAGE}', which is the name of a row; choose another.")
         return dict(tasks)
-    own = source.choice(Task, "data", "task")  # type: ignore[type-abstract]
-    if own is None and source.embedded:
-        own = AbsoluteDifference()
+    own = task or source.choice(Task, "data", "task") or (AbsoluteDifference() if source.embedded else None)
     if own is None:
         raise UsageError(
-            "evaluate: this model comes with no task; name one or more, for example --tasks.mine=JsonLines "
-            "--tasks.mine.init_args.train=train.jsonl --tasks.mine.init_args.reward=my_rewards.exact_answer."
+            "evaluate: this model comes with no task; give one, for example --task=JsonLines --task.train=train.jsonl "
+            "--task.test=test.jsonl --task.reward=my_rewards.exact_answer."
         )
     return {type(own).__name__: own}
 

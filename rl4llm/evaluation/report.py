@@ -119,4 +119,6 @@ def as_json(found: Numbers, about: Mapping[str, Any]) -> str:
 
     tasks = {task: {name: plain(number) for name, number in own.items()} for task, own in found.items()}
     average = tasks.pop(AVERAGE, None)
-    return json.dumps({**about, "tasks": tasks, "average": average}, indent=2, allow_nan=False) + "\n"
+    return (
+        json.dumps({**about, "confidence": 0.95, "tasks": tasks, "average": average}, indent=2, allow_nan=False) + "\n"
+    )

@@ -34,15 +34,21 @@ class Evaluated:
     measures: Mapping[str, Measure]
 
 
-def check_tasks(tasks: Mapping[str, Task], split: HeldOut) -> None:
+def check_tasks(tasks: Mapping[str, Task], split: HeldOut, *, prompts_at_once: int) -> None:
     """Raise, before a model is loaded, unless every task has a reward that can be called and examples of the split.
+
+    Args:
+        tasks: Tasks by name.
+        split: Which of their prompts.
+        prompts_at_once: Prompts answered together.
 
     Raises:
         UsageError: Naming the task.
     """
+    check_at_least("evaluate", 1, prompts_at_once=prompts_at_once)
     check_choice("evaluate", ("validation", "test"), split=split)
     if not tasks:
-        raise UsageError("evaluate: tasks is empty; name at least one, for example --tasks.digits=AbsoluteDifference.")
+        raise UsageError("evaluate: tasks is empty; name at least one, or give --task.")
     for name, task in tasks.items():
         check_reward(task)
         if not len(checked_examples(task, split)):
@@ -102,7 +108,7 @@ def evaluate_policy(
         What each task gave. The mean over the samples, which `validate` logs as `sampled_accuracy`, is called
         `mean_at_<samples>`.
     """
-    check_tasks(tasks, split)
+    check_tasks(tasks, split, prompts_at_once=prompts_at_once)
     numbers = chosen_ks(samples, ks)
     evaluation = Evaluation(samples, sampling.temperature, sampling.top_k, sampling.top_p, seed=seed, samples_shown=0)
     module = PolicyModule(policy, engine, scoring, sampling, evaluation)

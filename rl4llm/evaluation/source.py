@@ -1,9 +1,10 @@
 """What `evaluate` is given: a model by name or folder, a run folder, or a checkpoint of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -12,11 +13,11 @@ from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
 from rl4llm.models import ModelSource, Policy, Pretrained, TinyQwen3, check_model
+from rl4llm.models.names import resolve_model
 from rl4llm.rollouts import Sampling
-from rl4llm.runs.checkpoint_files import CheckpointFiles, check_place
+from rl4llm.runs.checkpoint_files import ELSEWHERE, CheckpointFiles, check_place
 from rl4llm.runs.resume import is_run_folder, newest_in, run_folder
 
-T = TypeVar("T")
 _PREFIX = "policy.model."
 
 
@@ -34,11 +35,11 @@ class Source:
     checkpoint: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def choice(self, kind: type[T], *keys: str) -> T | None:
+    def choice(self, kind: Any, *keys: str) -> Any:
         """Return a part that the run's configuration names, such as its task; None where it names none.
 
         Args:
-            kind: What the part must be.
+            kind: The type that the part must have.
             keys: Where it stands, for example `("data", "task")`.
 
         Raises:
@@ -67,17 +68,18 @@ class Source:
         evaluation = self.choice(Evaluation, "model", "evaluation")
         return training if training is None or evaluation is None else evaluation.sampling(training)
 
+    def check(self) -> None:
+        """Raise, before weights are read, if the model cannot be loaded."""
+        if not isinstance(self.model, TinyQwen3):
+            check_model(self.model)
+
     def load(self) -> Policy:
         """Load the policy.
 
         Raises:
             UsageError: If the model cannot be loaded, or the checkpoint does not fit it.
         """
-        if isinstance(self.model, TinyQwen3):
-            policy = Policy(*self.model.build())
-        else:
-            check_model(self.model)
-            policy = Policy.load(self.model)
+        policy = Policy(*self.model.build()) if isinstance(self.model, TinyQwen3) else Policy.load(self.model)
         if self.checkpoint is not None:
             _take_weights(policy, self.checkpoint)
         return policy
@@ -95,12 +97,15 @@ def find_source(given: str | Pretrained) -> Source:
     """
     path = Path(given) if isinstance(given, str) else None
     if path is None or not (is_run_folder(path) or path.is_file() or path.suffix == ".ckpt"):
+        if isinstance(given, str):
+            resolve_model(given)  # a folder that does not exist is found before anything else is read
         saved = path is not None and path.is_dir() and is_run_folder(path.absolute().parent)
         return Source(given, None, _config(path.absolute().parent) if path is not None and saved else {})
     if is_run_folder(path) and not any(path.glob("checkpoints/*.ckpt")) and (path / "policy").is_dir():
         return Source(str(path / "policy"), None, _config(path))
-    checkpoint = newest_in(path) if is_run_folder(path) else path
-    check_place(checkpoint)
+    with _named_by_model():
+        checkpoint = newest_in(path) if is_run_folder(path) else path
+        check_place(checkpoint)
     folder = run_folder(checkpoint)
     config = {} if folder is None else _config(folder)
     if not config:
@@ -109,10 +114,20 @@ def find_source(given: str | Pretrained) -> Source:
             "give a checkpoint in its run folder, or the folder of a saved model."
         )
     found = Source("", checkpoint, config)
-    model = found.choice(str | Pretrained | TinyQwen3, "model", "policy")  # type: ignore[arg-type]
+    model = found.choice(str | Pretrained | TinyQwen3, "model", "policy")
     if model is None:
         raise UsageError(f"'{folder}/config.yaml' names no model.policy; give a run folder of a recipe.")
     return Source(model, checkpoint, config)
+
+
+@contextmanager
+def _named_by_model() -> Iterator[None]:
+    """Let messages about checkpoints name the flag that they are given by here."""
+    try:
+        yield
+    except UsageError as error:
+        advice = "give --model another file, or a run folder for its newest good checkpoint"
+        raise UsageError(str(error).replace(ELSEWHERE, advice)) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -127,21 +142,21 @@ def _config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _built(kind: type[T], value: Any, name: str) -> T:
+def _built(kind: Any, value: Any, name: str) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     try:
-        found: T = parser.instantiate(parser.parse_object({"value": value})).value
+        return parser.instantiate(parser.parse_object({"value": value})).value
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"config.yaml of the run: {name}: {one_line(str(error), [])}") from error
-    return found
 
 
 def _take_weights(policy: Policy, checkpoint: Path) -> None:
     """Load the policy's weights of a checkpoint; weights that are never trained may be absent from it."""
-    state = CheckpointFiles().load_checkpoint(checkpoint, mmap=True)["state_dict"]
+    with _named_by_model():
+        state = CheckpointFiles().load_checkpoint(checkpoint, mmap=True)["state_dict"]
     own = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     trained = {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
     try:

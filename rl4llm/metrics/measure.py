@@ -39,7 +39,7 @@ class Measure:
     @property
     def mean(self) -> float:
         """Return the mean; NaN if nothing is counted."""
-        return float(self.totals.sum() / self.counts.sum())
+        return float(self.totals.double().sum() / self.counts.double().sum())
 
 
 def bootstrap_means(
@@ -99,7 +99,7 @@ def percentile_interval(means: Float[Tensor, "resample ..."], *, confidence: flo
         UsageError: If `confidence` is not inside (0, 1).
 
     Example:
-        >>> percentile_interval(torch.arange(101.0, dtype=torch.float64), confidence=0.9)
+        >>> percentile_interval(torch.arange(101.0, dtype=torch.float64), confidence=0.9).round()
         tensor([ 5., 95.], dtype=torch.float64)
 
     References:
