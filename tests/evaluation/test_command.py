@@ -133,6 +133,7 @@ def test_ks_are_powers_of_two_and_all_samples(samples, expected):
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
+UNTRUE = "--task.reward=tests.evaluation.test_command.untrue"
 REWARD = "--task.reward=tests.algorithms.helpers.even_length"
 
 
@@ -156,9 +157,16 @@ def untrue(prompt, response):
         ([*FEW, "--split=train"], "split"),
         (["--model=rl4llm/digits", "--tasks.a=Nope"], "'Nope' is no known class"),
         (["--model=rl4llm/digits", "--tasks={}"], "evaluate: tasks is empty"),
-        ([*FEW, "--tasks.easy.reward=tests.evaluation.test_command.untrue"], "does not take 3 arguments"),
         (
-            [*FEW, "--tasks.no=JsonLines", "--tasks.no.train=no.jsonl"],
+            [
+                "--model=rl4llm/digits",
+                "--task=AbsoluteDifference",
+                "--task.reward=tests.evaluation.test_command.untrue",
+            ],
+            "does not take 3 arguments",
+        ),
+        (
+            ["--model=rl4llm/digits", "--task=JsonLines", "--task.train=no.jsonl", REWARD],
             "JsonLines: train file 'no.jsonl' does not exist",
         ),
         ([*FEW, "--task=AbsoluteDifference"], "evaluate: both --task and --tasks are given"),
