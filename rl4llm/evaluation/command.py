@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from rl4llm.algorithms.sample_tables import choose
 from rl4llm.algorithms.sample_text import as_text as samples_text
 from rl4llm.checks import UsageError
-from rl4llm.cli_errors import import_fault
+from rl4llm.cli_errors import PARSER_SAYS, import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_process import prepare_process
 from rl4llm.data import AbsoluteDifference, Task
@@ -38,7 +38,8 @@ def run_tool(tool: Callable[..., None], args: list[str] | None = None) -> None:
         auto_cli(tool, args=args, as_positional=False, parser_class=RecipeParser)
     except Exception as error:
         fault = import_fault(error)
-        known = (f"error: {fault}", 2) if fault else explain(error)
+        said = fault or (one_line(str(error), []) if PARSER_SAYS in str(error) else None)
+        known = (f"error: {said}", 2) if said else explain(error)
         if known is None:
             raise
         print(known[0], file=sys.stderr)

@@ -39,10 +39,8 @@ def place(tmp_path_factory):
         cli(RECIPES["asyppo"], "fit", *SHORT, "--model.scoring.workers=0")
         for version in (1, 2):
             shutil.copytree("runs/asyppo/version_0", f"runs/asyppo/version_{version}")
-    for split in ("train", "test"):
-        lines = [
-            f'{{"prompt": "{start}000000012=", "answer": "1"}}\n' for start in range(len(split) - 4, len(split) - 2)
-        ]
+    for split, starts in {"train": (1, 2), "test": (3, 4)}.items():
+        lines = [f'{{"prompt": "{start}000000012=", "answer": "1"}}\n' for start in starts]
         (root / f"{split}.jsonl").write_text("".join(lines))
     (root / "my_rewards.py").write_text(REWARD)
     return root
