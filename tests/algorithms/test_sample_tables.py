@@ -171,6 +171,7 @@ def test_samples_are_on_the_console_in_the_loggers_and_in_the_run_folder(tiny_po
     assert (best["kind"], worst["kind"], random["kind"]) == ("best", "worst", "random")
     assert best["score"] == even_length("", best["response"], "") >= worst["score"]
     assert best["prompt"] in printed
+    assert {row["sample"] for row in (best, worst, random)} <= set(range(4))  # four responses per prompt
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
