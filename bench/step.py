@@ -26,7 +26,7 @@ from stepping import Seconds, Stepper
 from trainers import Contestant, Work, rl4llm_trainer, trl_trainer
 
 from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.evaluation import answer_held_out
+from rl4llm.algorithms.held_out import answer_held_out
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.data import AbsoluteDifference
 from rl4llm.data.task import PromptBatch

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
-from rl4llm.cli_errors import import_fault, one_line
+from rl4llm.cli_errors import PARSER_SAYS, import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_process import prepare_process
 from rl4llm.cli_strategy import check_precision, resolve_strategy
@@ -32,7 +32,6 @@ from rl4llm.runs.resume import Resumed, find_checkpoint
 from rl4llm.runs.stopping import RunStopped, Signals, Stopping
 from rl4llm.runs.summary import Summary
 
-_PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
 
@@ -248,7 +247,7 @@ class RecipeCLI(LightningCLI):
         known = explain(error, self.voice.hint(), alone=self.voice.place is None)
         if known is None and fault is not None:
             known = f"error: {fault}", 2
-        if known is None and _PARSER_SAYS in str(error):
+        if known is None and PARSER_SAYS in str(error):
             known = f"error: {one_line(str(error), [])}", 2
         message, status = known or (f"{type(error).__name__}: {error}", 1)
         speaks = self.voice.claim(message, status, after=getattr(error, "patience", 0.0))

@@ -8,6 +8,7 @@ import warnings
 from abc import ABC
 from pathlib import Path
 
+PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
 _OURS = re.compile(r"^[A-Z]\w+: \S.*\.$")
 _CLASS = re.compile(r"Expected a dot import path string: (\S+)")

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 SOURCES = sorted((ROOT / "rl4llm").rglob("*.py"))
-TOOLS = {"compare", "report"}  # beside the recipes, run like them
+TOOLS = {"compare", "evaluate", "report"}  # beside the recipes, run like them
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in TOOLS)
 PACKAGES = (
     "advantages",
@@ -28,6 +28,7 @@ PACKAGES = (
     "models",
     "algorithms",
     "metrics",
+    "evaluation",
     "runs",
 )
 PUBLIC = [(package, name) for package in PACKAGES for name in importlib.import_module(f"rl4llm.{package}").__all__]

@@ -8,12 +8,14 @@ from rl4llm.algorithms.critic_evaluation import CriticEvaluator
 from rl4llm.algorithms.deal import deal, map_dealt
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.gather import gather
+from rl4llm.algorithms.held_out import Sample, answer_held_out, measures
 from rl4llm.algorithms.improve import Learner, improve
 from rl4llm.algorithms.judge import judge
 from rl4llm.algorithms.learn import learn
 from rl4llm.algorithms.microbatches import Averaging, accumulate_gradients, cut_by_tokens
 from rl4llm.algorithms.policy_gradient import PolicyGradient
 from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.sample_tables import SampleTables
 from rl4llm.algorithms.supervised import Supervised
 from rl4llm.algorithms.truncation import Truncation
 from rl4llm.algorithms.updates import Updates
@@ -34,6 +36,10 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "CriticEvaluator",
+    "SampleTables",
+    "Sample",
+    "answer_held_out",
+    "measures",
     "Guards",
     "Truncation",
     "Updates",

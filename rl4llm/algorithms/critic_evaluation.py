@@ -9,7 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rl4llm.algorithms.completions import complete
-from rl4llm.algorithms.evaluation import Evaluation, answer_held_out
+from rl4llm.algorithms.evaluation import Evaluation
+from rl4llm.algorithms.held_out import answer_held_out
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
 from rl4llm.critics import ValueSource, calibration_error, critic_std, explained_variance, rank_correlation

@@ -1,21 +1,16 @@
-"""Held-out accuracy: greedy, mean@k and pass@k, as a callback for any module that holds a policy."""
+"""Held-out accuracy: greedy, mean@k, pass@k and maj@k, as a callback for any module that holds a policy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from rl4llm.algorithms.answering import Answering
-from rl4llm.algorithms.collect import by_name, seen_traits, warn_of_lost
-from rl4llm.algorithms.runtime import Runtime
-from rl4llm.batch import RolloutBatch
+from rl4llm.algorithms.held_out import Sample, answer_held_out, measures
 from rl4llm.checks import check_at_least, check_interval
 from rl4llm.data.task import PromptBatch
-from rl4llm.masked import masked_mean
-from rl4llm.metrics import PassAtK
-from rl4llm.rollouts import Sampling, decode_responses, draw_rollouts
+from rl4llm.metrics import Measure
+from rl4llm.rollouts import Sampling
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,8 @@ class Evaluation:
         completions: Completions of the beginning of one response to each prompt; their mean score is the truth that the
             critics' values are compared with ([CriticEvaluator][rl4llm.algorithms.critic_evaluation.CriticEvaluator]).
             0: critics are not compared.
+        samples_shown: Responses shown at every evaluation: the best, the worst, a random one, and so on; 0: none.
+        training_samples_every: Rollout batches after which as many training responses are shown; None: never.
     """
 
     samples: int = 4
@@ -41,10 +38,13 @@ class Evaluation:
     max_response_tokens: int | None = None
     seed: int = 0
     completions: int = 0
+    samples_shown: int = 3
+    training_samples_every: int | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("Evaluation", 0, completions=self.completions)
+        check_at_least("Evaluation", 0, completions=self.completions, samples_shown=self.samples_shown)
         check_at_least("Evaluation", 1, samples=self.samples, max_response_tokens=self.max_response_tokens)
+        check_at_least("Evaluation", 1, training_samples_every=self.training_samples_every)
         check_interval("Evaluation", 0.0, float("inf"), "()", temperature=self.temperature)
 
     def sampling(self, training: Sampling) -> Sampling:
@@ -63,18 +63,21 @@ class Evaluator(Callback):
     Args:
         evaluation: How responses are drawn.
         training: How training draws them.
+
+    Attributes:
+        samples: The sampled responses of the latest evaluation.
     """
 
     def __init__(self, evaluation: Evaluation, training: Sampling) -> None:
         self.evaluation, self.sampled = evaluation, evaluation.sampling(training)
         self.greedy = Sampling(temperature=0.0, max_response_tokens=self.sampled.max_response_tokens)
-        self.pass_at_k = PassAtK(evaluation.samples, sync_on_compute=False)
+        self.samples: list[Sample] = []
+        self.greedy_samples: list[Sample] = []
         self.answered = 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an evaluation."""
-        self.pass_at_k.reset()
-        self.answered = 0
+        self.samples, self.greedy_samples, self.answered = [], [], 0
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an evaluation."""
@@ -83,84 +86,44 @@ class Evaluator(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *place: int
     ) -> None:
-        """Evaluate the policy on one batch of held-out prompts and log the metrics."""
-        self._evaluate(pl_module, batch, "val")
+        """Let the policy answer one batch of held-out prompts."""
+        self._answer(pl_module, batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *place: int
     ) -> None:
-        """Evaluate the policy on one batch of test prompts and log the metrics."""
-        self._evaluate(pl_module, batch, "test")
+        """Let the policy answer one batch of test prompts."""
+        self._answer(pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log pass@k over all prompts of the evaluation."""
-        pl_module.log(f"val/pass_at_{self.evaluation.samples}", self.pass_at_k.compute())
+        """Log what is measured over all prompts of the evaluation."""
+        self._log(pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log pass@k over all prompts of the evaluation."""
-        pl_module.log(f"test/pass_at_{self.evaluation.samples}", self.pass_at_k.compute())
+        """Log what is measured over all prompts of the evaluation."""
+        self._log(pl_module, "test")
 
-    def _evaluate(self, module: Any, prompts: PromptBatch, stage: str) -> None:
-        answering, runtime = module.answering(), module.runtime()
+    def _answer(self, module: Any, prompts: PromptBatch) -> None:
+        answering, runtime, n = module.answering(), module.runtime(), self.evaluation.samples
         with answering.drawing(runtime, module.policy_version):
             place = {"seed": self.evaluation.seed, "first": self.answered}
-            greedy, _ = answer_held_out(runtime, answering, prompts, 1, self.greedy, **place)
-            n = self.evaluation.samples
-            sampled, traits = answer_held_out(runtime, answering, prompts, n, self.sampled, **place)
+            self.greedy_samples += answer_held_out(runtime, answering, prompts, 1, self.greedy, **place).samples
+            self.samples += answer_held_out(runtime, answering, prompts, n, self.sampled, **place).samples
         self.answered += len(prompts)
-        correct, scored = greedy.solved, ~greedy.scores.isnan()
-        _log(module, f"{stage}/greedy_accuracy", correct.float(), scored)
-        correct, scored = sampled.solved, ~sampled.scores.isnan()
-        everything = torch.ones_like(scored)
-        _log(module, f"{stage}/sampled_accuracy", correct.float(), scored, shown=True)
-        _log(module, f"{stage}/reward", sampled.scores, scored)
-        _log(module, f"{stage}/unscorable_share", (~scored).float(), everything)
-        _log(module, f"{stage}/response_length", sampled.lengths.float(), everything)
-        _log(module, f"{stage}/truncated_share", sampled.truncated.float(), everything)
-        for name, values in traits.items():
-            _log(module, f"{stage}/{name}", values, ~values.isnan())
-        shape = (len(prompts), self.evaluation.samples)
-        self.pass_at_k.update((correct & scored).reshape(shape).sum(-1), scored.reshape(shape).sum(-1))
+
+    def _log(self, module: LightningModule, stage: str) -> None:
+        """Log the same numbers on every rank."""
+        for name, measure in all_measures(self.greedy_samples, self.samples, ks=[self.evaluation.samples]).items():
+            module.log(f"{stage}/{name}", measure.mean, prog_bar=name == "sampled_accuracy")
 
 
-@torch.no_grad()
-def answer_held_out(
-    runtime: Runtime, answering: Answering, prompts: PromptBatch, n: int, sampling: Sampling, *, seed: int, first: int
-) -> tuple[RolloutBatch, dict[str, Tensor]]:
-    """Return n responses to each held-out prompt, of all ranks, with their scores and traits, in the prompts' order.
+def all_measures(greedy: Sequence[Sample], sampled: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Measure]:
+    """Return `greedy_accuracy`, measured on one greedy response per prompt, and all that sampled responses give.
 
     Args:
-        runtime: Ranks; each answers a share.
-        answering: The policy, whose weights are whole on this rank, and what draws and scores its responses.
-        prompts: A batch of held-out prompts.
-        n: Responses per prompt.
-        sampling: How they are drawn.
-        seed: Of the evaluation.
-        first: Place of the batch's first prompt among all; a response's random numbers follow from seed and place.
+        greedy: One response per prompt.
+        sampled: n responses to each of the same prompts, those of one prompt together.
+        ks: Numbers of responses for pass@k and maj@k, none above n.
     """
-    places = runtime.share(len(prompts))
-    mine = prompts.part(places)
-
-    def answer() -> tuple[RolloutBatch, list[dict[str, float]]]:
-        seeds = Runtime(seed).seeds("evaluation", range(first + places.start, first + places.stop))
-        batch = draw_rollouts(
-            answering.engine, answering.policy, mine, responses_per_prompt=n, sampling=sampling, seeds=seeds
-        )
-        texts = decode_responses(answering.policy, batch)
-        found = mine.score(texts, batch.group_ids.tolist(), answering.scorer)
-        scored = batch.to("cpu").replace(scores=found.scores.cpu(), correct=mine.correct(found).cpu())
-        warn_of_lost(prompts.task, found)
-        return scored, seen_traits(mine, texts, found)
-
-    pieces = runtime.together(answer)
-    filled = [batch for batch, _ in pieces if len(batch)] or [pieces[0][0]]
-    seen = [traits for _, own in pieces for traits in own]
-    return RolloutBatch.cat(filled), by_name(seen)
-
-
-def _log(module: LightningModule, name: str, values: Tensor, counted: Tensor, *, shown: bool = False) -> None:
-    """Log a mean over counted responses, weighted so that it stays one over batches; all ranks log the same."""
-    weight = int(counted.sum())
-    if weight:
-        mean = masked_mean(values, counted)
-        module.log(name, mean, on_epoch=True, on_step=False, batch_size=weight, prog_bar=shown)
+    accuracy = measures(greedy, ks=()).get("sampled_accuracy")
+    return ({} if accuracy is None else {"greedy_accuracy": accuracy}) | measures(sampled, ks=ks)

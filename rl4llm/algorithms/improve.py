@@ -139,3 +139,8 @@ def _clip(learner: Learner) -> float:
         return 0.0
     norm: Any = nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def nth(things: Any, index: int) -> Any:
+    """Return one optimizer or schedule of a module: Lightning gives one alone, and several as a list."""
+    return things[index] if isinstance(things, list) else things

@@ -21,7 +21,7 @@ from rl4llm.algorithms.duals import dual_hooks
 from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.gather import gather
 from rl4llm.algorithms.health import Health
-from rl4llm.algorithms.improve import Learner, improve
+from rl4llm.algorithms.improve import Learner, improve, nth
 from rl4llm.algorithms.judge import Passes, judge, with_moving_gates
 from rl4llm.algorithms.learn import learn, value_context
 from rl4llm.algorithms.losses import policy_losses
@@ -101,6 +101,7 @@ class PolicyGradient(PolicyModule):
         self.warming_up = self.trainer.global_step < self.critic_learning.warmup and not self.warmed_up
         collected = gather(runtime, partial(self._collect, runtime, prompts, meter))
         batch = self.health.scored(collected.batch, collected.problems, prompts.task.reward, collected.lost)
+        self.tables.trained_on(self, batch, prompts)
         meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
         chosen = self._select(runtime, batch, prompts)
         if chosen is None:
@@ -203,7 +204,7 @@ class PolicyGradient(PolicyModule):
     def learner(self, name: str) -> Learner:
         """Return how the model of this name steps: "policy", or a learner of the value source."""
         index = self._learner_names().index(name)
-        optimizer, schedule = _nth(self.optimizers(), index), _nth(self.lr_schedulers(), index)
+        optimizer, schedule = nth(self.optimizers(), index), nth(self.lr_schedulers(), index)
         if name == "policy":
             averaging = self.composition.loss.averaging()
             return Learner(name, self.policy, optimizer, schedule, self.learning.updates, averaging)
@@ -294,8 +295,3 @@ class PolicyGradient(PolicyModule):
         for name, value in checkpoint["loop"]["counters"].items():
             setattr(self, name, value)
         self.health.load_state_dict(checkpoint["loop"]["health"])
-
-
-def _nth(things: Any, index: int) -> Any:
-    """Lightning gives one optimizer or schedule alone and several as a list."""
-    return things[index] if isinstance(things, list) else things

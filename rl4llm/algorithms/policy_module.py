@@ -13,6 +13,7 @@ from rl4llm.algorithms.answering import Answering
 from rl4llm.algorithms.building import shard_models
 from rl4llm.algorithms.evaluation import Evaluation, Evaluator
 from rl4llm.algorithms.runtime import Runtime
+from rl4llm.algorithms.sample_tables import SampleTables
 from rl4llm.algorithms.slow_bfloat16 import warn_of_slow_bfloat16
 from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.checks import UsageError
@@ -52,7 +53,9 @@ class PolicyModule(LightningModule):
         self.reference: Policy | None = None
         self.engine_spec, self.sampling = engine, sampling
         self.engine, self.scorer, self.ended = engine.build(policy), scoring.build(), False
-        self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
+        self.evaluator = Evaluator(evaluation, sampling)
+        self.tables = SampleTables(self.evaluator)
+        self.callbacks = [self.evaluator, self.tables, *callbacks]
         self.seed: int | None = None
         self.base: str | None = None  # digest of the frozen weights under adapters
         self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step

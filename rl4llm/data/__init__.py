@@ -1,6 +1,7 @@
 """Tasks (prompts with a verifier), the loaders that yield their prompts, and which of them come next."""
 
 from rl4llm.data.absolute_difference import AbsoluteDifference, answer_after_thinking
+from rl4llm.data.extraction import ExtractsAnswers, extracted_answer, last_answer
 from rl4llm.data.hugging_face import HuggingFaceDataset
 from rl4llm.data.json_lines import JsonLines
 from rl4llm.data.math_sets import AIME, AMC, GSM8K, MATH500, DAPOMath17k, DeepMath103K, OlympiadBench, PublishedSet
@@ -39,6 +40,10 @@ __all__ = [
     # how a prompt is written
     "PromptFormat",
     "Chat",
+    # the answer that a response gives
+    "ExtractsAnswers",
+    "extracted_answer",
+    "last_answer",
     # loaders
     "PromptData",
     "PromptStream",

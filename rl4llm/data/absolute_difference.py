@@ -88,6 +88,11 @@ class AbsoluteDifference(Task):
         steps = response.removeprefix("(").partition(")")[0]
         return {"thinks": sum(step != "." for step in steps) / max(len(steps), 1)}
 
+    def extract(self, response: str) -> str | None:
+        """Return the text after the first `)`; None without one."""
+        _, closing, final = response.partition(")")
+        return final if closing else None
+
     def demonstrate(self, steps: Sequence[int], draw: random.Random) -> str:
         """Return a response with the right answer that shows some of the steps."""
         stops = [draw.random() < self.stop_share for _ in steps]

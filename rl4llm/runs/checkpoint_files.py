@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from rl4llm.checks import UsageError
 from rl4llm.runs.atomic import put_in_place, write_atomically, write_beside
 
-_ELSEWHERE = "give --ckpt_path another file, or `last` for the newest good checkpoint of the recipe"
+ELSEWHERE = "give --ckpt_path another file, or `last` for the newest good checkpoint of the recipe"
 _CHUNK = 1 << 22
 _NEEDED = ("state_dict", "pytorch-lightning_version")
 
@@ -98,7 +98,7 @@ class CheckpointFiles(CheckpointIO):
         """Read a checkpoint that was verified."""
         checkpoint = _unpickle(path, mmap)
         if not isinstance(checkpoint, dict) or any(name not in checkpoint for name in _NEEDED):
-            raise UsageError(f"'{path}' is a file of torch, but not the checkpoint of a run; {_ELSEWHERE}.")
+            raise UsageError(f"'{path}' is a file of torch, but not the checkpoint of a run; {ELSEWHERE}.")
         checkpoint.setdefault("rl4llm", {})["file"] = str(path)
         if self.check is not None:
             self.check(checkpoint)
@@ -153,9 +153,9 @@ def verify(path: Path) -> None:
                 _check_without_digest(path, file, zipped)
             elif _sha256(file) not in known:
                 how = "damaged: its digest is not" if zipped else "truncated or damaged: its digest is not"
-                raise UsageError(f"checkpoint '{path}' is {how} the one in '{digest_file(path).name}'; {_ELSEWHERE}.")
+                raise UsageError(f"checkpoint '{path}' is {how} the one in '{digest_file(path).name}'; {ELSEWHERE}.")
     except OSError as error:
-        raise UsageError(f"checkpoint '{path}' cannot be read: {error.strerror or error}; {_ELSEWHERE}.") from error
+        raise UsageError(f"checkpoint '{path}' cannot be read: {error.strerror or error}; {ELSEWHERE}.") from error
 
 
 def check_place(path: Path) -> None:
@@ -167,24 +167,24 @@ def check_place(path: Path) -> None:
                 "save with --trainer.strategy=fsdp2, which writes one file for any number of devices."
             )
         inside = sorted(str(file) for file in path.glob("*.ckpt"))
-        advice = f"name a file in it, such as {inside[0]}" if inside else _ELSEWHERE
+        advice = f"name a file in it, such as {inside[0]}" if inside else ELSEWHERE
         raise UsageError(f"checkpoint '{path}' is a folder, not a file; {advice}.")
     if not path.exists():
-        raise UsageError(f"checkpoint '{path}' does not exist; {_ELSEWHERE}.")
+        raise UsageError(f"checkpoint '{path}' does not exist; {ELSEWHERE}.")
     if path.stat().st_size == 0:
-        raise UsageError(f"checkpoint '{path}' is empty; {_ELSEWHERE}.")
+        raise UsageError(f"checkpoint '{path}' is empty; {ELSEWHERE}.")
 
 
 def _check_without_digest(path: Path, file: BinaryIO, zipped: bool) -> None:
     if not zipped:
-        raise UsageError(f"'{path}' is not a checkpoint, or only the beginning of one; {_ELSEWHERE}.")
+        raise UsageError(f"'{path}' is not a checkpoint, or only the beginning of one; {ELSEWHERE}.")
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, ValueError, EOFError):
         damaged = "its list of tensors"
     if damaged is not None:
-        raise UsageError(f"checkpoint '{path}' is damaged: the checksum of {damaged} is wrong; {_ELSEWHERE}.")
+        raise UsageError(f"checkpoint '{path}' is damaged: the checksum of {damaged} is wrong; {ELSEWHERE}.")
     warnings.warn(
         f"checkpoint '{path}' has no digest beside it ('{digest_file(path).name}'); its tensors' own checksums are "
         "right, so it is read.",
@@ -209,14 +209,14 @@ def _unpickle(path: Path, mmap: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as error:
-        raise UsageError(f"checkpoint '{path}' cannot be read: {error.strerror or error}; {_ELSEWHERE}.") from error
+        raise UsageError(f"checkpoint '{path}' cannot be read: {error.strerror or error}; {ELSEWHERE}.") from error
     except Exception as error:
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise UsageError(
                 f"checkpoint '{path}' holds more than tensors and plain values, and is not loaded since that could run "
-                f"code; {_ELSEWHERE}."
+                f"code; {ELSEWHERE}."
             ) from error
-        raise UsageError(f"'{path}' is not a checkpoint of torch; {_ELSEWHERE}.") from error
+        raise UsageError(f"'{path}' is not a checkpoint of torch; {ELSEWHERE}.") from error
 
 
 def _read_back(temporary: Path, path: Path) -> None:

@@ -1,6 +1,7 @@
 """`find_last`: the newest good checkpoint of a recipe."""
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from rl4llm.checks import UsageError
@@ -20,7 +21,12 @@ def find_last(root: Path, recipe: str) -> Path | None:
     Returns:
         The file, or None if there is none.
     """
-    found = [path for path in root.glob(f"{recipe}/version_*/checkpoints/*.ckpt") if path.is_file()]
+    return newest_good(root.glob(f"{recipe}/version_*/checkpoints/*.ckpt"))
+
+
+def newest_good(paths: Iterable[Path]) -> Path | None:
+    """Return the file written last among the checkpoints whose bytes are good; None if there is none."""
+    found = [path for path in paths if path.is_file()]
     for path in sorted(found, key=_age, reverse=True):
         try:
             verify(path)

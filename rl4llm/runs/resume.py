@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rl4llm.checks import UsageError
 from rl4llm.runs.checkpoint_files import check_place
-from rl4llm.runs.finding import find_last
+from rl4llm.runs.finding import find_last, newest_good
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
     """Find the checkpoint that `--ckpt_path` names.
 
     Args:
-        given: `last`, or a path.
+        given: `last`, the path of a checkpoint, or a run folder, which stands for its newest good checkpoint.
         root: Folder of all runs.
         recipe: The recipe's name.
 
@@ -49,11 +49,14 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
         return Resumed(found, run_folder(found))
     path = Path(given)
     if not given:
-        raise UsageError(f"--ckpt_path is empty; give a file, or last for the newest of {root}/{recipe}.")
+        raise UsageError(f"--ckpt_path is empty; give a file, a run folder, or last for the newest of {root}/{recipe}.")
     if not path.exists():
         raise UsageError(
-            f"--ckpt_path: '{path}' does not exist; give a file, or last for the newest of {root}/{recipe}."
+            f"--ckpt_path: '{path}' does not exist; give a file, a run folder, or last for the newest of "
+            f"{root}/{recipe}."
         )
+    if is_run_folder(path):
+        path = newest_in(path)
     check_place(path)
     folder = run_folder(path)
     if folder is not None and folder.parent.name != recipe:
@@ -66,6 +69,22 @@ def find_checkpoint(given: str, root: Path, recipe: str) -> Resumed:
 
 def run_folder(checkpoint: Path) -> Path | None:
     """Return the run folder of a checkpoint `<recipe>/version_<n>/checkpoints/<file>`; None for any other place."""
-    folder = checkpoint.absolute().parent.parent
-    inside = checkpoint.absolute().parent.name == "checkpoints" and re.fullmatch(r"version_\d+", folder.name)
+    inside = checkpoint.absolute().parent.name == "checkpoints" and is_run_folder(checkpoint.absolute().parent.parent)
     return checkpoint.parent.parent if inside else None
+
+
+def is_run_folder(path: Path) -> bool:
+    """Return whether a path is a folder with the name of a run, `version_<n>`."""
+    return path.is_dir() and re.fullmatch(r"version_\d+", path.absolute().name) is not None
+
+
+def newest_in(folder: Path) -> Path:
+    """Return the newest good checkpoint of a run folder.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    found = newest_good(folder.glob("checkpoints/*.ckpt"))
+    if found is None:
+        raise UsageError(f"run folder '{folder}' holds no good checkpoint; give another one, or a checkpoint file.")
+    return found

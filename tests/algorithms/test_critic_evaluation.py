@@ -6,7 +6,7 @@ import torch
 from rl4llm.advantages import GAE
 from rl4llm.algorithms import Evaluation
 from rl4llm.algorithms.critic_evaluation import CriticEvaluator, compared
-from rl4llm.algorithms.evaluation import answer_held_out
+from rl4llm.algorithms.held_out import answer_held_out
 from rl4llm.critics import MiniCritics
 from rl4llm.data import AbsoluteDifference, PromptData
 from rl4llm.rollouts import Sampling

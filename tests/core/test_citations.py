@@ -26,7 +26,8 @@ from rl4llm.regularizers import EntropyBonus
 from rl4llm.replay import FIFOReplay, SuccessReplay
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in ("compare", "report", "sft"))
+WITHOUT_PAPER = ("compare", "evaluate", "report", "sft")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in WITHOUT_PAPER)
 ENTRY = re.compile(r'@(\w+)\{([\w.:]+),\n((?:  \w+ = \{[^"\n]*\},\n)+)\}\n')
 NAME = re.compile(r"(?:\{[\w ]+\}|[^\W\d_]\S*(?: [\w.'-]+)+)")
 SOURCES = Path(__file__).with_name("paper_sources.tsv")

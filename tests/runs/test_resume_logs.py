@@ -2,17 +2,19 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
 from tensorboard.summary.writer import event_file_writer
 
 from rl4llm.checks import UsageError
+from rl4llm.cli import RecipeCLI
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import MetricsFile
 from rl4llm.runs.optimizers import hyperparameters, renew_hyperparameters
 from rl4llm.runs.resume import find_checkpoint
-from tests.runs.commands import run
+from tests.runs.commands import Numbers, run, toy
 
 
 def rows(folder):
@@ -83,12 +85,50 @@ def test_a_checkpoint_elsewhere_starts_a_new_folder(tmp_path):
     assert again.trainer.global_step == 3
 
 
+@pytest.mark.parametrize("given", ["{folder}", "{folder}/", "{folder}/checkpoints/last.ckpt", "last"])
+def test_validate_takes_the_configuration_of_the_run_that_the_checkpoint_belongs_to(tmp_path, given):
+    run(tmp_path, "--trainer.max_steps=2", "--model.lr=0.25", "--model.gate=ajar", "--data.batch_size=8")
+    given = given.format(folder=tmp_path / "toy/version_0")
+    args = ["validate", f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={given}"]
+    validated = RecipeCLI(toy, Numbers, args=args)
+    assert validated.model.lr == 0.25
+    assert validated.datamodule.batch_size == 8
+    assert "gate: ajar" in (tmp_path / "toy/version_1/config.yaml").read_text()
+    weight = torch.load(tmp_path / "toy/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]["weight"]
+    assert torch.equal(validated.model.weight, weight)
+    assert weight.abs().sum() > 0
+
+
+def test_a_run_goes_on_from_its_folder(tmp_path):
+    run(tmp_path, "--trainer.max_steps=2")
+    run(tmp_path, "--trainer.max_steps=3")
+    again = run(tmp_path, f"--ckpt_path={tmp_path / 'toy/version_0'}", "--trainer.max_steps=4")
+    assert again.run_folder == tmp_path / "toy/version_0"
+    assert again.trainer.global_step == 4
+
+
+def test_of_a_run_folder_the_newest_good_checkpoint_counts(tmp_path):
+    run(tmp_path, "--trainer.max_steps=2")
+    folder = tmp_path / "toy/version_0"
+    for ending in ("ckpt", "ckpt.sha256"):
+        shutil.copy(folder / f"checkpoints/last.{ending}", folder / f"checkpoints/best.{ending}")
+    with (folder / "checkpoints/last.ckpt").open("r+b") as file:
+        file.write(b"damaged")
+    with pytest.warns(UserWarning, match="passed over: .*last.ckpt"):
+        assert find_checkpoint(str(folder), tmp_path, "toy").checkpoint.name == "best.ckpt"
+    (folder / "checkpoints/best.ckpt").unlink()
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(UsageError) as refused:
+        find_checkpoint(str(folder), tmp_path, "toy")
+    assert str(refused.value).startswith(f"run folder '{folder}' holds no good checkpoint; ")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("last", "--ckpt_path=last: there is no good checkpoint of toy under"),
         ("no/such.ckpt", "'no/such.ckpt' does not exist"),
         ("", "--ckpt_path is empty"),
+        ("{root}/ppo/version_4", "version_4' holds no good checkpoint"),
         ("{root}/ppo/version_3/checkpoints", "is a folder, not a file"),
         ("{root}/ppo/version_3/checkpoints/x.ckpt", "is a checkpoint of ppo, but this is toy"),
     ],
@@ -97,6 +137,7 @@ def test_a_checkpoint_that_cannot_be_meant_is_one_line(tmp_path, capsys, given, 
     other = tmp_path / "ppo/version_3/checkpoints"
     other.mkdir(parents=True)
     (other / "x.ckpt").write_bytes(b"x")
+    (tmp_path / "ppo/version_4").mkdir()
     with pytest.raises(SystemExit) as left:
         run(tmp_path, f"--ckpt_path={given.format(root=tmp_path)}")
     assert left.value.code == 2
