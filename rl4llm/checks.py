@@ -9,6 +9,8 @@ from torch import Tensor
 
 from rl4llm.errors import UsageError
 
+CONSTANT_LOG_PROBS = ("old_log_probs", "rollout_log_probs", "ref_log_probs", "present_log_probs")
+_LARGEST_LOG_PROB = 1e-2  # what rounding in bfloat16 leaves above 0 is less
 LARGEST_WEIGHT = 1e6  # a model with a weight beyond this has diverged: it is neither trained on nor saved
 
 
@@ -28,12 +30,30 @@ def kind_of(given: object) -> str:
     return type(given).__name__
 
 
+def check_tensors(by: str, **given: object) -> None:
+    """Raise unless everything given is a tensor (None is skipped): lists and arrays would fail later and elsewhere."""
+    for name, x in given.items():
+        if x is not None and not isinstance(x, Tensor):
+            raise UsageError(
+                f"{by}: {name} is of type {type(x).__name__}; pass a tensor, such as torch.as_tensor({name})."
+            )
+
+
+def check_given(by: str, **tensors: object) -> None:
+    """Raise unless every argument is a tensor and none is None."""
+    for name, x in tensors.items():
+        if x is None:
+            raise UsageError(f"{by}: {name} is None; pass a tensor.")
+    check_tensors(by, **tensors)
+
+
 def check_same_shape(by: str, *, remedy: str = "pass one entry per response token", **tensors: Tensor | None) -> None:
     """Raise unless all tensors (None is skipped) have the shape of the first.
 
     Raises:
         UsageError: Naming the argument, both shapes and the remedy.
     """
+    check_tensors(by, **tensors)
     given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     first_name, first = given[0]
     for name, tensor in given[1:]:
@@ -43,6 +63,7 @@ def check_same_shape(by: str, *, remedy: str = "pass one entry per response toke
 
 def check_ndim(by: str, ndim: int, *, axes: str, **tensors: Tensor | None) -> None:
     """Raise unless every tensor has `ndim` axes; `axes` names them in the message."""
+    check_tensors(by, **tensors)
     for name, tensor in tensors.items():
         if tensor is not None and tensor.ndim != ndim:
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}; expected {ndim} axes: {axes}.")
@@ -50,23 +71,52 @@ def check_ndim(by: str, ndim: int, *, axes: str, **tensors: Tensor | None) -> No
 
 def check_mask(by: str, **masks: Tensor) -> None:
     """Raise unless every mask is boolean (an integer or float mask would select by arithmetic, not by truth)."""
+    check_given(by, **masks)
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
             raise UsageError(f"{by}: {name} must be a bool tensor, got {mask.dtype}; pass {name}.bool().")
 
 
-def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = None, **tensors: Tensor | None) -> None:
-    """Raise unless the mask is boolean batch × time and every other tensor has its shape."""
+def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = None, **tensors: Tensor) -> None:
+    """Raise unless the mask is boolean batch × time and every other tensor has its shape and holds what its name says.
+
+    Numbers named log-probs must not be positive at the trained tokens, and those of a policy that does not learn must
+    have no graph. They are looked at where that does not wait for a device.
+    """
     check_mask(by, response_mask=response_mask)
     check_ndim(by, 2, axes="batch time", response_mask=response_mask)
+    check_given(by, **tensors)
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != response_mask.shape:
-            hint = remedy or "pass one entry per response token"
+        if tensor.shape != response_mask.shape:
+            hint = remedy or _token_hint(name, tensor, response_mask)
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; {hint}.")
+        if name.endswith("log_probs"):
+            _check_log_probs(by, name, tensor, response_mask)
+
+
+def _token_hint(name: str, tensor: Tensor, response_mask: Tensor) -> str:
+    if tensor.shape == response_mask.shape[:1]:
+        return f"spread one number per response over its tokens: rl4llm.masked.spread({name}, response_mask)"
+    return "pass one entry per response token"
+
+
+def _check_log_probs(by: str, name: str, x: Tensor, response_mask: Tensor) -> None:
+    if name in CONSTANT_LOG_PROBS and x.requires_grad:
+        raise UsageError(f"{by}: {name} carries a graph, but it is a constant; pass {name}.detach().")
+    if not x.is_floating_point():
+        raise UsageError(f"{by}: {name} must be floating-point, got {x.dtype}; pass log-probabilities.")
+    if x.device.type == "cpu" and bool(((x > _LARGEST_LOG_PROB) & response_mask).any()):
+        largest = float(x.detach().masked_fill(~response_mask, -math.inf).max())
+        raise UsageError(
+            f"{by}: {name} holds {largest:g}, but the logarithm of a probability is at most 0; pass log-probabilities, "
+            "not probabilities, logits or their negatives."
+        )
 
 
 def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) -> None:
     """Raise unless `group_ids` is an integer vector and every other tensor has its shape."""
+    check_given(by, group_ids=group_ids)
+    check_tensors(by, **tensors)
     check_ndim(by, 1, axes="batch", group_ids=group_ids)
     if group_ids.is_floating_point() or group_ids.dtype == torch.bool:
         raise UsageError(f"{by}: group_ids must hold integers, got {group_ids.dtype}; pass group_ids.long().")
@@ -79,6 +129,7 @@ def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) ->
 
 def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor | None) -> None:
     """Raise unless every tensor (None is skipped) has one entry per row of the mask."""
+    check_tensors(by, **tensors)
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != response_mask.shape[:1]:
             raise UsageError(
@@ -90,6 +141,7 @@ def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor | N
 def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -> None:
     """Raise unless `critic_values` is critic × batch × time over a batch × time mask."""
     check_token_tensors(by, response_mask)
+    check_given(by, critic_values=critic_values)
     if critic_values.ndim != 3 or critic_values.shape[1:] != response_mask.shape or critic_values.shape[0] == 0:
         raise UsageError(
             f"{by}: critic_values has shape {_sizes(critic_values)}, response_mask {_sizes(response_mask)}; "
