@@ -111,6 +111,12 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--wandb", type=str | None, default=None, help="Weights & Biases project to log to as well."
         )
+        parser.add_argument(
+            "--dry_run", action="store_true", help="Print the memory that training will take; load and run nothing."
+        )
+        parser.add_argument(
+            "--dry_run_memory", type=str | None, default=None, help="Of a device, such as 80GiB; null: this machine's."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the flags; of a run that goes on, after the configuration that it saved."""
@@ -134,6 +140,14 @@ class RecipeCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         return kwargs if self.resumed is None else {**kwargs, "ckpt_path": str(self.resumed.checkpoint)}
+
+    def before_instantiate_classes(self) -> None:
+        """Print the plan of memory and leave, if that is all that is asked for."""
+        if self.config[self.subcommand].get("dry_run"):
+            from rl4llm.planning.command import dry_run
+
+            print(dry_run(self.parser, self.config, self.subcommand, self.recipe_name))
+            raise SystemExit(0)
 
     @staticmethod
     def _root(config: Any) -> Path:

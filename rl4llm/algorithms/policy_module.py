@@ -16,8 +16,9 @@ from rl4llm.algorithms.strategy import check_strategy, runtime_of
 from rl4llm.critics import ValueSource
 from rl4llm.data.task import PromptBatch
 from rl4llm.models import Policy
+from rl4llm.models.outline import loads_outlines
 from rl4llm.rewards import Scoring
-from rl4llm.rollouts import EngineSpec, Sampling, prompt_limit, prompt_tokens
+from rl4llm.rollouts import EngineSpec, HuggingFaceRollout, Sampling, prompt_limit, prompt_tokens
 
 
 class PolicyModule(LightningModule):
@@ -46,7 +47,8 @@ class PolicyModule(LightningModule):
         self.critics: ValueSource | None = None
         self.reference: Policy | None = None
         self.engine_spec, self.sampling = engine, sampling
-        self.engine, self.scorer, self.ended = engine.build(policy), scoring.build(), False
+        draws = HuggingFaceRollout() if loads_outlines() else engine  # nothing is started for a model that cannot draw
+        self.engine, self.scorer, self.ended = draws.build(policy), scoring.build(), False
         self.callbacks = [Evaluator(evaluation, sampling), *callbacks]
         self.seed: int | None = None
         self.drawn = 0  # rollout batches drawn so far: names the random numbers of a step

@@ -16,6 +16,7 @@ from rl4llm.checks import UsageError
 from rl4llm.models.configuration import load_config, reason
 from rl4llm.models.decoder import decoder_layers
 from rl4llm.models.names import access, resolve_model
+from rl4llm.models.outline import loads_outlines
 from rl4llm.models.pretrained import Pretrained
 
 _INDEX = "model.safetensors.index.json"
@@ -36,7 +37,9 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
     model.check_attention()
     config = load_config(model)
     check_files(model)
-    options = access(model.name) | ({} if model.attention is None else {"attn_implementation": model.attention})
+    attention = {} if model.attention is None else {"attn_implementation": model.attention}
+    if loads_outlines():
+        return _outline(loader, model, attention)
     try:
         with _quiet():
             loaded, info = loader.from_pretrained(
@@ -45,7 +48,8 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
                 dtype=model.dtype or "float32",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
-                **options,
+                **access(model.name),
+                **attention,
             )
     except Exception as error:
         if "weights_only" in str(error):
@@ -58,6 +62,12 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
         raise UsageError(f"model '{model.name}': its first layers alone cannot be taken; leave out layers.")
     check_finite(loaded, f"model '{model.name}'")
     return loaded
+
+
+def _outline(loader: Any, model: Pretrained, attention: dict[str, str]) -> PreTrainedModel:
+    """Build the modules of the model's configuration on the meta device."""
+    with torch.device("meta"):
+        return loader.from_config(load_config(model), dtype=getattr(torch, model.dtype or "float32"), **attention)
 
 
 def _check_loaded(model: Pretrained, info: dict[str, Any], *, with_head: bool) -> None:
@@ -123,7 +133,7 @@ def check_files(model: Pretrained) -> None:
     if not folder.is_dir():
         return
     shards = _shards(folder, model.name)
-    if not shards and not any((folder / name).is_file() for name in _OTHER_FORMATS):
+    if not shards and not loads_outlines() and not any((folder / name).is_file() for name in _OTHER_FORMATS):
         raise UsageError(f"model folder '{model.name}' holds no weights; save them with model.save_pretrained(folder).")
     for shard in shards:
         if not shard.is_file():
