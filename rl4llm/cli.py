@@ -24,6 +24,7 @@ from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
 from rl4llm.runs.ending import Voice, end_children, explain, leave
+from rl4llm.runs.first_batch import FirstBatch
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
@@ -75,7 +76,10 @@ class RecipeCLI(LightningCLI):
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [self.history, Logbook(), self.summary, CollapseWatch(), self.voice, Stopping(self.signals)],
+            "callbacks": [
+                *(self.history, Logbook(), self.summary, CollapseWatch(), FirstBatch()),
+                *(self.voice, Stopping(self.signals)),
+            ],
         }
         prepare_process()
         with self.signals:
