@@ -150,7 +150,7 @@ class RecipeCLI(LightningCLI):
         if self.config[self.subcommand].get("dry_run"):
             from rl4llm.planning.command import dry_run
 
-            print(dry_run(self.parser, self.config, self.subcommand, self.recipe_name))
+            print(dry_run(self.parser, self.config, str(self.subcommand), self.recipe_name))
             raise SystemExit(0)
 
     @staticmethod

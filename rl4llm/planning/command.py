@@ -34,11 +34,13 @@ def dry_run(parser: Any, config: Any, command: str, recipe: str) -> str:
     given = config[command]
     memory = given.get("dry_run_memory")
     stated = None if memory is None else bytes_of(memory)
-    strategy = resolve_strategy(given.get("trainer.strategy") if isinstance(given.get("trainer.strategy"), str) else "auto")
+    strategy = resolve_strategy(
+        given.get("trainer.strategy") if isinstance(given.get("trainer.strategy"), str) else "auto"
+    )
     check_precision(given.get("trainer.precision"))
     libraries = process_bytes()
     with without_weights():
-        made = parser.instantiate_classes(config)[command]
+        made = parser.instantiate(config)[command]
     if not isinstance(made.get("trainer.strategy"), str):
         strategy = resolve_strategy(made.get("trainer.strategy"))
     if not isinstance(made.model, PolicyGradient):

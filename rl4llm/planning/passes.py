@@ -77,7 +77,8 @@ class LastToken(Generation):
 
     def _fill(self, columns: int) -> None:
         """Let the cache hold what the tokens between the first and the last would have left in it."""
-        for index, layer in enumerate(self.cache.layers):
+        layers: list[Any] = self.cache.layers
+        for index, layer in enumerate(layers):
             if columns and layer.is_initialized:
                 keys, values = (x[:, :, -1:].expand(-1, -1, columns, -1) for x in (layer.keys, layer.values))
                 self.cache.update(keys, values, index)
@@ -85,8 +86,11 @@ class LastToken(Generation):
 
 def _cache_bytes(cache: ResponseCache) -> int:
     held: dict[int, int] = {}
-    for layer in cache.layers:
-        for tensor in layer.room if isinstance(layer, RoomyLayer) and layer.is_initialized else (layer.keys, layer.values):
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        for tensor in (
+            layer.room if isinstance(layer, RoomyLayer) and layer.is_initialized else (layer.keys, layer.values)
+        ):
             if isinstance(tensor, Tensor):
                 held[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
     return sum(held.values())

@@ -1,7 +1,6 @@
 """`plan`: the memory of a run on each device, from models that have shapes and no weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from rl4llm.algorithms.policy_gradient import PolicyGradient
 from rl4llm.algorithms.updates import Updates
 from rl4llm.batch import RolloutBatch
 from rl4llm.models import Policy, decoder_layers
+from rl4llm.planning.bytes import ModelBytes, Phase, Plan
 from rl4llm.planning.passes import (
     autocast,
     backpropagate,
@@ -28,93 +28,6 @@ from rl4llm.planning.watch import MemoryWatch, emptied
 from rl4llm.rollouts import HuggingFaceRollout, Sampling
 
 _BUCKET = 2**27  # bytes of gradients that DDP sums at once
-
-
-@dataclass(frozen=True)
-class ModelBytes:
-    """What one model takes on a device for as long as the run lasts.
-
-    Args:
-        name: "policy", "reference", or that of a critic.
-        count: Number of parameters, over all devices together.
-        trained: Number of those that are trained.
-        parameters: Bytes of parameters and buffers.
-        gradients: Bytes of the gradients, while it learns.
-        states: Bytes of its optimizer's states.
-    """
-
-    name: str
-    count: int
-    trained: int
-    parameters: int
-    gradients: int = 0
-    states: int = 0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What one phase of a rollout batch takes beside parameters, optimizer states and the batch itself.
-
-    Args:
-        name: Of the phase.
-        activations: Bytes of everything that is neither named below.
-        logits: Bytes of the tensors over the vocabulary.
-        gradients: Bytes of gradients.
-        cache: Bytes of the key-value cache of the responses that are drawn.
-        weights: Bytes of weights that are gathered from other devices, or held by an engine of its own.
-    """
-
-    name: str
-    activations: int
-    logits: int = 0
-    gradients: int = 0
-    cache: int = 0
-    weights: int = 0
-
-    @property
-    def total(self) -> int:
-        """Sum of all of them."""
-        return self.activations + self.logits + self.gradients + self.cache + self.weights
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The memory of a run on each device.
-
-    Args:
-        models: What the models take all the time.
-        batch: Bytes of the rollout batch and its minibatches.
-        phases: What each phase takes beside that.
-        setting: Devices and sizes.
-        notes: What was not counted.
-    """
-
-    models: tuple[ModelBytes, ...]
-    batch: int
-    phases: tuple[Phase, ...]
-    setting: Setting
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def resident(self) -> int:
-        """Bytes that are taken all the time: parameters, optimizer states and the rollout batch."""
-        return sum(model.parameters + model.states for model in self.models) + self.batch
-
-    @property
-    def peak(self) -> Phase:
-        """The phase that takes most."""
-        return max(self.phases, key=lambda phase: phase.total)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most bytes of tensors at a time."""
-        return self.resident + self.peak.total
-
-    @property
-    def fits(self) -> bool | None:
-        """Whether that is less than a device has; None where nobody knows."""
-        memory = self.setting.memory
-        return None if memory is None else self.peak_bytes + self.setting.libraries <= memory
 
 
 def plan(module: PolicyGradient, setting: Setting) -> Plan:
@@ -183,8 +96,8 @@ class _Planner:
         parameters = [p for p in tensors if isinstance(p, nn.Parameter)]
         trained, shards = [p for p in parameters if p.requires_grad and name in self.steps], self.setting.shards
         states, _ = self.steps.get(name, (0, 0))
-        counts = (sum(p.numel() for p in some) for some in (parameters, trained))
-        return ModelBytes(name, *counts, _size(tensors) // shards, _size(trained) // shards, states)
+        count, learned = (sum(p.numel() for p in some) for some in (parameters, trained))
+        return ModelBytes(name, count, learned, _size(tensors) // shards, _size(trained) // shards, states)
 
     def _batch_bytes(self) -> int:
         """The rollout batch, whole on every device, and the minibatches cut from it for every epoch."""
@@ -220,7 +133,8 @@ class _Planner:
     def _drawing(self) -> list[Phase]:
         """Responses of a training step, and those of an evaluation."""
         rollout, setting = self.module.composition.rollout, self.setting
-        evaluation = self.module.callbacks[0].evaluation
+        evaluator: Any = self.module.callbacks[0]
+        evaluation = evaluator.evaluation
         phases = [self._drawn("rollout", setting.prompts_per_step, rollout.responses_per_prompt, rollout.sampling)]
         if setting.held_out_per_step:
             held_out = (setting.held_out_per_step, evaluation.samples, evaluation.sampling(rollout.sampling))
@@ -291,11 +205,11 @@ class _Planner:
                 self.notes.append(f"{name}: the passes of {type(critic).__name__} are not counted")
                 continue
             pieces = self._pieces(self.module.critic_learning.updates, critic)
-            losses = [lambda rows=rows, critic=critic: critic.outputs(rows).square().mean() for rows in pieces]
+            losses = [partial(_value_loss, critic, rows) for rows in pieces]
             phases += self._update(name, critic, critic.backbone, losses)
         return phases
 
-    def _update(self, name: str, module: nn.Module, model: Any, losses: list[Callable[[], Tensor]]) -> list[Phase]:
+    def _update(self, name: str, module: nn.Module, model: Any, losses: Sequence[Callable[[], Tensor]]) -> list[Phase]:
         """Backward passes with the gradients that they leave, and the step that reads them."""
         trained = [p for p in module.parameters() if p.requires_grad]
         whole, gradients = _size(trained), _size(trained) // self.setting.shards
@@ -310,7 +224,7 @@ class _Planner:
         _, transient = self.steps[name]
         several = self.setting.world_size > 1 and not self.setting.sharded
         bucket = min(whole, max([_BUCKET, *(_size([p]) for p in trained)])) if several else 0
-        stepped = Phase(f"step of {name}", max(transient, bucket), gradients=gradients)
+        stepped = Phase(backward.name, max(transient, bucket), gradients=gradients)
         return [max(backward, stepped, key=lambda phase: phase.total)]
 
     @property
@@ -328,6 +242,10 @@ class _Planner:
         """What was watched since the latest peak began; nothing of it is left by now."""
         taken, logits = self.watch.most - self.watch.now, self.watch.logits_at_most
         return Phase(name, max(0, taken - logits - gradients), logits, gradients, weights=weights)
+
+
+def _value_loss(critic: Any, rows: RolloutBatch) -> Tensor:
+    return critic.outputs(rows).square().mean()
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rl4llm.planning.plan import Plan
+from rl4llm.planning.bytes import Plan
 
 
 def report(plan: Plan, recipe: str) -> str:
@@ -13,8 +13,11 @@ def report(plan: Plan, recipe: str) -> str:
         recipe: Name of the recipe.
     """
     lines = [f"{recipe}: memory of {_devices(plan)} in MiB, if every prompt and response is as long as it may be\n"]
-    lines += _table(["model", "parameters", "trained", "weights", "gradients", "optimizer"], _models(plan)) + [""]
-    lines += _table(["phase", "stays", "gathered", "gradients", "activations", "logits", "KV cache", "sum"], _rows(plan))
+    lines += _table(["model", "parameters", "trained", "weights", "gradients", "optimizer"], _models(plan))
+    lines.append("")
+    lines += _table(
+        ["phase", "stays", "gathered", "gradients", "activations", "logits", "KV cache", "sum"], _rows(plan)
+    )
     lines += ["", *(f"note: {note}." for note in plan.notes), _verdict(plan)]
     return "\n".join(lines)
 
@@ -56,7 +59,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     return [
-        "  " + row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        "  "
+        + row[0].ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in (head, *rows)
     ]
 

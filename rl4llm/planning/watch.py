@@ -37,7 +37,9 @@ class MemoryWatch(TorchDispatchMode):
     def fake(self, shape: Any, dtype: torch.dtype, stride: Any = None) -> Tensor:
         """Return a tensor without content; it is counted as made."""
         with self.fakes:
-            made = torch.empty(shape, dtype=dtype) if stride is None else torch.empty_strided(shape, stride, dtype=dtype)
+            made = (
+                torch.empty(shape, dtype=dtype) if stride is None else torch.empty_strided(shape, stride, dtype=dtype)
+            )
         self._count(made)
         return made
 
@@ -129,9 +131,7 @@ def emptied(module: nn.Module, watch: MemoryWatch) -> nn.Module:
     def one(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             fake = watch.fake(tensor.shape, tensor.dtype, tensor.stride())
-            made[id(tensor)] = (
-                nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
-            )
+            made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
         return made[id(tensor)]
 
     for part in module.modules():
