@@ -63,6 +63,7 @@ class _Planner:
         self.batch = longest_batch(setting.prompts_per_step, copies, setting.prompt_tokens, response)
         self.context = autocast(setting.precision)
         self.notes: list[str] = []
+        self.gradients: dict[str, int] = {}
 
     def plan(self) -> Plan:
         models, batch = self._models(), self._batch_bytes()
@@ -90,6 +91,7 @@ class _Planner:
             seen |= {id(p) for p in own}
             if own:
                 found.append(self._bytes(name, own))
+        self.gradients = {one.name: one.gradients for one in found}
         return found
 
     def _bytes(self, name: str, tensors: list[Tensor]) -> ModelBytes:
@@ -116,7 +118,7 @@ class _Planner:
         policies = [policy.model for policy in (self.module.policy, self.module.reference) if policy is not None]
         for model in (*policies, *backbones):
             if self.setting.precision == "bf16-mixed":
-                emptied(model.to(torch.bfloat16), self.watch)
+                emptied(model, self.watch, torch.bfloat16)
             model.__class__ = type(type(model).__name__, (FSDPModule, type(model)), {})
         self.context = autocast("32-true")
 
@@ -212,18 +214,18 @@ class _Planner:
     def _update(self, name: str, module: nn.Module, model: Any, losses: Sequence[Callable[[], Tensor]]) -> list[Phase]:
         """Backward passes with the gradients that they leave, and the step that reads them."""
         trained = [p for p in module.parameters() if p.requires_grad]
-        whole, gradients = _size(trained), _size(trained) // self.setting.shards
+        gradients = self.gradients[name]
         gathered = self._gathered(model)
         backpropagate(self.watch, module, iter(losses), self.context, keep=not self.setting.sharded)
         for parameter in trained:
             parameter.grad = None
-        kept = 0 if self.setting.sharded else whole
+        kept = 0 if self.setting.sharded else gradients
         backward = self._phase(f"update of {name}", gradients=kept, weights=gathered)
         if self.setting.sharded:
             backward = Phase(backward.name, backward.activations, backward.logits, gradients, weights=gathered)
         _, transient = self.steps[name]
         several = self.setting.world_size > 1 and not self.setting.sharded
-        bucket = min(whole, max([_BUCKET, *(_size([p]) for p in trained)])) if several else 0
+        bucket = min(gradients, max([_BUCKET, *(_size([p]) for p in trained)])) if several else 0
         stepped = Phase(backward.name, max(transient, bucket), gradients=gradients)
         return [max(backward, stepped, key=lambda phase: phase.total)]
 

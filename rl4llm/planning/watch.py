@@ -124,17 +124,25 @@ def _broadcast_size(tensors: list[Tensor]) -> int:
         return max((tensor.numel() for tensor in tensors), default=0)
 
 
-def emptied(module: nn.Module, watch: MemoryWatch) -> nn.Module:
-    """Replace every parameter and buffer by one without content, in place; tied weights stay one."""
+def emptied(module: nn.Module, watch: MemoryWatch, dtype: torch.dtype | None = None) -> nn.Module:
+    """Replace every parameter and buffer by one without content, in place; tied weights stay one.
+
+    Args:
+        module: Whose parameters and buffers are replaced.
+        watch: Counts the new ones.
+        dtype: Of those that are real numbers; None: their own.
+    """
     made: dict[int, Tensor] = {}
 
     def one(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            fake = watch.fake(tensor.shape, tensor.dtype, tensor.stride())
+            of = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+            fake = watch.fake(tensor.shape, of, tensor.stride())
             made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
         return made[id(tensor)]
 
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
+        held: list[Any] = [part._parameters, part._buffers]
+        for tensors in held:
             tensors.update({name: one(tensor) for name, tensor in tensors.items() if tensor is not None})
     return module

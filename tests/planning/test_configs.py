@@ -41,9 +41,8 @@ def test_the_asymmetric_setting_is_planned(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         RecipeCLI(RECIPES["asyppo"], args=args)
     said, errors = capsys.readouterr()
-    print(said)
     assert not left.value.code, errors
     assert "each of 8 devices (fsdp2, bf16-mixed)" in said
     assert "4,022,468,096" in said
     assert said.count("596,") >= 2  # two critics of 0.6 billion parameters
-    assert "of 81,920 MiB: it fits" in said or "it does not fit" in said
+    assert "of 81,920 MiB: it fits" in said
