@@ -56,11 +56,12 @@ def test_sharding_divides_what_stays(tiny_policy, tiny_critic):
     assert all(phase.weights for phase in shared.phases if "update" not in phase.name)
 
 
-def test_checkpointing_takes_fewer_activations(tiny_policy, tiny_critic):
+def test_checkpointing_takes_fewer_activations(tiny_critic):
+    long = Setting(prompts_per_step=64, prompt_tokens=7)
     whole, again = (
         next(phase for phase in found.phases if phase.name == "update of policy")
         for found in (
-            planned(Pretrained("rl4llm/digits", gradient_checkpointing=chosen), "rl4llm/digits-critic")
+            planned(Pretrained("rl4llm/digits", gradient_checkpointing=chosen), tiny_critic, long)
             for chosen in (False, True)
         )
     )
