@@ -25,6 +25,7 @@ from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
 from rl4llm.runs.ending import Voice, end_children, explain, leave
+from rl4llm.runs.first_batch import FirstBatch
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
@@ -75,7 +76,10 @@ class RecipeCLI(LightningCLI):
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [self.history, Logbook(), self.summary, CollapseWatch(), self.voice, Stopping(self.signals)],
+            "callbacks": [
+                *(self.history, Logbook(), self.summary, CollapseWatch(), FirstBatch()),
+                *(self.voice, Stopping(self.signals)),
+            ],
         }
         prepare_process()
         with self.signals:
@@ -111,6 +115,12 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--wandb", type=str | None, default=None, help="Weights & Biases project to log to as well."
         )
+        parser.add_argument(
+            "--dry_run", action="store_true", help="Print the memory that training will take; load and run nothing."
+        )
+        parser.add_argument(
+            "--dry_run_memory", type=str | None, default=None, help="Of a device, such as 80GiB; null: this machine's."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the flags; of a run that goes on, after the configuration that it saved."""
@@ -136,10 +146,18 @@ class RecipeCLI(LightningCLI):
         return kwargs if self.resumed is None else {**kwargs, "ckpt_path": str(self.resumed.checkpoint)}
 
     def before_instantiate_classes(self) -> None:
-        """Read the data first: their faults are found before a model is loaded."""
+        """Read the data, so that their faults are found before a model is loaded; print the plan if that is all.
+
+        A dry run ends here.
+        """
         task = self.config[self.subcommand].get("data.task")
         if task is not None:
             prepare(task, str(self.subcommand))
+        if self.config[self.subcommand].get("dry_run"):
+            from rl4llm.planning.command import dry_run
+
+            print(dry_run(self.parser, self.config, str(self.subcommand), self.recipe_name))
+            raise SystemExit(0)
 
     @staticmethod
     def _root(config: Any) -> Path:

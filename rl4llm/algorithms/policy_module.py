@@ -22,8 +22,9 @@ from rl4llm.data.task import PromptBatch
 from rl4llm.models import Policy
 from rl4llm.models.adapters import base_names
 from rl4llm.models.fingerprint import fingerprint
+from rl4llm.models.outline import loads_outlines
 from rl4llm.rewards import Scoring
-from rl4llm.rollouts import EngineSpec, Sampling, prompt_limit, prompt_tokens
+from rl4llm.rollouts import EngineSpec, HuggingFaceRollout, Sampling, prompt_limit, prompt_tokens
 
 
 class PolicyModule(LightningModule):
@@ -52,7 +53,8 @@ class PolicyModule(LightningModule):
         self.critics: ValueSource | None = None
         self.reference: Policy | None = None
         self.engine_spec, self.sampling = engine, sampling
-        self.engine, self.scorer, self.ended = engine.build(policy), scoring.build(), False
+        draws = HuggingFaceRollout() if loads_outlines() else engine  # nothing is started for a model that cannot draw
+        self.engine, self.scorer, self.ended = draws.build(policy), scoring.build(), False
         self.evaluator = Evaluator(evaluation, sampling)
         self.tables = SampleTables(self.evaluator)
         self.callbacks = [self.evaluator, self.tables, *callbacks]

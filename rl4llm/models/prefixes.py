@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel
@@ -177,6 +178,12 @@ def checkpoints_activations(model: PreTrainedModel) -> bool:
     return bool(model.is_gradient_checkpointing if found is None else found)
 
 
+def has_content(model: nn.Module) -> bool:
+    """Return whether there are weights to compute with; a model that is only measured has none."""
+    weight = next(iter(model.parameters()), None)
+    return not (isinstance(weight, FakeTensor) or (weight is not None and weight.is_meta))
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Return whether each rank holds only a part of the weights, so that all ranks must run the same passes."""
     if isinstance(next(iter(model.parameters()), None), DTensor):
@@ -190,7 +197,7 @@ def _obstacle(trunk: PreTrainedModel) -> str | None:
         return "takes no cache"
     if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=trunk.config).layers):
         return "keeps more state than keys and values"
-    return _difference(trunk)
+    return _difference(trunk) if has_content(trunk) else None
 
 
 def _difference(trunk: PreTrainedModel) -> str | None:

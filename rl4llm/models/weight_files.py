@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rl4llm.checks import UsageError
 from rl4llm.models.names import resolve_model
+from rl4llm.models.outline import loads_outlines
 from rl4llm.models.pretrained import Pretrained
 
 _INDEX = "model.safetensors.index.json"
@@ -22,7 +23,7 @@ def check_files(model: Pretrained) -> None:
     if not folder.is_dir():
         return
     shards = _shards(folder, model.name)
-    if not shards and not any((folder / name).is_file() for name in _OTHER_FORMATS):
+    if not shards and not loads_outlines() and not any((folder / name).is_file() for name in _OTHER_FORMATS):
         raise UsageError(f"model folder '{model.name}' holds no weights; save them with model.save_pretrained(folder).")
     for shard in shards:
         if not shard.is_file():

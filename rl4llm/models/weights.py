@@ -14,6 +14,7 @@ from rl4llm.checks import UsageError
 from rl4llm.models.configuration import load_config, reason
 from rl4llm.models.decoder import decoder_layers
 from rl4llm.models.names import access, resolve_model
+from rl4llm.models.outline import loads_outlines
 from rl4llm.models.pretrained import Pretrained
 from rl4llm.models.weight_files import check_files
 
@@ -34,6 +35,8 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
     options = access(model.name, trust_remote_code=model.trust_remote_code)
     if model.attention is not None:
         options["attn_implementation"] = model.attention
+    if loads_outlines():
+        return _outline(loader, model)
     try:
         with _quiet():
             loaded, info = loader.from_pretrained(
@@ -42,7 +45,8 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
                 dtype=model.dtype or "float32",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
-                **options,
+                **access(model.name),
+                **attention,
             )
     except Exception as error:
         if "weights_only" in str(error):
@@ -55,6 +59,15 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
         raise UsageError(f"model '{model.name}': its first layers alone cannot be taken; leave out layers.")
     check_finite(loaded, f"model '{model.name}'")
     return loaded
+
+
+def _outline(loader: Any, model: Pretrained) -> PreTrainedModel:
+    """Build the modules of the model's configuration on the meta device."""
+    options: dict[str, Any] = {"dtype": getattr(torch, model.dtype or "float32")}
+    if model.attention is not None:
+        options["attn_implementation"] = model.attention
+    with torch.device("meta"):
+        return loader.from_config(load_config(model), trust_remote_code=model.trust_remote_code, **options)
 
 
 def _check_loaded(model: Pretrained, info: dict[str, Any], *, with_head: bool) -> None:

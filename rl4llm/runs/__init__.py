@@ -5,6 +5,7 @@ from rl4llm.runs.checkpoint_files import CheckpointFiles
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.finding import find_last
+from rl4llm.runs.first_batch import FirstBatch
 from rl4llm.runs.headers import check_matches, checkpoint_header
 from rl4llm.runs.history import History
 from rl4llm.runs.summary import Summary
@@ -13,6 +14,7 @@ __all__ = [
     # what a person sees of a run
     "History",
     "Summary",
+    "FirstBatch",
     "draw_curves",
     # what it leaves to go on from
     "CheckpointFiles",
