@@ -45,8 +45,7 @@ def load_weights(loader: Any, model: Pretrained) -> PreTrainedModel:
                 dtype=model.dtype or "float32",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
-                **access(model.name),
-                **attention,
+                **options,
             )
     except Exception as error:
         if "weights_only" in str(error):
