@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
 from rl4llm.models import ModelSource, Policy
+from rl4llm.models.outline import loads_outlines
 from rl4llm.models.pretrained import DTYPES
 from rl4llm.rollouts.base import EngineSpec
 from rl4llm.rollouts.requests import Answer, Request, RequestEngine
@@ -63,9 +64,10 @@ class VLLM(EngineSpec):
             check_choice("VLLM", DTYPES, dtype=self.dtype)
 
     def check(self, source: ModelSource) -> None:
-        """Raise if vLLM is missing, too old, or does not know the architecture."""
-        check_installed()
-        check_architecture(source)
+        """Raise if vLLM is missing, too old, or does not know the architecture; a plan of memory needs no vLLM."""
+        if not loads_outlines():
+            check_installed()
+            check_architecture(source)
 
     def build(self, policy: Policy) -> "VLLMEngine":
         """Return an engine that starts with the first `sync`, when the policy is on its device."""

@@ -14,10 +14,6 @@ CONFIG = Path(__file__).parents[2] / "recipes" / "configs" / "asyppo_qwen3_4b.ya
 SIZES = {"policy": (2560, 36, 32, 9728), "critic": (1024, 28, 16, 3072)}
 
 
-def no_score(prompt, response, answer):
-    return 0.0
-
-
 def shape(folder, width, layers, heads, feed_forward):
     """A folder that holds a configuration and a tokenizer, and no weights."""
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": feed_forward, "head_dim": 128}
@@ -30,13 +26,11 @@ def shape(folder, width, layers, heads, feed_forward):
 
 @pytest.mark.long
 def test_the_asymmetric_setting_is_planned(tmp_path, capsys):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"{n:064}", "answer": "1"}) + "\n" for n in range(128)))
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps({"prompt": f"{n:063}=", "answer": "1"}) + "\n" for n in range(8)))
+    prompts = tmp_path / "problems.jsonl"
+    lines = [{"question": f"{n:064}", "final_answer": "1"} for n in range(160)]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = {name: shape(tmp_path / name, *sizes) for name, sizes in SIZES.items()}
     args = ["fit", f"--config={CONFIG}", "--dry_run", "--dry_run_memory=80GiB", f"--data.task.train={prompts}"]
-    args += [f"--data.task.validation={held_out}", "--data.task.reward=tests.planning.test_configs.no_score"]
     args += [f"--model.policy.name={names['policy']}", f"--model.critics.init_args.model.name={names['critic']}"]
     with pytest.raises(SystemExit) as left:
         RecipeCLI(RECIPES["asyppo"], args=args)
