@@ -82,7 +82,7 @@ def check_axes(by: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Axes],
         >>> check_axes("f", {"x": torch.zeros(2, 3)}, {"x": ("batch", "time")}, {"batch": 2, "time": 4})
         Traceback (most recent call last):
             ...
-        rl4llm.checks.UsageError: f: x has shape (2, 3); expected (batch=2, time=4).
+        rl4llm.errors.UsageError: f: x has shape (2, 3); expected (batch=2, time=4).
     """
     known = dict(sizes)
     for name, tensor in tensors.items():

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from rl4llm.errors import UsageError
 
-CONSTANT_LOG_PROBS = ("old_log_probs", "rollout_log_probs", "ref_log_probs", "present_log_probs")
-_LARGEST_LOG_PROB = 1e-2  # what rounding in bfloat16 leaves above 0 is less
 LARGEST_WEIGHT = 1e6  # a model with a weight beyond this has diverged: it is neither trained on nor saved
 
 
@@ -78,11 +76,7 @@ def check_mask(by: str, **masks: Tensor) -> None:
 
 
 def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = None, **tensors: Tensor) -> None:
-    """Raise unless the mask is boolean batch × time and every other tensor has its shape and holds what its name says.
-
-    Numbers named log-probs must not be positive at the trained tokens, and those of a policy that does not learn must
-    have no graph. They are looked at where that does not wait for a device.
-    """
+    """Raise unless the mask is boolean batch × time and every other tensor has its shape."""
     check_mask(by, response_mask=response_mask)
     check_ndim(by, 2, axes="batch time", response_mask=response_mask)
     check_given(by, **tensors)
@@ -90,27 +84,12 @@ def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = 
         if tensor.shape != response_mask.shape:
             hint = remedy or _token_hint(name, tensor, response_mask)
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; {hint}.")
-        if name.endswith("log_probs"):
-            _check_log_probs(by, name, tensor, response_mask)
 
 
 def _token_hint(name: str, tensor: Tensor, response_mask: Tensor) -> str:
     if tensor.shape == response_mask.shape[:1]:
         return f"spread one number per response over its tokens: rl4llm.masked.spread({name}, response_mask)"
     return "pass one entry per response token"
-
-
-def _check_log_probs(by: str, name: str, x: Tensor, response_mask: Tensor) -> None:
-    if name in CONSTANT_LOG_PROBS and x.requires_grad:
-        raise UsageError(f"{by}: {name} carries a graph, but it is a constant; pass {name}.detach().")
-    if not x.is_floating_point():
-        raise UsageError(f"{by}: {name} must be floating-point, got {x.dtype}; pass log-probabilities.")
-    if x.device.type == "cpu" and bool(((x > _LARGEST_LOG_PROB) & response_mask).any()):
-        largest = float(x.detach().masked_fill(~response_mask, -math.inf).max())
-        raise UsageError(
-            f"{by}: {name} holds {largest:g}, but the logarithm of a probability is at most 0; pass log-probabilities, "
-            "not probabilities, logits or their negatives."
-        )
 
 
 def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) -> None:

@@ -3,20 +3,39 @@
 from collections.abc import Hashable, Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from rl4llm.checks import UsageError
+from rl4llm.data.columns import Keys
 from rl4llm.data.json_records import Record
 from rl4llm.data.prompts import fingerprint, identity
-from rl4llm.data.record_examples import read_shots, record_example
+from rl4llm.data.record_examples import Layout, read_shots, record_example
 from rl4llm.data.sources import Source
 from rl4llm.data.splitting import split_of
 from rl4llm.data.task import Example, Split
 
-if TYPE_CHECKING:
-    from rl4llm.data.record_task import RecordTask
+
+@runtime_checkable
+class _Task(Protocol):
+    """What is read of a [RecordTask][rl4llm.data.record_task.RecordTask], which reads its examples here."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def answer_key(self) -> str | None: ...
+    @property
+    def repeats(self) -> str: ...
+    @property
+    def validation_share(self) -> float: ...
+    @property
+    def test_share(self) -> float: ...
+
+    unit: ClassVar[str]
+
+    def sources(self, place: str) -> tuple[Source, ...]: ...
+    def records(self, source: Source, keys: Keys) -> Iterator[Record]: ...
 
 
 class Parsed(NamedTuple):
@@ -29,9 +48,10 @@ class Parsed(NamedTuple):
 class _ByValue:
     """A task as a key: all of its fields count but the reward, which has no part in the reading."""
 
-    def __init__(self, task: "RecordTask") -> None:
+    def __init__(self, task: _Task) -> None:
         self.task = task
-        values = [(field.name, getattr(task, field.name)) for field in fields(task) if field.name != "reward"]
+        key: Any = task
+        values = [(field.name, getattr(task, field.name)) for field in fields(key) if field.name != "reward"]
         self.text = f"{type(task).__qualname__} {values!r}"
 
     def __eq__(self, other: object) -> bool:
@@ -41,7 +61,7 @@ class _ByValue:
         return hash(self.text)
 
 
-def parsed(task: "RecordTask", place: str) -> Parsed:
+def parsed(task: _Task, place: str) -> Parsed:
     """Return the examples of a place, and say once how many repeat a prompt, lack an answer or are few-shot examples.
 
     Raises:
@@ -77,7 +97,7 @@ def _parsed(key: _ByValue, place: str, sources: tuple[Source, ...]) -> Parsed:
     return Parsed(tuple(examples), tuple(marks))
 
 
-def _say(task: "RecordTask", place: str, examples: list[Example], repeated: int, shown: int) -> None:
+def _say(task: _Task, place: str, examples: list[Example], repeated: int, shown: int) -> None:
     """Refuse a place without prompts or answers, and say what can be used but is probably not meant."""
     count, unanswered = len(examples), sum(example.answer is None for example in examples)
     if shown:
@@ -106,11 +126,11 @@ def _say(task: "RecordTask", place: str, examples: list[Example], repeated: int,
     )
 
 
-def _warn(task: "RecordTask", fact: str) -> None:
+def _warn(task: _Task, fact: str) -> None:
     rank_zero_warn(f"{type(task).__name__}: {fact}.")
 
 
-def _numbered(task: "RecordTask", sources: tuple[Source, ...]) -> Iterator[Record]:
+def _numbered(task: _Task, sources: tuple[Source, ...]) -> Iterator[Record]:
     """The records of all sources, numbered through."""
     keys, offset = task.layout.keys, 0
     for source in sources:
@@ -121,7 +141,7 @@ def _numbered(task: "RecordTask", sources: tuple[Source, ...]) -> Iterator[Recor
         offset += last + 1
 
 
-def part_of(task: "RecordTask", place: str, part: Split) -> list[Example]:
+def part_of(task: _Task, place: str, part: Split) -> list[Example]:
     """Return the examples of a place that belong to a split by the hash of their question.
 
     Raises:
@@ -139,7 +159,7 @@ def part_of(task: "RecordTask", place: str, part: Split) -> list[Example]:
     return examples
 
 
-def warn_of_overlap(task: "RecordTask", train: str, held_out: str) -> None:
+def warn_of_overlap(task: _Task, train: str, held_out: str) -> None:
     """Say once how many held-out prompts are training prompts too."""
     _warn_of_overlap(_ByValue(task), train, held_out, task.sources(train), task.sources(held_out))
 

@@ -65,6 +65,9 @@ def bootstrap_means(
     Example:
         >>> bootstrap_means([Measure(torch.ones(3), torch.ones(3))], resamples=2)
         tensor([[1.], [1.]], dtype=torch.float64)
+
+    References:
+        Efron, 1979. Bootstrap methods: another look at the jackknife. Annals of Statistics 7 (1).
     """
     check_at_least("bootstrap_means", 1, resamples=resamples)
     for measure in measures:

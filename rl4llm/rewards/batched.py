@@ -61,6 +61,16 @@ def batched(function: Callable[..., Any]) -> Batched:
     """Return a reward from a function `(prompts, completions, **columns) -> scores`. See [Batched][].
 
     Args:
-        function: The function.
+        function: The function, written for the `reward_funcs` of TRL.
+
+    Returns:
+        A reward that calls it for one response at a time.
+
+    Example:
+        >>> batched(lambda prompts, completions: [float(len(text)) for text in completions])("Say yes.", "yes", None)
+        3.0
+
+    References:
+        TRL's custom reward functions, https://huggingface.co/docs/trl/grpo_trainer.
     """
     return Batched(function)

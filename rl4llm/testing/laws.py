@@ -14,10 +14,10 @@ from rl4llm.objectives import Aggregator
 from rl4llm.testing.views import (
     cast,
     floats,
-    leaves_for,
     outputs,
     own_inputs,
     with_garbage,
+    with_gradient,
     with_padding,
     without_holes,
 )
@@ -135,13 +135,13 @@ def what_is_missing_is_named(part: Any, batch: RolloutBatch, random: Random) -> 
 
 def no_graph(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Results carry no gradient."""
-    for result in outputs(part, leaves_for(part, batch)):
+    for result in outputs(part, with_gradient(batch)):
         assert not result.requires_grad, "the result is attached to the graph of its inputs"
 
 
 def gradient_reaches_own_inputs_only(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Gradient reaches trained positions of what the policy gave, is finite, and reaches nothing else."""
-    leaves = leaves_for(part, with_garbage(batch, float("nan")))
+    leaves = with_gradient(with_garbage(batch, float("nan")))
     inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
     (result,) = outputs(part, leaves, inputs)
     assert result.requires_grad, "no gradient reaches the policy"

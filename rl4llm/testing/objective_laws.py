@@ -9,7 +9,7 @@ from rl4llm.objectives import PolicyObjective
 from rl4llm.testing.laws import Law, close
 from rl4llm.testing.reference.coefficients import coefficients
 from rl4llm.testing.reference.oracles import COEFFICIENTS
-from rl4llm.testing.views import leaves_for, outputs, own_inputs
+from rl4llm.testing.views import outputs, own_inputs, with_gradient
 
 
 def shape_of_its_level(part: PolicyObjective, batch: RolloutBatch, random: Random) -> None:
@@ -42,7 +42,7 @@ def no_advantage_no_gradient(part: PolicyObjective, batch: RolloutBatch, random:
     """Where no response was better than expected, a policy gradient is zero at ratio 1."""
     if part.is_policy_gradient:
         silent = batch.replace(advantages=torch.zeros_like(batch.rewards), old_log_probs=batch.rollout_log_probs)
-        leaves = leaves_for(part, silent)
+        leaves = with_gradient(silent)
         inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
         part(PolicyOutput(**inputs), silent).sum().backward()
         assert not inputs["log_probs"].grad.any(), "there is a gradient without any advantage"  # type: ignore[union-attr]

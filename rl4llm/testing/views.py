@@ -9,7 +9,6 @@ from torch import Tensor
 from rl4llm.advantages import Whiten
 from rl4llm.axes import aligned
 from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
-from rl4llm.checks import CONSTANT_LOG_PROBS, UsageError
 from rl4llm.critics import Head, ValueLoss
 from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.parts import Part
@@ -98,18 +97,6 @@ def with_garbage(batch: RolloutBatch, garbage: float) -> RolloutBatch:
 def with_gradient(batch: RolloutBatch) -> RolloutBatch:
     """The batch with every floating field a leaf that wants a gradient."""
     return batch.replace(**{name: tensor.clone().requires_grad_() for name, tensor in floats(batch).items()})
-
-
-def leaves_for(part: Any, batch: RolloutBatch) -> RolloutBatch:
-    """The same, but without a gradient for the log-probs of other policies if the part refuses those with a graph."""
-    leaves = with_gradient(batch)
-    try:
-        outputs(part, leaves)
-    except UsageError as error:
-        if "carries a graph" in str(error):
-            constants = {name: x.detach() for name, x in floats(leaves).items() if name in CONSTANT_LOG_PROBS}
-            return leaves.replace(**constants)
-    return leaves
 
 
 def with_padding(batch: RolloutBatch, columns: int) -> RolloutBatch:

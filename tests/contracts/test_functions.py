@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from rl4llm import advantages, critics, gates, masked, objectives, regularizers
+from rl4llm import advantages, critics, gates, masked, metrics, objectives, regularizers
 from rl4llm.checks import UsageError
 from rl4llm.objectives.base import RatioObjective, options_of
 
@@ -44,6 +44,8 @@ OPTIONS = {
 OPTIONS |= {"fit": critics.ridge_fit(torch.eye(3), torch.arange(3.0))}
 OPTIONS |= {"states": critics.PolicyStates(torch.ones(2, 2, 2), torch.ones(2, 3, 2), torch.ones(2, 3))}
 OPTIONS |= {"max_tokens": 6, "cache_tokens": 2, "delta_low": 0.1, "delta_high": 0.1, "score": 1.0, "divergence": 0.1}
+OPTIONS |= {"answers": ["1", "1"], "correct": [True, False]}
+OPTIONS |= {"measures": [metrics.Measure(torch.ones(3), torch.ones(3))], "means": torch.ones(3)}
 NUMBERS = {
     "scores": 1.0,
     "entropies": 1.0,

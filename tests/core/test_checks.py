@@ -46,7 +46,7 @@ WRONG = [
     ),
     (lambda: check_token_tensors("f", MASK[0]), "f: response_mask has shape (3,); expected 2 axes: batch time."),
     (
-        lambda: check_token_tensors("f", MASK, none=None, x=NUMBERS[:1]),
+        lambda: check_token_tensors("f", MASK, x=NUMBERS[:1]),
         "f: x has shape (1, 3), response_mask (2, 3); pass one entry per response token.",
     ),
     (
@@ -105,7 +105,7 @@ def test_what_is_right_passes():
     check_same_shape("f", a=None, b=NUMBERS, c=NUMBERS)
     check_ndim("f", 2, axes="batch time", x=NUMBERS, y=None)
     check_mask("f", m=MASK)
-    check_token_tensors("f", MASK, x=NUMBERS, y=None)
+    check_token_tensors("f", MASK, x=NUMBERS)
     check_group_tensors("f", torch.tensor([3, -1]), x=torch.zeros(2))
     check_critic_values("f", NUMBERS[None], MASK)
     check_at_least("f", 1, a=1, b=2, c=None)

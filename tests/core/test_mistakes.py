@@ -7,7 +7,6 @@ from rl4llm.advantages import gae, group_relative
 from rl4llm.checks import UsageError
 from rl4llm.critics import value_loss
 from rl4llm.gates import agreement_gate
-from rl4llm.kl import kl_k1
 from rl4llm.objectives import ppo_clip, token_mean
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
@@ -26,10 +25,6 @@ MISTAKES = {
     "returns": (lambda: value_loss(ONES, None, MASK), "value_loss: returns is None"),
     "losses": (lambda: token_mean(ONES.tolist(), MASK), "token_mean: per_token is of type list"),
     "responses": (lambda: ppo_clip(LOGS, LOGS, torch.ones(2), MASK), "rl4llm.masked.spread(advantages, response_mask)"),
-    "positive": (lambda: ppo_clip(-LOGS, LOGS, ONES, MASK), "ppo_clip: log_probs holds 1, but the logarithm of a"),
-    "graph": (lambda: ppo_clip(LOGS, LOGS.clone().requires_grad_(), ONES, MASK), "pass old_log_probs.detach()"),
-    "integers": (lambda: ppo_clip(LOGS.long(), LOGS, ONES, MASK), "ppo_clip: log_probs must be floating-point, got"),
-    "reference": (lambda: kl_k1(LOGS, -LOGS, MASK), "ref_log_probs holds 1, but the logarithm of a probability"),
 }
 
 
@@ -40,9 +35,3 @@ def test_a_mistake_of_a_caller_is_one_line_that_names_it(mistake, unchecked_shap
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_masked_and_barely_positive_log_probs_are_no_mistake():
-    logs = torch.where(MASK, LOGS, torch.inf)
-    assert ppo_clip(logs, logs, ONES, MASK).isfinite().all()
-    assert ppo_clip(LOGS + 1.001, LOGS + 1.001, ONES, MASK).isfinite().all()
