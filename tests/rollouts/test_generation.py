@@ -4,7 +4,7 @@ from functools import wraps
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,6 +33,7 @@ def same(one, other):
 # --- the host's looks -------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(look_every=st.integers(1, 40), limits=st.lists(st.integers(1, 24), min_size=3, max_size=3), even=st.booleans())
 def test_responses_do_not_depend_on_when_the_host_looks(policy, look_every, limits, even):
     rows = [row[:2] for row in ROWS] if even else ROWS
