@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class FirstBatch(Callback):
-    """Print and log once what the first rollout batch took, and what the rest of the run will take.
+    """Print once what the first rollout batch took, and what the rest of the run will take.
 
         rest = batches left · seconds of the batch + evaluations left · seconds of the latest evaluation
 
@@ -41,8 +41,6 @@ class FirstBatch(Callback):
         if self.said or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.said, seconds, peak = True, time.perf_counter() - self.began, peak_bytes(module.device)
-        module.log("time/first_batch_seconds", seconds)
-        module.log("time/first_batch_peak_gib", peak / 2**30)
         if trainer.is_global_zero:
             print(first_line(seconds, peak, batches_left(trainer), evaluations_left(trainer), self.evaluation))
 
