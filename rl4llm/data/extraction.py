@@ -1,14 +1,12 @@
 """The answer that a response gives, for votes and tables: the task's own, the reward's own, or what marks an answer."""
 
-import re
 import warnings
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from rl4llm.data.checking import described
 from rl4llm.data.task import Task
-
-_BRACES = re.compile(r"\\boxed\s*\{|[{}]")
+from rl4llm.rewards.answers import last_box
 
 
 @runtime_checkable
@@ -68,25 +66,11 @@ def last_answer(response: str) -> str | None:
     marked = response.rfind("####")
     end = response.rfind("</answer>")
     tagged = response.rfind("<answer>", 0, max(end, 0))
-    found = [_last_box(response)]
+    found = [last_box(response)]
     found += [(marked, response[marked + 4 :].partition("\n")[0])] if marked >= 0 else []
     found += [(tagged, response[tagged + 8 : end])] if tagged >= 0 else []
     place, answer = max(found)
     return answer.strip() if place >= 0 else None
-
-
-def _last_box(text: str) -> tuple[int, str]:
-    """Return where the last closed box begins, −1 for none, and what is inside, in one pass over the braces."""
-    opened: list[re.Match[str]] = []
-    last = -1, ""
-    for brace in _BRACES.finditer(text):
-        if brace[0] != "}":
-            opened.append(brace)
-        elif opened:
-            begin = opened.pop()
-            if begin[0] != "{":
-                last = max(last, (begin.start(), text[begin.end() : brace.start()]))
-    return last
 
 
 @lru_cache(maxsize=8)

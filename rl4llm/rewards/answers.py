@@ -13,6 +13,7 @@ _NUMBER = re.compile(
     r"(?:[eE][-+]?[0-9]+)?(?:\s?/\s?[0-9]+(?:\.[0-9]+)?)?"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_BRACES = re.compile(r"\\boxed\s*\{|[{}]")
 _SPACES = re.compile(r"\{,\}|\\[,!;:]")
 
 
@@ -29,19 +30,33 @@ def accepted_texts(answer: Any) -> list[str]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what the last `\boxed{...}` of a text holds; None if there is none, or if it is not closed.
+    r"""Return what the last closed `\boxed{...}` of a text holds; None if there is none.
 
     Example:
         >>> last_boxed(r"\boxed{1}, so \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
     """
-    start = text.rfind(r"\boxed{")
-    depth = 0
-    for place in range(start + len(r"\boxed"), len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start + len(r"\boxed{") : place]
-    return None
+    place, answer = last_box(text)
+    return answer if place >= 0 else None
+
+
+def last_box(text: str) -> tuple[int, str]:
+    r"""Return where the last closed `\boxed{...}` begins, −1 for none, and what it holds, in one pass over the braces.
+
+    Example:
+        >>> last_box(r"so \boxed{2}")
+        (3, '2')
+    """
+    opened: list[re.Match[str]] = []
+    last = -1, ""
+    for brace in _BRACES.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace)
+        elif opened:
+            begin = opened.pop()
+            if begin[0] != "{":
+                last = max(last, (begin.start(), text[begin.end() : brace.start()]))
+    return last
 
 
 def after_hashes(text: str) -> str | None:

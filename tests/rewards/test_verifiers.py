@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rl4llm.checks import UsageError
 from rl4llm.rewards import ExactMatch, MathVerify, NumericMatch, Scoring, score_responses
-from rl4llm.rewards.answers import last_boxed, last_number
+from rl4llm.rewards.answers import last_box, last_boxed, last_number
 
 needs_math = pytest.mark.skipif(find_spec("math_verify") is None, reason="needs math-verify")
 
@@ -95,6 +95,7 @@ def test_the_tolerance_is_relative_and_absolute_below_one():
 def test_what_is_boxed_has_balanced_braces(text):
     found = last_boxed(text)
     assert found is None or (found.count("{") == found.count("}") and f"\\boxed{{{found}}}" in text)
+    assert (found is None) == (last_box(text)[0] < 0)
 
 
 @pytest.mark.parametrize(
