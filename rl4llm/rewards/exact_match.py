@@ -40,11 +40,15 @@ class ExactMatch(Verifier):
     def __call__(self, prompt: Any, response: str, answer: Any) -> float:
         """Return 1 for a match and 0 otherwise."""
         accepted = {self._normalized(text) for text in accepted_texts(answer)}
+        return float(self.extract(response) in accepted)
+
+    def extract(self, response: str) -> str | None:
+        """Return the answer that is compared, for votes too; None if the response has not the text before it."""
         if self.after is not None:
             _, marker, response = response.rpartition(self.after)
             if not marker:
-                return 0.0
-        return float(self._normalized(response) in accepted)
+                return None
+        return self._normalized(response)
 
     def _normalized(self, text: str) -> str:
         text = unicodedata.normalize("NFKC", text)

@@ -44,11 +44,19 @@ class NumericMatch(Verifier):
             ValueError: If the answer has no number.
         """
         accepted = [self._number(text) for text in accepted_texts(answer)]
-        place = result_in(response, self.where)
-        found = None if place is None else last_number(place)
+        found = self._found(response)
         if found is None:
             return 0.0
         return float(any(abs(found - one) <= self.tolerance * max(1.0, abs(one)) for one in accepted))
+
+    def extract(self, response: str) -> str | None:
+        """Return the number that the response gives, for votes; None if it gives none."""
+        found = self._found(response)
+        return None if found is None else f"{found:.12g}"
+
+    def _found(self, response: str) -> float | None:
+        place = result_in(response, self.where)
+        return None if place is None else last_number(place)
 
     @staticmethod
     def _number(answer: str) -> float:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_plan_is_within_15_percent_of_the_measured_peak(tmp_path):
     out = tmp_path / "memory.json"
     command = [sys.executable, "bench/memory.py", "--case=asyppo", f"--out={out}"]

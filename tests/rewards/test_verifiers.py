@@ -172,3 +172,11 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_settings_are_checked_at_construction(verifier, values, message):
     with pytest.raises(UsageError, match=message):
         verifier(**values)
+
+
+def test_verifiers_that_find_one_answer_vote_with_it():
+    votes = NumericMatch().extract
+    assert votes("so 1,000") == votes(r"\boxed{1e3}") == "1000"
+    assert votes("none") is None
+    assert ExactMatch(after="Answer:", case_sensitive=False).extract("Answer: New\nYork") == "new york"
+    assert ExactMatch(after="Answer:").extract("New York") is None

@@ -9,7 +9,7 @@ from rl4llm.testing.strategies import DTYPES
 
 ANY = settings(phases=[Phase.generate], max_examples=5000, database=None)
 CORNERS = {
-    "sixteen in one group": lambda b: len(b) == 16 and len(b.group_ids.unique()) == 1,
+    "many in one group": lambda b: len(b) > 8 and len(b.group_ids.unique()) == 1,
     "groups of one": lambda b: len(b) > 3 and len(b.group_ids.unique()) == len(b),
     "two groups that alternate": lambda b: len(b) > 3 and b.group_ids[0] == b.group_ids[2] != b.group_ids[1],
     "two draws of a prompt": lambda b: len(b.prompt_uids.unique()) < len(b.group_ids.unique()),
