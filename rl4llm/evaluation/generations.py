@@ -21,7 +21,7 @@ def chosen_format(given: Format) -> Literal["parquet", "jsonl"]:
     """
     installed = find_spec("pyarrow") is not None
     if given == "parquet" and not installed:
-        raise UsageError("generations=parquet needs the package pyarrow; pip install 'rl4llm[parquet]', or give jsonl.")
+        raise UsageError("generations=parquet needs the package pyarrow; pip install 'rl4llm[data]', or give jsonl.")
     if given == "auto":
         return "parquet" if installed else "jsonl"
     return given
