@@ -94,8 +94,10 @@ def home(tmp_path_factory):
     tokenizer.chat_template = CHAT
     Policy(model, tokenizer).save(root / "model")
     (yaml,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    small = yaml.replace(NAME, str(root / "model")).replace("train_size: 1000", "train_size: 40")
-    (root / "smollm2.yaml").write_text(small.replace("held_out_size: 64", "held_out_size: 4"))
+    (root / "smollm2.yaml").write_text(yaml.replace(NAME, str(root / "model")))
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    with contextlib.chdir(root):
+        exec(code, {})
     lines = [{"prompt": f"{n} plus {n}", "answer": str(2 * n)} for n in range(4)]
     (root / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (root / "my_rewards.py").write_text("def exact_answer(prompt, response, answer):\n    return response == answer\n")
@@ -117,9 +119,10 @@ def test_the_commands_of_the_page_run(home, monkeypatch):
             run_tool(evaluate, [*words, "--split=validation"])
             continue
         goes_on = any(word.startswith("--ckpt_path") for word in words)
-        generated = not goes_on and "--data.task=JsonLines" not in words
-        size = ["--data.task.train_size=40", "--data.task.held_out_size=4"] if generated else []
-        words = [word.replace("max_steps=60", "max_steps=3") for word in words]
+        size = (
+            ["--data.task.train_size=40", "--data.task.held_out_size=4"] if "--data.task=ReasoningGym" in words else []
+        )
+        words = [word.replace("max_steps=36", "max_steps=3") for word in words]
         with contextlib.suppress(SystemExit) if "--dry_run" in words else contextlib.nullcontext():
             cli(RECIPES[Path(script).stem], *words, *([] if goes_on else SMALL), *size)
     assert (home / "runs/asyppo/version_1/policy/adapter/adapter_config.json").is_file()
