@@ -26,6 +26,10 @@ from rl4llm.cli_slot_errors import in_its_slot
 READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
 
+def _of_trainer(group: Any) -> bool:
+    return any(action.dest.startswith("trainer") for action in group._group_actions)
+
+
 class RecipeParser(LightningArgumentParser):
     """Parser of command lines and configuration files that applies four rules to slots, at every depth.
 
@@ -57,6 +61,16 @@ class RecipeParser(LightningArgumentParser):
         """Parse a file into a configuration."""
         with rules_of_slots():
             return super().parse_path(*args, **options)
+
+    def format_help(self) -> str:
+        """Return the help of all flags: those of the recipe first, those of the Trainer last, under a short usage."""
+        groups, usage = self._action_groups, self.usage
+        own = [group for group in groups if not _of_trainer(group)]
+        self._action_groups, self.usage = own + [group for group in groups if _of_trainer(group)], "%(prog)s [flags]"
+        try:
+            return super().format_help()
+        finally:
+            self._action_groups, self.usage = groups, usage
 
     def add_lightning_class_args(self, lightning_class: Any, *args: Any, **options: Any) -> list[str]:
         """Add the arguments of a class, or of a recipe, whose class is made once for all commands."""

@@ -41,8 +41,7 @@ class FirstBatch(Callback):
         if self.said or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.said, seconds, peak = True, time.perf_counter() - self.began, peak_bytes(module.device)
-        if trainer.is_global_zero:
-            print(first_line(seconds, peak, batches_left(trainer), evaluations_left(trainer), self.evaluation))
+        module.print(first_line(seconds, peak, batches_left(trainer), evaluations_left(trainer), self.evaluation))
 
 
 def first_line(

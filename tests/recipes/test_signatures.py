@@ -141,3 +141,17 @@ def test_the_text_of_a_standard_slot_is_that_of_compose_unless_the_recipe_has_on
 def fit_parser(name):
     (commands,) = (action for action in parser_of(name)._actions if action.dest == "subcommand")
     return commands.choices["fit"]
+
+
+def test_help_begins_with_the_recipe_and_ends_with_the_trainer():
+    parser = fit_parser("asyppo")
+    help_of_all, lines = parser.format_help(), parser.format_help().splitlines()
+    first = {flag: next(i for i, line in enumerate(lines) if line.startswith(f"  --{flag}")) for flag in FIRST}
+    assert first["model.policy"] < 50
+    assert first["model.policy"] < first["data.task"] < first["trainer.max_steps"]
+    assert lines[0].startswith("usage: ")
+    assert lines[0].endswith("[flags]")
+    assert parser.format_help() == help_of_all  # and the parser is as it was
+
+
+FIRST = ("model.policy", "data.task", "trainer.max_steps")
