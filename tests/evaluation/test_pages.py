@@ -1,6 +1,5 @@
 """Every command on the pages about evaluation does what it says, on a tiny run."""
 
-import contextlib
 import importlib
 import json
 import re
@@ -35,7 +34,8 @@ def few(self):
 def place(tmp_path_factory):
     """A folder with three runs, a data set and a reward."""
     root = tmp_path_factory.mktemp("place")
-    with contextlib.chdir(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
         cli(RECIPES["asyppo"], "fit", *SHORT, "--model.scoring.workers=0")
         for version in (1, 2):
             shutil.copytree("runs/asyppo/version_0", f"runs/asyppo/version_{version}")

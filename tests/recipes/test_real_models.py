@@ -96,7 +96,8 @@ def home(tmp_path_factory):
     (yaml,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (root / "smollm2.yaml").write_text(yaml.replace(NAME, str(root / "model")))
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    with contextlib.chdir(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
         exec(code, {})
     lines = [{"prompt": f"{n} plus {n}", "answer": str(2 * n)} for n in range(4)]
     (root / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
