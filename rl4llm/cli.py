@@ -30,7 +30,7 @@ from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
 from rl4llm.runs.resume import Resumed, find_checkpoint
-from rl4llm.runs.step_bar import StepBar
+from rl4llm.runs.step_bar import StepBar, has_bar
 from rl4llm.runs.stopping import RunStopped, Signals, Stopping
 from rl4llm.runs.summary import Summary
 
@@ -79,7 +79,7 @@ class RecipeCLI(LightningCLI):
             **trainer_defaults,
             "callbacks": [
                 *(self.history, Logbook(), self.summary, CollapseWatch(), FirstBatch()),
-                *(StepBar(), self.voice, Stopping(self.signals)),
+                *(self.voice, Stopping(self.signals)),
             ],
         }
         prepare_process()
@@ -184,8 +184,8 @@ class RecipeCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False or config.get("fast_dev_run"):
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
-        if config.get("enable_progress_bar") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, StepBar)]
+        if config.get("enable_progress_bar") is not False and not has_bar(config.get("callbacks")):
+            callbacks = [*callbacks, StepBar()]
         return super()._instantiate_trainer(config, callbacks)
 
     def _loggers(self, root: Path, config: Any) -> list[Logger]:

@@ -149,3 +149,9 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def has_bar(callbacks: Any) -> bool:
+    """Return whether a progress bar is among callbacks: a list, one callback, or None."""
+    some = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, ProgressBar) for callback in some)

@@ -4,9 +4,10 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from rl4llm.runs import step_bar
-from rl4llm.runs.step_bar import StepBar, step_line
+from rl4llm.runs.step_bar import StepBar, has_bar, step_line
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
@@ -115,3 +116,10 @@ def test_a_line_fits(done, total):
     parts = ["1.23e+03 s per step", "reward -12345.678", "held out 0.123", "1000:00:00 left"]
     assert len(step_line(done, total, parts[:2])) <= 79
     assert step_line(done, total, parts).startswith(f"step {done}")
+
+
+def test_a_bar_of_the_users_own_takes_its_place():
+    assert has_bar([StepBar()])
+    assert has_bar(TQDMProgressBar())
+    assert not has_bar([None])
+    assert not has_bar(None)
