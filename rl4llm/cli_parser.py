@@ -62,13 +62,13 @@ class RecipeParser(LightningArgumentParser):
         with rules_of_slots():
             return super().parse_path(*args, **options)
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         """Return the help of all flags: those of the recipe first, those of the Trainer last, under a short usage."""
         groups, usage = self._action_groups, self.usage
         own = [group for group in groups if not _of_trainer(group)]
         self._action_groups, self.usage = own + [group for group in groups if _of_trainer(group)], "%(prog)s [flags]"
         try:
-            return super().format_help()
+            return super().format_help(*formatter)
         finally:
             self._action_groups, self.usage = groups, usage
 
