@@ -22,7 +22,7 @@ def register() -> None:
 
 @dataclass
 class Start:
-    """What an engine is told before the first update: nothing."""
+    """The initialization of a transfer, which has no settings."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ def transfer_engine() -> Any:
         init_info_cls, update_info_cls = Start, Update
 
         def init_transfer_engine(self, init_info: Start) -> None:
-            """Need nothing."""
+            """Do nothing: there is no connection to set up."""
 
         def start_weight_update(self) -> None:
             """Let the layers take new weights."""
@@ -69,6 +69,6 @@ def transfer_engine() -> Any:
             finalize_layerwise_reload(self.model, self.model_config)
 
         def shutdown(self) -> None:
-            """Hold nothing."""
+            """Do nothing: there is no connection to close."""
 
     return Received

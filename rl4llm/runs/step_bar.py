@@ -25,7 +25,7 @@ class StepBar(ProgressBar):
     def __init__(self, stream: Any = None) -> None:
         super().__init__()
         self.stream, self.is_enabled = stream, True
-        self.started = self.shown = 0.0
+        self.started, self.shown = 0.0, float("-inf")
         self.latest: dict[str, float] = {}
         self.first = self.drawn = 0  # the step at which this run began; columns that the latest line takes
 
@@ -46,13 +46,13 @@ class StepBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self.started, self.shown, self.first = time.perf_counter(), 0.0, trainer.global_step
+        self.started, self.shown, self.first = time.perf_counter(), float("-inf"), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Show the step."""
         done, total = trainer.global_step, trainer.estimated_stepping_batches
         last = done >= total
-        if not last and done > self.first + 1 and time.perf_counter() - self.shown < self._pause:
+        if not last and time.perf_counter() - self.shown < self._pause:
             return
         seconds = (time.perf_counter() - self.started) / max(1, done - self.first)
         parts = [f"{seconds:.3g} s per step", *self._metrics(trainer)]
@@ -62,21 +62,29 @@ class StepBar(ProgressBar):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Show how far an evaluation is."""
-        batch = args[2] if len(args) > 2 else 0
-        counts = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        batches = sum(int(count) for count in counts)
-        if self._terminal:
-            self._show(f"evaluation {batch + 1}/{batches}")
+        self._evaluated(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches, args[2])
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Show how far an evaluation is."""
+        self._evaluated(trainer.num_test_batches, args[2])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the line to what is printed next."""
+        """Clear the line."""
+        self._wipe()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear the line."""
         self._wipe()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the last line as it is."""
+        """End the line, which stays."""
         if self.drawn:
             self._stream.write("\n")
             self.drawn = 0
+
+    def _evaluated(self, counts: list[int | float], batch: int) -> None:
+        if self._terminal:
+            self._show(f"evaluation {batch + 1}/{sum(int(count) for count in counts)}")
 
     # --- what --------------------------------------------------------------------------------------------------------
 

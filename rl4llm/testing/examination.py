@@ -79,13 +79,7 @@ def _well(part: Any, batch: RolloutBatch) -> bool:
 
 
 def require(part: Any, laws: Sequence[Law], *, examples: int = 100, domain: Domain = EVERYTHING) -> None:
-    """Raise one readable error with every cause for which the part breaks a law.
-
-    Args:
-        part: What is tested.
-        laws: What shall hold.
-        examples: Batches to draw for each law.
-        domain: Which batches; by default all.
+    """Raise one readable error with every cause for which the part breaks a law. Arguments as in [examine][].
 
     Raises:
         BrokenLawsError: If any law is broken.

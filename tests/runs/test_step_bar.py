@@ -67,6 +67,12 @@ def test_a_terminal_gets_one_line_of_at_most_79_columns(clock):
     assert max(map(len, stream.getvalue().split("\r"))) <= 79
 
 
+def test_a_line_that_is_too_long_is_cut(clock):
+    stream = Stream(terminal=True)
+    run(StepBar(stream), clock, 1e5, 2, total=10**9, metrics={"train/reward": -1e12, "val/sampled_accuracy": 1e12})
+    assert max(map(len, stream.getvalue().split("\r"))) == 79
+
+
 def test_elsewhere_there_is_a_line_after_the_first_step_the_last_and_every_ten_seconds(clock):
     stream = Stream(terminal=False)
     run(StepBar(stream), clock, 4.0, 10, total=10)
@@ -90,6 +96,17 @@ def test_words_of_the_run_stand_on_lines_of_their_own(clock):
     bar.print("samples")
     assert stream.getvalue().endswith("\rsamples\n")
     assert "evaluation 2/4" in stream.getvalue()
+
+
+def test_a_test_is_shown_and_its_line_is_cleared(clock):
+    stream = Stream(terminal=True)
+    bar, run = StepBar(stream), trainer()
+    run.num_test_batches = [3]
+    bar.setup(run, None, "test")
+    bar.on_test_batch_end(run, None, None, None, 2)
+    assert stream.getvalue() == "\revaluation 3/3"
+    bar.on_test_end(run, None)
+    assert stream.getvalue().endswith("\r" + " " * 14 + "\r")
 
 
 def test_a_terminal_without_unicode_gets_a_plain_bar(clock):

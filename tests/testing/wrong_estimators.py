@@ -257,7 +257,20 @@ class FlippedGAE(GAE):
         return Advantages(*(-x for x in super().__call__(batch)))
 
 
+@dataclass(frozen=True)
+class OthersInstead(Wrong, AdvantageEstimator):
+    """18: the mask of the siblings is the wrong way round, so each response gets the scores of the others."""
+
+    compares: ClassVar[str] = "group"
+
+    def __call__(self, batch):
+        scores = batch.scores.nan_to_num()
+        others = (batch.group_ids[:, None] == batch.group_ids) & ~torch.eye(len(batch), dtype=torch.bool)
+        return Advantages(spread((others * scores).sum(-1), batch))
+
+
 CAUGHT = [
+    (OthersInstead(), "a higher score never gives a lower advantage"),
     (FlippedSign(), "a higher score never gives a lower advantage"),
     (FlippedGAE(), "a higher score never gives a lower advantage"),
     (FlippedAndScaled(), "a higher score never gives a lower advantage"),
