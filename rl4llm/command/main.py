@@ -1,4 +1,4 @@
-"""`main`: from the words behind `rl4llm` to what they ask for. Nothing heavy is imported before that is known."""
+"""`main`: the entry point of the command `rl4llm`. Each subcommand imports what it needs, and nothing before that."""
 
 import runpy
 import shutil

@@ -1,4 +1,4 @@
-"""The recipes that the package brings, read as text: nothing is imported to list them."""
+"""The recipes that the package ships. They are read as text, so listing them imports nothing."""
 
 import ast
 import re

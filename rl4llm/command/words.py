@@ -1,4 +1,4 @@
-"""What the command prints: usage, a table of recipes, and what to type next."""
+"""Texts of the command: usage, the table of recipes, and what to type next."""
 
 import textwrap
 from collections.abc import Sequence

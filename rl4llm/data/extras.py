@@ -1,4 +1,4 @@
-"""Optional packages: imported when they are needed, and missed in one line."""
+"""Optional packages: imported when they are needed; a missing one is an error of one line."""
 
 from importlib import import_module
 from typing import Any

@@ -1,4 +1,4 @@
-"""A task of a configuration, read before anything else of the run exists."""
+"""Reading the task of a configuration before anything else of the run is built."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `recipes/evaluate.py` does around an evaluation: what was meant, where it goes, and what is written."""
+"""`recipes/evaluate.py` around the evaluation itself: tasks and sampling, the output folder, and the files."""
 
 import sys
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The policy as it was, in the memory of the policy: its adapter switched off, or replaced by a frozen copy."""
+"""The reference of a policy with an adapter: the same model, with the adapter off or replaced by a frozen copy."""
 
 import copy
 from collections.abc import Collection, Iterator

@@ -1,4 +1,4 @@
-"""`frozen_twin`: a model once more, around the same frozen weights."""
+"""`frozen_twin`: a second model around the same frozen weights."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""`Setting`: what a plan of memory has to know of devices, precision and prompts, beside the models."""
+"""`Setting`: devices, precision and sizes of prompts, which a plan of memory needs beside the models."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""`StepBar`: how far a run is, as one line that is redrawn in a terminal, and as a line now and then elsewhere."""
+"""`StepBar`: the progress of a run, as one line that a terminal redraws, or as a line every ten seconds elsewhere."""
 
 import sys
 import time

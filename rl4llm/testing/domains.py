@@ -1,4 +1,4 @@
-"""What the batches of an examination hold: everything by default, less for functions that promise less."""
+"""`Domain`: the batches on which a part is examined, all by default and fewer for functions that promise less."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Every law of a part, with the broken ones put down to their causes, so that each cause is reported once."""
+"""`examine`: the laws that a part breaks, grouped by cause, so that each cause is reported once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
