@@ -89,7 +89,7 @@ def test_parquet_and_json_lines_hold_the_same(tmp_path):
 def test_without_pyarrow_json_lines_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr("rl4llm.evaluation.generations.find_spec", lambda name: None)
     assert write_generations(tmp_path, GENERATIONS, "auto").name == "generations.jsonl"
-    with pytest.raises(UsageError, match=r"needs the package pyarrow; pip install 'rl4llm\[parquet\]'"):
+    with pytest.raises(UsageError, match=r"needs the package pyarrow; pip install 'rl4llm\[data\]'"):
         write_generations(tmp_path, GENERATIONS, "parquet")
 
 
