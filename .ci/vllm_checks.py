@@ -5,8 +5,9 @@
 
 import argparse
 import csv
-import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -188,8 +189,10 @@ def wait_for(process):
     raise AssertionError("the server does not start")
 
 
-STARTED = ["--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
-STARTED += ["--weight-transfer-config", json.dumps({"backend": "rl4llm"})]
+PAGE = (Path(__file__).parents[1] / "docs" / "engines.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+(STARTED,) = (words[words.index("serve") + 2 :] for words in COMMANDS if "serve" in words)  # flags of the page's server
 
 
 def with_server(args):
@@ -212,12 +215,27 @@ def with_server(args):
     return f"10 laws; GRPO {learned}; largest gap {max(gaps):.1g}"
 
 
+def page(args):
+    """The recipes' commands on the page *Engines* run, the last one with the page's server."""
+    fits = [words[1:] for words in COMMANDS if words[0] == "python"]
+    assert len(fits) == 3, fits
+    short = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
+    with server(*STARTED) as (spec, _):
+        for script, _, *flags in fits:
+            flags = [re.sub(r"http://localhost:\d+", spec.url, flag) for flag in flags]
+            with tempfile.TemporaryDirectory() as folder:
+                column, _ = recipe(Path(script).stem, *flags, *short, folder=folder)
+            assert len(column("train/accuracy")) == 2, flags
+    return f"{len(fits)} commands, two batches each"
+
+
 def wrong_servers(args):
     """A server started without what is needed is refused before anything is loaded."""
     refused(lambda: VLLMServer(url=f"http://localhost:{PORT}").check(MODEL), "does not answer")
     with server(*STARTED, dev="0") as (spec, _):
         refused(lambda: spec.check(MODEL), "takes over no weights")
-    with server("--enable-scale-out", *STARTED[3:]) as (spec, _):
+    raw = STARTED.index("--logprobs-mode")
+    with server(*STARTED[:raw], *STARTED[raw + 2 :]) as (spec, _):
         refused(lambda: spec.check(MODEL), "log-probs are raw_logprobs")
     return "3 refused in one line"
 
@@ -257,6 +275,7 @@ CHECKS = [
     accuracy,
     withheld,
     with_server,
+    page,
     wrong_servers,
 ]
 
