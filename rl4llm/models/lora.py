@@ -64,18 +64,6 @@ class LoRA(Adapter):
 
     def wrap(self, model: PreTrainedModel) -> PreTrainedModel:
         """Put the adapters into the model's layers and freeze everything else."""
-        return self.add(model, "default", self.seed)
-
-    def add(self, model: PreTrainedModel, name: str, seed: int) -> PreTrainedModel:
-        """Put one more adapter of this kind into the model, in place.
-
-        All adapters are trained; those that compute are chosen with `set_adapter` of peft's layers.
-
-        Args:
-            model: The model, with or without adapters of other names.
-            name: Of the adapter.
-            seed: Of its initial A.
-        """
         self.check(model)
         from peft import LoraConfig
 
@@ -87,8 +75,8 @@ class LoRA(Adapter):
             fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return inject(model, config, name)
+            torch.manual_seed(self.seed)
+            return inject(model, config, "default")
 
 
 def require_peft(by: str) -> None:

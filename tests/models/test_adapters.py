@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from rl4llm.checks import UsageError
 from rl4llm.models import LoRA
 from rl4llm.models.adapters import base_names, engine_weights, has_adapter, using_adapter
+from rl4llm.models.lora import inject
 from tests.models.architectures import CONFIGS, architecture
 from tests.models.folders import tiny
 
@@ -115,16 +117,17 @@ def test_the_seed_makes_the_adapter_and_nothing_else_is_drawn():
 
 
 def test_several_adapters_share_one_model():
-    model, choice = tiny()[0], LoRA(rank=2, targets=["q_proj"])
-    for index, name in enumerate("ab"):
-        choice.add(model, name, index)
+    model = tiny()[0]
+    for name in "ab":
+        inject(model, LoraConfig(r=2, target_modules=["q_proj"]), name)
     away_from_zero(model)
+    trained = [weight.requires_grad for weight in model.parameters()]
     with using_adapter(model, "a"):
         a = log_probs(model)
     with using_adapter(model, "b"):
         b = log_probs(model)
     assert not torch.allclose(a, b)
-    assert all(weight.requires_grad == ("lora_" in name) for name, weight in model.named_parameters())
+    assert trained == [weight.requires_grad for weight in model.parameters()]
 
 
 @pytest.mark.parametrize(
