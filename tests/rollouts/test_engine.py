@@ -1,6 +1,8 @@
 """The life of an engine, what it is asked for beyond responses to prompts, and what it returns."""
 
 import copy
+import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from rl4llm.rollouts import (
     decode_responses,
     draw_rollouts,
 )
-from rl4llm.rollouts.decoding import _by_prefixes
+from rl4llm.rollouts.decoding import _by_context, _by_prefixes
 from tests.rollouts.helpers import generate, prompts, rollouts, said, seeds_of
 
 
@@ -241,18 +243,45 @@ def test_tokens_beyond_the_width_are_not_decoded(policy):
 class Bytes:
     """A tokenizer whose tokens are bytes, so that one character may take several."""
 
+    decoded = 0
+
     def decode(self, ids, skip_special_tokens=True):
+        self.decoded += len(ids)
         return bytes(ids).decode("utf-8", errors="replace")
 
     def batch_decode(self, rows, skip_special_tokens=True):
         return [self.decode(row) for row in rows]
 
 
-def test_a_character_of_several_tokens_belongs_to_the_one_that_ends_it(unchecked_shapes):
-    class Stub:
-        tokenizer = Bytes()
+class Spaced(Bytes):
+    """A tokenizer that leaves out a space at the beginning, and so decodes no token alone."""
 
+    def decode(self, ids, skip_special_tokens=True):
+        return super().decode(ids).removeprefix(" ")
+
+
+def test_a_character_of_several_tokens_belongs_to_the_one_that_ends_it(unchecked_shapes):
     text = "aé→b"
-    pieces = _by_prefixes(Stub(), list(text.encode()))
-    assert "".join(pieces) == text
-    assert pieces == ["a", "", "é", "", "", "→", "b"]
+    for split in (_by_prefixes, lambda policy, row: _by_context(policy, row, text)):
+        pieces = split(SimpleNamespace(tokenizer=Bytes()), list(text.encode()))
+        assert pieces == ["a", "", "é", "", "", "→", "b"]
+
+
+@pytest.mark.parametrize("kind", [Bytes, Spaced])
+def test_pieces_from_windows_are_those_from_prefixes(kind, unchecked_shapes):
+    policy, draw = SimpleNamespace(tokenizer=kind()), random.Random(0)
+    for length in list(range(12)) * 10:
+        row = list("".join(draw.choices("ab é→\U0001f600", k=length)).encode())
+        assert _by_context(policy, row, policy.tokenizer.decode(row)) == _by_prefixes(policy, row)
+
+
+def test_pieces_take_time_linear_in_the_response(unchecked_shapes):
+    policy, row = SimpleNamespace(tokenizer=Spaced()), list(("a é" * 200).encode())
+    _by_context(policy, row, policy.tokenizer.decode(row))
+    assert policy.tokenizer.decoded < 10 * len(row)
+
+
+def test_a_text_that_windows_do_not_give_is_taken_from_its_prefixes(unchecked_shapes):
+    policy = SimpleNamespace(tokenizer=Bytes())
+    row = list(b"a\xff\xffb")  # bytes of no character
+    assert "".join(_by_context(policy, row, policy.tokenizer.decode(row))) == policy.tokenizer.decode(row)
