@@ -2,20 +2,23 @@
 
 import re
 from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 
-import ziamath
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 TEX = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-FONT = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+WORD = re.compile(r"<mi>(log|exp)</mi>(?!<mo[^>]*>&#x00028;)")  # a function whose argument stands without parentheses
+FONT = "fonts/STIXTwoMath-Regular.ttf"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the font of the equations, which comes with a package and under the Open Font License."""
-    files.append(File.generated(config, "stylesheets/STIXTwoMath-Regular.ttf", abs_src_path=str(FONT)))
+    package = find_spec("ziamath")
+    assert package is not None
+    files.append(File.generated(config, "stylesheets/STIXTwoMath-Regular.ttf", abs_src_path=str(Path(package.origin or "").parent / FONT)))
     return files
 
 
@@ -27,4 +30,5 @@ def on_page_content(html: str, **page: object) -> str:
 def mathml(tex: str, *, block: bool) -> str:
     """One equation; on a line of its own it scrolls where it is wider than the page."""
     markup = convert(tex.strip(), display="block" if block else "inline")
+    markup = WORD.sub(r'<mspace width="0.17em"/><mi>\1</mi><mspace width="0.17em"/>', markup)
     return f'<div class="equation">{markup}</div>' if block else markup
