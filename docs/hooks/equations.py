@@ -18,7 +18,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the font of the equations, which comes with a package and under the Open Font License."""
     package = find_spec("ziamath")
     assert package is not None
-    files.append(File.generated(config, "stylesheets/STIXTwoMath-Regular.ttf", abs_src_path=str(Path(package.origin or "").parent / FONT)))
+    files.append(
+        File.generated(
+            config, "stylesheets/STIXTwoMath-Regular.ttf", abs_src_path=str(Path(package.origin or "").parent / FONT)
+        )
+    )
     return files
 
 

@@ -3,14 +3,16 @@
 import re
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:
+    from mkdocs.structure.pages import Page
 
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)  # colours for a viewer that shows the file alone
 
 
-def on_page_markdown(markdown: str, page: Page, **site: object) -> str:
+def on_page_markdown(markdown: str, page: "Page", **site: object) -> str:
     """Put each drawing where the page shows it."""
     folder = Path(page.file.abs_src_path or "").parent
     return IMAGE.sub(lambda found: inline(folder / found[2], found[1]), markdown)

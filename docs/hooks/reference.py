@@ -9,7 +9,9 @@ FAMILY = re.compile(r"^::: rl4llm\.(\w+)\.\*$", re.MULTILINE)
 
 def on_page_markdown(markdown: str, **page: object) -> str:
     """Replace a family by its modules, the bases first."""
-    return FAMILY.sub(lambda found: "\n\n".join(f"::: rl4llm.{found[1]}.{name}" for name in modules(found[1])), markdown)
+    return FAMILY.sub(
+        lambda found: "\n\n".join(f"::: rl4llm.{found[1]}.{name}" for name in modules(found[1])), markdown
+    )
 
 
 def modules(family: str) -> list[str]:
