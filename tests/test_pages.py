@@ -29,5 +29,5 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch, unchecked_
         exec(compile(block, str(page), "exec"), names)
 
 
-def test_the_last_block_of_the_readme_runs():
-    exec(compile(blocks(ROOT / "README.md")[-1], "README.md", "exec"), {"__name__": "page"})
+def test_the_first_block_of_the_readme_runs():
+    exec(compile(blocks(ROOT / "README.md")[0], "README.md", "exec"), {"__name__": "page"})

@@ -90,3 +90,10 @@ def test_sections_of_a_docstring(hook):
         "One.\n\nExamples:\n    >>> 1\n    1\n\nReferences:\n"
         "    - A, 2017. [arXiv:1707.06347](https://arxiv.org/abs/1707.06347), eq. 7.\n    - B, 2019.\n"
     )
+
+
+@pytest.mark.parametrize("hook", ["words"], indirect=True)
+def test_flags_stay_whole_in_running_text_and_code_blocks_are_left_alone(hook):
+    html = "<p><code>a --b.c=d e</code></p><pre><code>--b</code></pre><td><code>plain</code></td>"
+    word = "<span class=word>--b.c=d</span>"
+    assert hook.on_page_content(html) == html.replace("a --b.c=d e", f"a {word} e")
