@@ -1,4 +1,4 @@
-"""Words in code style stay whole: a flag such as `--model.gate` has hyphens, after which a browser would break the line."""
+"""Words in code style stay whole: a browser would break a flag such as `--model.gate` after a hyphen."""
 
 import re
 

@@ -23,7 +23,7 @@ def drop_smallest(
     ties: Float[Tensor, "batch time"] | None = None,
     by: str = "drop_smallest",
 ) -> Bool[Tensor, "batch time"]:
-    """Keeps the trained tokens of a batch except the share with the smallest `x`.
+    """Keep the trained tokens of a batch except the share with the smallest `x`.
 
         keepₜ = maskₜ ∧ xₜ ≥ x₍ₖ₊₁₎          k = ⌊fraction · n⌋
 
@@ -71,7 +71,7 @@ def drop_smallest(
 
 
 def whole_part(fraction: float, count: int) -> int:
-    """⌊fraction · count⌋, not one less because a decimal fraction is not exact in binary."""
+    """Return ⌊fraction · count⌋, not one less because a decimal fraction is inexact in binary."""
     product = fraction * count
     nearest = round(product)
     whole = nearest if math.isclose(product, nearest, rel_tol=1e-12) else math.floor(product)
@@ -85,7 +85,7 @@ def advantage_magnitude(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens whose advantage is closest to 0: a control without critics' spread.
+    """Drop the trained tokens whose advantage is closest to 0: a control that does not use the critics' spread.
 
         keepₜ = maskₜ ∧ |Aₜ| not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
@@ -123,7 +123,7 @@ def random_gate(
     fraction: float = 0.2,
     seed: int = 0,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops trained tokens at random: a control for gates that drop the same share.
+    """Drop trained tokens at random: a control for gates that drop the same share.
 
         keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens,          uₜ ~ U[0, 1)
 
@@ -158,7 +158,7 @@ def random_gate(
 
 @dataclass(frozen=True)
 class AdvantageMagnitude(ShareGate):
-    """Keeps the tokens with the largest |A|. See [advantage_magnitude][rl4llm.gates.share.advantage_magnitude].
+    """Gate that keeps the tokens with the largest |A|. See [advantage_magnitude][].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -169,13 +169,13 @@ class AdvantageMagnitude(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`advantage_magnitude` of `batch.advantages`."""
+        """Apply `advantage_magnitude` to `batch.advantages`."""
         return self.kept_by(advantage_magnitude, batch)
 
 
 @dataclass(frozen=True)
 class RandomGate(Gate):
-    """Keeps tokens at random. See [random_gate][rl4llm.gates.share.random_gate].
+    """Gate that keeps tokens at random. See [random_gate][rl4llm.gates.share.random_gate].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -191,6 +191,6 @@ class RandomGate(Gate):
         check_at_least("RandomGate", 0, seed=self.seed)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`random_gate` of the prompts and responses."""
+        """Apply `random_gate` to the prompts and responses."""
         ids, mask = batch.response_ids, batch.response_mask
         return random_gate(batch.prompt_uids, ids, mask, fraction=self.fraction, seed=self.seed)

@@ -93,7 +93,7 @@ class WideReturns(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`wide_returns` of `batch.return_spread`."""
+        """Apply `wide_returns` to `batch.return_spread`."""
         return self.kept_by(wide_returns, batch)
 
 
@@ -112,5 +112,5 @@ class NarrowReturns(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`narrow_returns` of `batch.return_spread`."""
+        """Apply `narrow_returns` to `batch.return_spread`."""
         return self.kept_by(narrow_returns, batch)

@@ -23,7 +23,7 @@ def ppo_clip(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Float[Tensor, "batch time"]:
-    """Clipped importance-weighted policy loss.
+    """Compute the clipped importance-weighted policy loss.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)
         ℓₜ = −min(rₜ Aₜ, clip(rₜ, 1 − clip_low, 1 + clip_high) Aₜ)
@@ -83,7 +83,7 @@ def check_bounds(by: str, clip_low: float, clip_high: float, dual_clip: float | 
 
 @dataclass(frozen=True)
 class PPOClip(RatioObjective):
-    """PPO's clipped objective. See [ppo_clip][].
+    """Objective of PPO: the clipped importance-weighted loss. See [ppo_clip][].
 
     Args:
         clip_low: Width below 1, in [0, 1].

@@ -1,4 +1,4 @@
-"""R²VPO's penalty form: the variance of the ratio is charged instead of clipped."""
+"""R²VPO's penalty form: the variance of the ratio is penalized instead of clipped."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ def ratio_variance(
     *,
     multiplier: float = 0.04,
 ) -> Float[Tensor, "batch time"]:
-    """Importance-weighted policy loss with a charge on the squared deviation of the ratio from 1.
+    """Compute the importance-weighted policy loss plus a penalty on the squared deviation of the ratio from 1.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)
         ℓₜ = −rₜ Aₜ + λ (rₜ − 1)²,   λ = multiplier
@@ -69,7 +69,7 @@ def check_ratio_variance(by: str, multiplier: float) -> None:
 
 @dataclass(frozen=True)
 class RatioVariance(RatioObjective):
-    """Policy loss with a charge on the variance of the ratio. See [ratio_variance][].
+    """Objective of R²VPO: a policy loss with a penalty on the variance of the ratio. See [ratio_variance][].
 
     Args:
         multiplier: λ, at least 0.

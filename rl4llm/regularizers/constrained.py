@@ -1,4 +1,4 @@
-"""A bound on the mean of a penalty instead of a weight: the weight is a dual variable that finds itself."""
+"""A bound on the mean of a penalty instead of a weight: the weight is a dual variable that adapts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -138,24 +138,24 @@ class Constrained(Composite, Regularizer):
 
     @property
     def coef(self) -> float:  # type: ignore[override]
-        """1: the dual variable is the weight."""
+        """Return 1, because the dual variable is the weight."""
         return 1.0
 
     @property
     def where(self) -> Gate | None:  # type: ignore[override]
-        """The gate of the penalty."""
+        """Return the gate of the penalty."""
         return self.penalty.where
 
     @property
     def aggregator(self) -> Aggregator | None:  # type: ignore[override]
-        """How the penalty is averaged, for the policy and for the dual variable alike."""
+        """Return the aggregator of the penalty, for the policy and the dual variable alike."""
         return self.penalty.aggregator
 
     def build(self) -> DualVariable:
-        """The dual variable of this constraint."""
+        """Build the dual variable of this constraint."""
         return DualVariable(limit=self.limit, initial=self.initial, lr=self.lr, maximum=self.maximum)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, with weight 1."""
+        """Return the penalty of every response token, with weight 1."""
         penalty: Any = self.penalty
         return replace(penalty, coef=1.0)(policy, batch)
