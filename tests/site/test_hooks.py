@@ -21,7 +21,7 @@ def hook(monkeypatch, request):
 @pytest.mark.parametrize("hook", ["names"], indirect=True)
 def test_every_link_leads_to_something_that_is_defined_there(hook):
     places = hook.places()
-    assert len(places) > 300
+    assert len(places) > 400
     assert places["GAE"] == "rl4llm.advantages.gae.GAE"
     assert places["token_log_ratio"] == "rl4llm.ratios.token_log_ratio"  # where it is defined, not where it is exported
     for name, place in places.items():
@@ -48,6 +48,14 @@ LINES = [
 @pytest.mark.parametrize(("line", "expected"), LINES)
 def test_names_in_code_style_become_links(hook, line, expected):
     assert hook.on_page_markdown(line) == expected
+
+
+@pytest.mark.parametrize("hook", ["names"], indirect=True)
+@pytest.mark.parametrize(("address", "links"), [("components/objectives.md", True), ("choose.md", False)])
+def test_the_name_of_a_recipe_is_a_function_on_pages_of_components_alone(hook, address, links):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=address))
+    assert ("][" in hook.on_page_markdown("`gspo`", page)) is links
+    assert "][" in hook.on_page_markdown("`GSPO`", page)
 
 
 @pytest.mark.parametrize("hook", ["figures"], indirect=True)
