@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, page: "Page | None" = None, **site: object) 
 
 def linked(found: re.Match[str], recipes: set[str]) -> str:
     """The same code, as a link if the reference describes its name."""
-    place = None if found["skipped"] or found["name"] in recipes else places().get(found["name"])
+    place = None if found["name"] in recipes else places().get(found["name"])
     return f"[{found[0]}][{place}]" if place else found[0]
 
 
