@@ -4,11 +4,11 @@ import re
 
 BLOCK = re.compile(r"<pre\b.*?</pre>", re.DOTALL)
 CODE = re.compile(r"<code>([^<]*)</code>")
-WORD = re.compile(r"\S*-\S*")
+WORD = re.compile(r"\S*[-{\[(\\]\S*")
 
 
 def on_page_content(html: str, **page: object) -> str:
-    """Mark the words with hyphens in the code of running text and tables."""
+    """Mark the words with hyphens and brackets in the code of running text and tables."""
     kept = BLOCK.findall(html)
     pieces = [CODE.sub(marked, piece) for piece in BLOCK.split(html)]
     return "".join(part for pair in zip(pieces, [*kept, ""], strict=True) for part in pair)

@@ -21,7 +21,7 @@ class Advantages(NamedTuple):
 class AdvantageEstimator(Part):
     """Base class of the estimators that say how much better a token was than expected.
 
-    What it declares, here and as every [Part][rl4llm.parts.Part], the laws of `rl4llm.testing` verify.
+    The laws of `rl4llm.testing` verify what it declares, here and as a [Part][rl4llm.parts.Part].
 
     Attributes:
         smallest_group: Responses of one prompt below which it gives no signal.
@@ -43,7 +43,8 @@ class AdvantageEstimator(Part):
     def update_scale(self, size: int) -> float | None:
         """Return the multiple of the policy gradient that the expected update is; None if it is not a multiple.
 
-        1 is unbiased. The update is (1/n) Σᵢ Aᵢ ∇ log π(yᵢ), with one-token responses and any constant in `values`.
+        A result of 1 means unbiased. The update is (1/n) Σᵢ Aᵢ ∇ log π(yᵢ), with one-token responses and any constant
+        in `values`.
         """
         return None
 

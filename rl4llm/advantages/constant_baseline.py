@@ -20,10 +20,10 @@ def constant_baseline(scores: Num[Tensor, " batch"], *, baseline: float = 0.0) -
 
         Aᵢ = rᵢ − c
 
-    The baseline is fixed before any response is drawn, so the policy gradient is unbiased; no other response is looked
-    at. It decides which outcomes count as bad: with scores of ±1 and a share p of good responses, objectives that treat
-    the signs differently (TOPR) see the positive examples in the proportion p(1 − c) : (1 − p)(1 + c), which a baseline
-    that follows the group would fix at 1 : 1.
+    The baseline is fixed before any response is drawn, so the policy gradient is unbiased; no other response is read.
+    It decides which outcomes count as bad: with scores of ±1 and a share p of good responses, objectives that treat the
+    signs differently (TOPR) weight positive and negative examples as p(1 − c) : (1 − p)(1 + c), which a baseline that
+    follows the group would fix at 1 : 1.
 
     Args:
         scores: rᵢ, one number per response; NaN where it could not be scored.
@@ -52,7 +52,7 @@ def constant_baseline(scores: Num[Tensor, " batch"], *, baseline: float = 0.0) -
 class ConstantBaseline(AdvantageEstimator):
     """Advantage estimator that subtracts a constant from the score of a response. See [constant_baseline][].
 
-    It takes the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It reads the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         baseline: c, in units of the score.

@@ -24,10 +24,10 @@ def correctness_relative(
         b = max(min_correct, r̄)        Aᵢ = rᵢ − b
 
     While a group fails on average, the pass mark is the baseline and no failed response is reinforced for being less
-    bad than its siblings; once the mean reaches it, this is the mean baseline (Dr. GRPO). A group that fails with
-    equal scores is pushed down, and so is a single failed response: that is the method, not a degenerate case. There
-    is no division by the standard deviation, which would undo the construction. The formula is that of several
-    agreeing third parties; the paper's method section was not readable.
+    bad than its siblings; once the mean reaches it, this is the mean baseline (Dr. GRPO). A group that fails with equal
+    scores is pushed down, and so is a single failed response: this is intended by the method and not a degenerate case.
+    There is no division by the standard deviation, which would undo the construction. The formula follows several
+    independent implementations that agree, because the method section of the paper could not be read.
 
     Args:
         scores: rᵢ, one number per response; NaN where it could not be scored.
@@ -64,7 +64,7 @@ def _group_fails(scores: Tensor, group_ids: Tensor, min_correct: float) -> Bool[
 class CorrectnessRelative(AdvantageEstimator):
     """Advantage estimator of CoRPO, constant over a response. See [correctness_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         min_correct: The lowest score that counts as correct.

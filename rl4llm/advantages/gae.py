@@ -52,7 +52,7 @@ def gae(
         δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ)          Aₜ = δₜ + γλ Aₜ₊₁          Rₜ = Aₜ(λ_returns) + V(sₜ)
 
     sₜ is the prefix before token t; t+1 is the next *trained* token of the same row, so masked tokens (padding, tool
-    output) are stepped over and cost no factor γλ. After the last one V = 0 and A = 0: a truncated response ends too.
+    output) are stepped over and add no factor γλ. After the last token V = 0 and A = 0, also for a truncated response.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
@@ -100,8 +100,8 @@ def length_adaptive_gae(
 
         λ = 1 − 1/(αl), at least 0          Aₜ, Rₜ as in [gae][]
 
-    l counts the trained tokens of the response, so Σ λᵗ ≈ αl: the last token is felt a fixed share of the response
-    away. Responses of at most 1/α tokens have λ = 0.
+    l counts the trained tokens of the response, so Σ λᵗ ≈ αl: the influence of the last token reaches back over a fixed
+    share of the response. Responses of at most 1/α tokens have λ = 0.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.

@@ -26,8 +26,8 @@ def group_relative(
 
         Aᵢ = (rᵢ − r̄) / s          s² = Σⱼ (rⱼ − r̄)² / (n − 1)          (s = 1 when `normalize_std` is False)
 
-    Nothing is added to s: a group whose scores are all equal gives exactly 0 instead. A score of NaN (could not be
-    scored) enters neither r̄, s nor n and gets 0; so does the only scored member of a group.
+    No epsilon is added to s; a group whose scores are all equal gives exactly 0. A score of NaN (could not be scored)
+    enters neither r̄, s nor n and gets 0; so does the only scored member of a group.
 
     Args:
         scores: rᵢ, one number per response; NaN where it could not be scored.
@@ -65,7 +65,7 @@ def group_relative(
 class GroupRelative(AdvantageEstimator):
     """Advantage estimator of GRPO and Dr. GRPO, constant over a response. See [group_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         normalize_std: Whether to divide by the group's standard deviation; False is Dr. GRPO.

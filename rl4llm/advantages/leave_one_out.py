@@ -51,7 +51,7 @@ def leave_one_out(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"
 class LeaveOneOut(AdvantageEstimator):
     """Advantage estimator of RLOO, constant over a response. See [leave_one_out][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2

@@ -55,7 +55,7 @@ def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> F
 class MaxRL(AdvantageEstimator):
     """Advantage estimator of MaxRL, constant over a response. See [max_rl][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2

@@ -22,8 +22,8 @@ def optimal_baseline(
 
         b = Σⱼ lⱼ rⱼ / Σⱼ lⱼ        Aᵢ = rᵢ − b
 
-    With equal lengths this is the mean baseline. Σ lᵢ Aᵢ = 0 in every group. An empty response weighs nothing; a
-    group of empty responses, of one response or of equal scores gets 0.
+    With equal lengths this is the mean baseline. Σ lᵢ Aᵢ = 0 in every group. An empty response has no weight; a group
+    of empty responses, of one response or of equal scores gets 0.
 
     Args:
         scores: rᵢ, one number per response; NaN where it could not be scored.
@@ -57,7 +57,7 @@ def optimal_baseline(
 class OptimalBaseline(AdvantageEstimator):
     """Advantage estimator of OPO, constant over a response. See [optimal_baseline][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2

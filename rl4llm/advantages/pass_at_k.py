@@ -73,8 +73,8 @@ def choose_ratio(subset: Float[Tensor, " batch"], whole: Float[Tensor, " batch"]
 class PassAtKTraining(AdvantageEstimator):
     """Advantage estimator of pass@k training, constant over a response. See [pass_at_k][].
 
-    A response counts 1 if the task calls it correct (`batch.solved`) and 0 if not, plus any shaping of the rewards, of
-    which there must be none. Responses that could not be scored get 0.
+    A response counts 1 if the task calls it correct (`batch.solved`) and 0 if not; the rewards must not hold any
+    shaping. Responses that could not be scored get 0.
 
     Args:
         k: Size of the subsets.

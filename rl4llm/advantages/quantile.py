@@ -60,7 +60,7 @@ def quantile_relative(
 class QuantileRelative(AdvantageEstimator):
     """Advantage estimator of QAE, constant over a response. See [quantile_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         quantile: Which quantile is the baseline, in (0, 1).

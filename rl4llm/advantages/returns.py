@@ -20,8 +20,8 @@ def discounted_returns(
 
         Gₜ = rₜ + γ Gₜ₊₁
 
-    t+1 is the next *trained* token of the row: masked tokens are stepped over and cost no factor γ. After the last
-    one G = 0. This is [gae][] with V = 0 and λ = 1.
+    t+1 is the next *trained* token of the row: masked tokens are stepped over and add no factor γ. After the last one G
+    = 0. This is [gae][] with V = 0 and λ = 1.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.

@@ -19,8 +19,8 @@ def tracker_advantages(scores: Num[Tensor, " batch"], baselines: Num[Tensor, " b
 
         Aᵢ = rᵢ − bᵢ
 
-    Unbiased with any b that was fixed before the response was drawn: the tracked v̂ from before this observation
-    (SPO), V* of a table (A*-PO), or the score of a greedy response (ReMax). No other response is looked at.
+    Unbiased with any b that was fixed before the response was drawn: the tracked v̂ from before this observation (SPO),
+    V* of a table (A*-PO), or the score of a greedy response (ReMax). No other response is read.
 
     Args:
         scores: rᵢ, one number per response; NaN where it could not be scored.

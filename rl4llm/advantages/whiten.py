@@ -57,7 +57,7 @@ def whiten(
         yₜ = (xₜ − x̄) / s          (x̄ is added again when `shift_mean` is False)
 
     "token": x̄ and s are over all tokens where the mask is True, so long responses weigh more.
-    "response": over one value a response, its mean over tokens; empty responses do not count.
+    "response": over one value per response, its mean over tokens; empty responses do not count.
     "group": the same among the responses of each group.
     Nothing is added to s: where all values are exactly equal, or there is only one, y is exactly 0 (x̄ when
     `shift_mean` is False).

@@ -23,7 +23,7 @@ StateFunction = Callable[[PolicyStates, RolloutBatch], Tensor]
 
 @runtime_checkable
 class Complete(Protocol):
-    """Draws completions of cut responses and scores them."""
+    """Function that draws completions of cut responses and scores them."""
 
     def __call__(
         self,
@@ -49,7 +49,7 @@ class Complete(Protocol):
 
 @runtime_checkable
 class Decode(Protocol):
-    """Return the text of every response token."""
+    """Function that returns the text of every response token."""
 
     def __call__(self, batch: RolloutBatch) -> Sequence[Sequence[str]]:
         """One list of pieces of text a response, one piece a column up to its last token; joined, the response."""
@@ -70,7 +70,7 @@ class Surveyed(dict[int, list[float]]):
 
 @runtime_checkable
 class Survey(Protocol):
-    """Scores responses of the policy as it is before training to every training prompt."""
+    """Function that scores responses of the untrained policy to every training prompt."""
 
     def __call__(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
         """Return the scores of `samples` responses to each prompt by its uid, from the cache where it has them.

@@ -25,8 +25,8 @@ def agreement_gate(
 
         keepₜ = maskₜ ∧ σₜ ∉ Low(σ)          σₜ = std over critics of Vₘ(sₜ)
 
-    Low(σ) holds the ⌊fraction · n⌋ smallest of the n trained tokens of the batch that is passed; ties across the
-    border are kept whole and a NaN spread is kept ([drop_smallest][]). One critic, or identical ones, drop nothing.
+    Low(σ) holds the ⌊fraction · n⌋ smallest of the n trained tokens of the batch that is passed; ties at the threshold
+    are kept, and so is a NaN spread ([drop_smallest][]). One critic, or identical ones, drop nothing.
 
     Args:
         critic_values: Vₘ(sₜ), m in [0, M), t in [0, T). Read only where `response_mask` is True.

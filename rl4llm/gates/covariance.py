@@ -25,9 +25,9 @@ def covariance(
 
         covₜ = (Aₜ − Ā) (log π(yₜ) − mean log π)          means over the trained tokens of the batch that is passed
 
-    A likely token with a high advantage takes most entropy from the policy when it is learned from. The means are
-    over the batch that is passed; the paper's code takes them over a microbatch, at the log-probs of the moment, so
-    that they depend on how the batch was cut.
+    Learning from a likely token with a high advantage reduces the entropy of the policy most. The means are over the
+    batch that is passed; the paper's code takes them over a microbatch, at the log-probs of the moment, so that they
+    depend on how the batch was cut.
 
     Args:
         log_probs: log π(yₜ), t in [0, T); a constant.
@@ -73,8 +73,8 @@ def covariance_gate(
         Cₜ = low < covₜ < high, not clipped     keepₜ = maskₜ ∧ t ∉ a random choice of k of the tokens with Cₜ
         k = max(1, ⌊fraction · n⌋), at most as many as there are; n counts all trained tokens
 
-    Nothing is dropped where no token qualifies or fraction is 0. The choice is made by content, as that of
-    [random_gate][]: by the seed and by what the rows hold, not by where they stand. See [covariance][].
+    Nothing is dropped where no token qualifies or fraction is 0. The choice follows from the seed and the content of
+    the rows, not from their position, as in [random_gate][]. See [covariance][].
 
     Args:
         log_probs: log π(yₜ), t in [0, T).
@@ -190,8 +190,8 @@ def high_covariance(
 
         keepₜ = maskₜ ∧ covₜ among the k largest          k = max(1, ⌊fraction · n⌋) of n trained tokens
 
-    Ties across the border are kept whole ([drop_smallest][]), so constant advantages keep everything. Unlike that of
-    the other gates, `fraction` is the share that is *kept*, as the paper names it. See [covariance][].
+    Ties at the threshold are kept ([drop_smallest][]), so constant advantages keep everything. Unlike that of the other
+    gates, `fraction` is the share that is *kept*, as the paper names it. See [covariance][].
 
     Args:
         log_probs: log π_old(yₜ), t in [0, T).

@@ -25,9 +25,8 @@ def divergence_filter(
 
         keepₜ = maskₜ ∧ σₜ ∉ Top(σ)          σₜ = std over critics of Vₘ(sₜ)
 
-    Top(σ) holds the ⌊fraction · n⌋ largest of the n trained tokens of the batch that is passed; ties across the
-    border are kept whole and a NaN spread is kept ([drop_smallest][] of −σ). One critic, or identical ones, drop
-    nothing.
+    Top(σ) holds the ⌊fraction · n⌋ largest of the n trained tokens of the batch that is passed; ties at the threshold
+    are kept, and so is a NaN spread ([drop_smallest][] of −σ). One critic, or identical ones, drop nothing.
 
     Args:
         critic_values: Vₘ(sₜ), m in [0, M), t in [0, T). Read only where `response_mask` is True.

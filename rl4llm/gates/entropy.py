@@ -23,8 +23,8 @@ def high_entropy(
 
         keepₜ = maskₜ ∧ Hₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
-    The n tokens are those of the batch that is passed. Ties across the border are kept whole and a NaN entropy is
-    kept ([drop_smallest][]). The paper names the share that is kept, 20 %; `fraction` is the share that is dropped.
+    The n tokens are those of the batch that is passed. Ties at the threshold are kept, and so is a NaN entropy
+    ([drop_smallest][]). The paper names the share that is kept, 20 %; `fraction` is the share that is dropped.
 
     Args:
         entropies: Hₜ = H(π(·|sₜ)), t in [0, T). Read only where `response_mask` is True.

@@ -25,8 +25,8 @@ def content_noise(
 
     No global random state is read or changed. Each row draws from its own generator, seeded by `seed`, by the trained
     tokens of the row and its prompt, and by those of the whole batch: the same batch gives the same numbers, in any
-    order of the rows and on any device, and another batch gives others. Only identical responses to one prompt are told
-    apart by their order.
+    order of the rows and on any device, and another batch gives others. Only identical responses to the same prompt are
+    distinguished by their order.
 
     Args:
         prompt_uids: Identity of the prompts.

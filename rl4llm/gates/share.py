@@ -28,9 +28,9 @@ def drop_smallest(
         keepₜ = maskₜ ∧ xₜ ≥ x₍ₖ₊₁₎          k = ⌊fraction · n⌋
 
     n counts the trained tokens of all rows, x₍ᵢ₎ is the i-th smallest of their values. Without ties exactly k are
-    dropped. A tie across the border is kept whole, never broken by position: rows may be permuted, and constant `x`
-    drops nothing. With `ties` equal tokens are ranked by these instead, and exactly k are dropped, also of a constant
-    `x`. A NaN at a trained token counts as the largest value, so that it is kept.
+    dropped. Ties at the threshold are kept and never broken by position: rows may be permuted, and constant `x` drops
+    nothing. With `ties` equal tokens are ranked by these instead, and exactly k are dropped, also of a constant `x`. A
+    NaN at a trained token counts as the largest value, so that it is kept.
 
     Args:
         x: What to rank by, t in [0, T). Read only where `response_mask` is True.
@@ -127,7 +127,7 @@ def random_gate(
 
         keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens,          uₜ ~ U[0, 1)
 
-    u follows from the seed and from what the rows hold, not from where they stand: see
+    u follows from the seed and the content of the rows, not from their position; see
     [content_noise][rl4llm.gates.noise.content_noise].
 
     Args:

@@ -1,4 +1,4 @@
-"""The gate of undecided states: no policy gradient where a value already tells the outcome."""
+"""The gate of undecided states: no policy gradient where a value already predicts the outcome."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -17,10 +17,10 @@ def token_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) 
 
         L = Σᵢₜ mᵢₜ ℓᵢₜ / N        N = Σᵢₜ mᵢₜ
 
-    `normalizer` replaces N by the count of the whole optimizer step over microbatches and ranks; then the pieces'
-    results sum to the whole's, however the step was cut. A loss with one number per response is passed with a mask of
-    one truth value a response: then every function of this module is the mean over the responses that count, and N is
-    their number.
+    `normalizer` replaces N by the count of the whole optimizer step over microbatches and ranks; the results of the
+    pieces then sum to that of the whole, however the step was cut. A loss with one number per response is passed with a
+    mask of one truth value per response; every function of this module then gives the mean over the responses that
+    count, and N is their number.
 
     Args:
         per_token: Losses, one per token (batch time) or one per response (batch); read only where `mask` is True.
@@ -93,8 +93,8 @@ def constant_norm(
 
         L = (1/N) Σᵢₜ mᵢₜ ℓᵢₜ / max_tokens        N = number of responses with Σₜ mᵢₜ > 0
 
-    The constant is a hyperparameter, never the width of the tensor, so padding has no say. A loss with one number a
-    response is not divided by it. Other arguments, result, errors and `normalizer` as in [token_mean][].
+    The constant is a hyperparameter, never the width of the tensor, so padding has no influence. A loss with one number
+    per response is not divided by it. Other arguments, result, errors and `normalizer` as in [token_mean][].
 
     Args:
         per_token: Losses.

@@ -43,8 +43,8 @@ class PolicyObjective(Part):
 class Aggregator(Part):
     """Base class of the reductions from the losses of tokens to one number.
 
-    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
-    pieces' results sum to what the whole step would give.
+    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; the
+    results of the pieces then sum to that of the whole step.
     """
 
     @abstractmethod

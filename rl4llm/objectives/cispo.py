@@ -29,7 +29,7 @@ def cispo(
         ∂ℓₜ/∂log π_θ(yₜ) = −clip(rₜ, 1 − clip_low, 1 + clip_high) Aₜ
 
     The weight is bounded and no token is dropped: unlike PPO's clip, which is a mask. sg stops the gradient, so the
-    value of the loss says nothing; its gradient is the method.
+    value of the loss carries no information; only its gradient matters.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

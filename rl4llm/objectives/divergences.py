@@ -54,8 +54,8 @@ def top_masses(
 ) -> Float[Tensor, "*axes cells"]:
     """Return the distribution over listed tokens, the sampled token and all others: K + 2 masses of at least 1e-12.
 
-    A listed token that is the sampled one is counted once, with the log-prob of the sampled token; its cell in the
-    list is then as good as empty.
+    A listed token that is the sampled one is counted once, with the log-prob of the sampled token; its cell in the list
+    then has the minimal mass.
 
     Args:
         log_probs: log p of the sampled token.

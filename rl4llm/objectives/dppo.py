@@ -46,11 +46,11 @@ def dppo(
 
         ∂ℓₜ/∂log π_θ(yₜ) = −mₜ min(rₜ, weight_cap) Aₜ
 
-    A ratio says little of a rare token (from 1e-5 to 1e-3 it is 100, and little has moved) and hides much of a
-    frequent one. In the last two, a runs over the engine's K likeliest tokens, the sampled one and one cell for all
-    others. All bound the divergence of the whole vocabulary from below, the binary ones most loosely; with K = V the
-    bound is the divergence. A token that moves back towards μ is never dropped. The anchor is the policy that sampled,
-    as the engine reported it; with `anchor="old"` the mask (all but the weight rₜ) compares with π_old instead.
+    A ratio exaggerates the movement of a rare token (from 1e-5 to 1e-3 it is 100) and hides that of a frequent one. In
+    the last two, a runs over the engine's K likeliest tokens, the sampled one and one cell for all others. All bound
+    the divergence of the whole vocabulary from below, the binary ones most loosely; with K = V the bound is the
+    divergence. A token that moves back towards μ is never dropped. The anchor is the policy that sampled, as the engine
+    reported it; with `anchor="old"` the mask (all but the weight rₜ) compares with π_old instead.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

@@ -28,8 +28,8 @@ def entropy_ratio_mask(
 
         ρₜ = (H(π_θ(·|sₜ)) + 10⁻⁸) / (H(π_old(·|sₜ)) + 10⁻⁸)        1 − clip_low < ρₜ < 1 + clip_high
 
-    The ratio of the sampled token says nothing of how the rest of the distribution has moved; the entropy does. No
-    gradient.
+    The ratio of the sampled token does not show how the rest of the distribution has moved; the entropy does. The mask
+    has no gradient.
 
     Args:
         entropies: H(π_θ(·|sₜ)), t in [0, T), at least 0.

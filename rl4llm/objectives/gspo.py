@@ -81,7 +81,7 @@ def gspo_token(
 
         ∂ℓₜ/∂log π_θ(yₜ) = 0 if (Aₜ > 0 and s > 1 + clip_high) or (Aₜ < 0 and s < 1 − clip_low), else −s Aₜ
 
-    With one advantage a response, the mean over its tokens has the value and the gradient of [gspo][]. Arguments and
+    With one advantage per response, the mean over its tokens has the value and the gradient of [gspo][]. Arguments and
     errors as in [gspo][].
 
     Returns:

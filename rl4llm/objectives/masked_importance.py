@@ -31,7 +31,7 @@ def masked_importance_weighted(
 
     Unlike PPO's clip it drops a token whatever the sign of its advantage, even one that would move back. The anchor is
     the policy that sampled, as the engine reported it, so one bound covers staleness and the difference between engine
-    and trainer, and no π_old is computed. sg stops the gradient: the value of the loss says nothing.
+    and trainer, and no π_old is computed. sg stops the gradient, so the value of the loss carries no information.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

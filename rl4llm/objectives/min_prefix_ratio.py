@@ -35,7 +35,7 @@ def min_prefix_ratio(
 
     The exact off-policy weight is the product of all ratios up to t, whose variance grows with length; its smallest
     factor stands in for the prefix. With two tokens the two agree. A weight never depends on later tokens. Masked
-    tokens are stepped over. The body of the paper was not readable: the formula is that of an independent reproduction
+    tokens are stepped over. The body of the paper could not be read: the formula is that of an independent reproduction
     with two agreeing notes, the widths are the library's choice (no floor, CISPO's ceiling), and whether the minimum is
     capped at 1 is an option.
 

@@ -34,8 +34,8 @@ def ppo_clip(
 
     A token is dropped only when it has already moved past a bound in the direction that its advantage asks for (or,
     with `dual_clip`, when a bad token has become far likelier); a token that would move back always has gradient.
-    Gradient flows to `log_probs` only. The ratio is continued by its tangent above e²⁰, see [tangent_exp][], so
-    without `dual_clip` a bad token that ran away keeps a finite gradient that pulls it back.
+    Gradient flows to `log_probs` only. The ratio is continued by its tangent above e²⁰, see [tangent_exp][], so without
+    `dual_clip` a bad token that ran away keeps a finite gradient that moves it back.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

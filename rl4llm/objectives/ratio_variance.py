@@ -29,7 +29,7 @@ def ratio_variance(
 
     Under the sampling policy E[r] = 1, so E[(r − 1)²] is the variance of the ratio and the χ² divergence. The gradient
     vanishes at r = 1 + A/2λ and pulls back beyond; at λ = 0 this is the importance-weighted loss. The paper's equations
-    were not readable: constraint and Lagrangian follow from its abstract, the fixed multiplier from another's code.
+    could not be read: constraint and Lagrangian follow from its abstract, and the fixed multiplier follows other code.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

@@ -21,8 +21,8 @@ def reinforce(
 
         ℓₜ = −Aₜ log π_θ(yₜ)        ∂ℓₜ/∂log π_θ(yₜ) = −Aₜ
 
-    Its gradient is right only while the policy is the one that sampled the tokens. The value of the loss means
-    nothing; gradient flows to `log_probs` only.
+    Its gradient is correct only while the policy is the one that sampled the tokens. The value of the loss carries no
+    information; gradient flows to `log_probs` only.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

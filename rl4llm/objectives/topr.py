@@ -30,7 +30,8 @@ def topr(
 
         ∂ℓₜ/∂log π_θ(yₜ) = −wₜ Aₜ
 
-    Good responses are imitated whatever the policy thinks of them now; bad ones are forgotten as they become unlikely.
+    Good responses are imitated whatever their present probability; the weight of bad ones fades as they become
+    unlikely.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).

@@ -61,7 +61,8 @@ def log_ratio_distance(
 
         dₜ = log π_θ(yₜ) − log π_old(yₜ)        ℓₜ = |dₜ|        ∂ℓₜ/∂log π_θ(yₜ) = sign dₜ  (0 at dₜ = 0)
 
-    Pulls with the same force however far the token has moved. Arguments, result and errors as in [ratio_deviation][].
+    The gradient has the same size however far the token has moved. Arguments, result and errors as in
+    [ratio_deviation][].
 
     Example:
         >>> import torch
@@ -79,7 +80,8 @@ def log_ratio_distance(
 class RatioPenalty(Regularizer):
     """Regularizer that penalizes the squared deviation of the ratio from 1. See [ratio_deviation][].
 
-    Beside `ImportanceWeighted` this is `RatioVariance(multiplier=coef)`; inside `Constrained` its coefficient adapts.
+    Together with `ImportanceWeighted` this is `RatioVariance(multiplier=coef)`; inside `Constrained` its coefficient
+    adapts.
 
     Args:
         coef: Weight, at least 0.
