@@ -12,16 +12,16 @@ from rl4llm.parts import Part
 
 
 class Advantages(NamedTuple):
-    """Aₜ and, for estimators that give value targets, Rₜ; both zero where the mask is False, both without graph."""
+    """Advantages Aₜ and, if the estimator gives value targets, returns Rₜ; 0 where the mask is False, no graph."""
 
     advantages: Float[Tensor, "batch time"]
     returns: Float[Tensor, "batch time"] | None = None
 
 
 class AdvantageEstimator(Part):
-    """How much better a token was than expected.
+    """Base class of the estimators that say how much better a token was than expected.
 
-    What it declares, here and as every [Part][rl4llm.parts.Part], the laws of `rl4llm.testing` verify.
+    The laws of `rl4llm.testing` verify what it declares, here and as a [Part][rl4llm.parts.Part].
 
     Attributes:
         smallest_group: Responses of one prompt below which it gives no signal.
@@ -38,15 +38,16 @@ class AdvantageEstimator(Part):
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token of the batch."""
+        """Return the advantages of every trained token of the batch."""
 
     def update_scale(self, size: int) -> float | None:
-        """What multiple of the policy gradient the expected update of a group of this size is; None: of none.
+        """Return the multiple of the policy gradient that the expected update is; None if it is not a multiple.
 
-        1 is unbiased. The update is (1/n) Σᵢ Aᵢ ∇ log π(yᵢ), with one-token responses and any constant in `values`.
+        A result of 1 means unbiased. The update is (1/n) Σᵢ Aᵢ ∇ log π(yᵢ), with one-token responses and any constant
+        in `values`.
         """
         return None
 
     def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
-        """Numbers worth a curve, by name, of which the loop logs the mean; none by default."""
+        """Return extra metrics by name, whose means the loop logs; none by default."""
         return {}

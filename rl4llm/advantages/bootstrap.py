@@ -1,4 +1,4 @@
-"""What a response that was cut off would still have earned: the critics' value at the cut, in its last reward."""
+"""Bootstrapping of truncated responses: the critics' value at the cut is added to the last reward."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ def bootstrap_truncated(
     *,
     gamma: float = 1.0,
 ) -> Float[Tensor, "batch time"]:
-    """Token rewards in which a cut response goes on with the value of the state where it was cut.
+    """Add the value of the state at the cut to the last token reward of each truncated response.
 
         r'ₜ = rₜ + γ V(s_T)   at the last trained token t = T − 1,     r'ₜ = rₜ elsewhere
 

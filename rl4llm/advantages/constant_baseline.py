@@ -1,4 +1,4 @@
-"""Scores minus one number that was chosen before training."""
+"""Scores minus a constant that is chosen before training."""
 
 from dataclasses import dataclass
 from math import inf
@@ -16,17 +16,17 @@ from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 
 @torch.no_grad()
 def constant_baseline(scores: Num[Tensor, " batch"], *, baseline: float = 0.0) -> Float[Tensor, " batch"]:
-    """Scores minus a constant.
+    """Subtract a constant from every score.
 
         Aᵢ = rᵢ − c
 
-    The baseline is fixed before any response is drawn, so the policy gradient is unbiased; no other response is looked
-    at. It decides which outcomes count as bad: with scores of ±1 and a share p of good responses, objectives that treat
-    the signs differently (TOPR) see the positive examples in the proportion p(1 − c) : (1 − p)(1 + c), which a baseline
-    that follows the group would fix at 1 : 1.
+    The baseline is fixed before any response is drawn, so the policy gradient is unbiased; no other response is read.
+    It decides which outcomes count as bad: with scores of ±1 and a share p of good responses, objectives that treat the
+    signs differently (TOPR) weight positive and negative examples as p(1 − c) : (1 − p)(1 + c), which a baseline that
+    follows the group would fix at 1 : 1.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         baseline: c, in units of the score.
 
     Returns:
@@ -50,9 +50,9 @@ def constant_baseline(scores: Num[Tensor, " batch"], *, baseline: float = 0.0) -
 
 @dataclass(frozen=True)
 class ConstantBaseline(AdvantageEstimator):
-    """A score minus a constant, the same at every token of a response. See [constant_baseline][].
+    """Advantage estimator that subtracts a constant from the score of a response. See [constant_baseline][].
 
-    It takes the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It reads the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         baseline: c, in units of the score.
@@ -66,14 +66,14 @@ class ConstantBaseline(AdvantageEstimator):
 
     @property
     def invariances(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Advantages grow with the scores where the constant is 0."""
+        """Return "homogeneous" if the constant is 0: scaled scores then give scaled advantages."""
         return () if self.baseline else ("homogeneous",)
 
     def update_scale(self, size: int) -> float:
-        """1: the baseline knows no response."""
+        """Return 1, because the baseline depends on no response."""
         return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         numbers = constant_baseline(batch.outcomes, baseline=self.baseline)
         return Advantages(spread(numbers, batch.scored_mask))

@@ -1,4 +1,4 @@
-"""CoRPO: a group's mean as baseline, but never below what counts as correct."""
+"""CoRPO: the baseline is the mean of the group, but at least the score that counts as correct."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 def correctness_relative(
     scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *, min_correct: float = 0.0
 ) -> Float[Tensor, " batch"]:
-    """Scores relative to the larger of their group's mean and a fixed pass mark.
+    """Subtract the larger of the group's mean and a fixed pass mark from every score.
 
         b = max(min_correct, r̄)        Aᵢ = rᵢ − b
 
     While a group fails on average, the pass mark is the baseline and no failed response is reinforced for being less
-    bad than its siblings; once the mean reaches it, this is the mean baseline (Dr. GRPO). A group that fails with
-    equal scores is pushed down, and so is a single failed response: that is the method, not a degenerate case. There
-    is no division by the standard deviation, which would undo the construction. The formula is that of several
-    agreeing third parties; the paper's method section was not readable.
+    bad than its siblings; once the mean reaches it, this is the mean baseline (Dr. GRPO). A group that fails with equal
+    scores is pushed down, and so is a single failed response: this is intended by the method and not a degenerate case.
+    There is no division by the standard deviation, which would undo the construction. The formula follows several
+    independent implementations that agree, because the method section of the paper could not be read.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
         min_correct: The lowest score that counts as correct.
 
@@ -56,15 +56,15 @@ def correctness_relative(
 
 
 def _group_fails(scores: Tensor, group_ids: Tensor, min_correct: float) -> Bool[Tensor, " batch"]:
-    """Whether the pass mark is the baseline: the group's mean is below it."""
+    """Return whether the pass mark is the baseline, because the mean of the group is below it."""
     return group_mean(scores, group_ids, ~scores.isnan()) < min_correct
 
 
 @dataclass(frozen=True)
 class CorrectnessRelative(AdvantageEstimator):
-    """CoRPO's advantage, the same at every token of a response. See [correctness_relative][].
+    """Advantage estimator of CoRPO, constant over a response. See [correctness_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         min_correct: The lowest score that counts as correct.
@@ -78,7 +78,7 @@ class CorrectnessRelative(AdvantageEstimator):
         check_interval("CorrectnessRelative", ends="()", min_correct=self.min_correct)
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         return Advantages(
             spread(
                 correctness_relative(batch.outcomes, batch.group_ids, min_correct=self.min_correct), batch.scored_mask
@@ -86,7 +86,7 @@ class CorrectnessRelative(AdvantageEstimator):
         )
 
     def diagnostics(self, batch: RolloutBatch) -> Mapping[str, Tensor]:
-        """`floor_share`: for each scored response, 1 if the pass mark was its baseline, 0 if the group's mean was."""
+        """Return `floor_share`: for each scored response, 1 if the pass mark was its baseline, else 0."""
         scored = ~batch.scores.isnan()
         fails = _group_fails(batch.outcomes, batch.group_ids, self.min_correct)
         return {"floor_share": fails[scored].float()}

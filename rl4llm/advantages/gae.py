@@ -1,4 +1,4 @@
-"""Generalized advantage estimation over response tokens, with one λ or with one that grows with the length."""
+"""Generalized advantage estimation over response tokens, with a fixed λ or one that grows with the length."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ _REMEDY = "pass one value per token; for critic_values use critic_mean"
 def _advantages(
     rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, *lams: float | Tensor
 ) -> tuple[Tensor, ...]:
-    """A for each λ, a number or one a row, then V; in float32 or wider, 0 where the mask is False."""
+    """Return A for each λ (a number, or one per row), then V; in float32 or wider, 0 where the mask is False."""
     # Trained tokens move to the left edge, so the next column is the next *trained* token. After the last
     # one all is 0, and its solution 0 goes back to the masked positions.
     places = _left_edge(response_mask)
@@ -47,12 +47,12 @@ def gae(
     lam: float = 0.95,
     lam_returns: float | None = None,
 ) -> Advantages:
-    """Generalized advantage estimates over response tokens.
+    """Compute generalized advantage estimates over response tokens.
 
         δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ)          Aₜ = δₜ + γλ Aₜ₊₁          Rₜ = Aₜ(λ_returns) + V(sₜ)
 
     sₜ is the prefix before token t; t+1 is the next *trained* token of the same row, so masked tokens (padding, tool
-    output) are stepped over and cost no factor γλ. After the last one V = 0 and A = 0: a truncated response ends too.
+    output) are stepped over and add no factor γλ. After the last token V = 0 and A = 0, also for a truncated response.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
@@ -96,12 +96,12 @@ def length_adaptive_gae(
     alpha: float = 0.05,
     lam_returns: float = 1.0,
 ) -> Advantages:
-    """Generalized advantage estimates whose λ grows with the length of the response.
+    """Compute generalized advantage estimates whose λ grows with the length of the response.
 
         λ = 1 − 1/(αl), at least 0          Aₜ, Rₜ as in [gae][]
 
-    l counts the trained tokens of the response, so Σ λᵗ ≈ αl: the last token is felt a fixed share of the response
-    away. Responses of at most 1/α tokens have λ = 0.
+    l counts the trained tokens of the response, so Σ λᵗ ≈ αl: the influence of the last token reaches back over a fixed
+    share of the response. Responses of at most 1/α tokens have λ = 0.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
@@ -158,7 +158,7 @@ class GAE(AdvantageEstimator):
         check_interval("GAE", 0.0, 1.0, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages and value targets of every trained token."""
+        """Return the advantages and value targets of every trained token."""
         (values,) = self.take(batch)
         mask = batch.scored_mask
         return gae(batch.rewards, values, mask, gamma=self.gamma, lam=self.lam, lam_returns=self.lam_returns)
@@ -187,7 +187,7 @@ class LengthAdaptiveGAE(AdvantageEstimator):
         check_interval("LengthAdaptiveGAE", 0.0, ends="(]", alpha=self.alpha)
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages and value targets of every trained token."""
+        """Return the advantages and value targets of every trained token."""
         (values,) = self.take(batch)
         options = {"gamma": self.gamma, "alpha": self.alpha, "lam_returns": self.lam_returns}
         return length_adaptive_gae(batch.rewards, values, batch.scored_mask, **options)

@@ -1,4 +1,4 @@
-"""Group-relative advantages: a response against the others that answer the same prompt."""
+"""Group-relative advantages: a response is compared with the other responses to the same prompt."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,15 +22,15 @@ def group_relative(
     normalize_std: bool = True,
     unbiased: bool = True,
 ) -> Float[Tensor, " batch"]:
-    """Scores relative to their group's mean, in units of its standard deviation (GRPO), or not (Dr. GRPO).
+    """Centre the scores in their group and divide by its standard deviation (GRPO), or only centre them (Dr. GRPO).
 
         Aᵢ = (rᵢ − r̄) / s          s² = Σⱼ (rⱼ − r̄)² / (n − 1)          (s = 1 when `normalize_std` is False)
 
-    Nothing is added to s: a group whose scores are all equal gives exactly 0 instead. A score of NaN (could not be
-    scored) enters neither r̄, s nor n and gets 0; so does the only scored member of a group.
+    No epsilon is added to s; a group whose scores are all equal gives exactly 0. A score of NaN (could not be scored)
+    enters neither r̄, s nor n and gets 0; so does the only scored member of a group.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
         normalize_std: Whether to divide by s.
         unbiased: Whether s² divides by n − 1 (sample) or by n (population).
@@ -63,9 +63,9 @@ def group_relative(
 
 @dataclass(frozen=True)
 class GroupRelative(AdvantageEstimator):
-    """GRPO's advantage, the same at every token of a response. See [group_relative][].
+    """Advantage estimator of GRPO and Dr. GRPO, constant over a response. See [group_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         normalize_std: Whether to divide by the group's standard deviation; False is Dr. GRPO.
@@ -80,14 +80,14 @@ class GroupRelative(AdvantageEstimator):
 
     @property
     def invariances(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The scale of the scores matters unless they are divided by their spread."""
+        """Return the invariances; the scale matters unless scores are divided by their standard deviation."""
         return ("shift", "scale") if self.normalize_std else ("shift", "homogeneous")
 
     def update_scale(self, size: int) -> float | None:
-        """(n − 1)/n without the spread, since the mean holds a response's own score; of no multiple with it."""
+        """Return (n − 1)/n without the division, since the mean holds the response's own score; None with it."""
         return None if self.normalize_std else (size - 1) / size
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         options = {"normalize_std": self.normalize_std, "unbiased": self.unbiased}
         return Advantages(spread(group_relative(batch.outcomes, batch.group_ids, **options), batch.scored_mask))

@@ -1,4 +1,4 @@
-"""Leave-one-out advantages (RLOO): the mean of the other responses is the baseline."""
+"""Leave-one-out advantages (RLOO): the baseline is the mean score of the other responses."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ from rl4llm.masked import result_dtype, spread
 
 @torch.no_grad()
 def leave_one_out(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Scores minus the mean score of the other responses of their group.
+    """Subtract the mean score of the other responses of the group from every score.
 
         Aᵢ = rᵢ − 1/(n−1) Σ_{j≠i} rⱼ = n/(n−1) (rᵢ − r̄)
 
@@ -24,7 +24,7 @@ def leave_one_out(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"
     scored) enters neither mean nor n and gets 0; so does the only scored member of a group.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
 
     Returns:
@@ -49,9 +49,9 @@ def leave_one_out(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"
 
 @dataclass(frozen=True)
 class LeaveOneOut(AdvantageEstimator):
-    """RLOO's advantage, the same at every token of a response. See [leave_one_out][].
+    """Advantage estimator of RLOO, constant over a response. See [leave_one_out][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2
@@ -60,9 +60,9 @@ class LeaveOneOut(AdvantageEstimator):
     paper: ClassVar[str] = "2402.14740"
 
     def update_scale(self, size: int) -> float:
-        """1: the baseline does not know the response."""
+        """Return 1, because the baseline does not depend on the response."""
         return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         return Advantages(spread(leave_one_out(batch.outcomes, batch.group_ids), batch.scored_mask))

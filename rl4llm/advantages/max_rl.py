@@ -1,4 +1,4 @@
-"""MaxRL: the group's mean score as baseline and as scale."""
+"""MaxRL: the mean score of the group is both the baseline and the scale."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ from rl4llm.masked import at_least_float32, result_dtype, spread
 
 @torch.no_grad()
 def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Scores relative to their group's mean, in units of that mean.
+    """Centre the scores in their group and divide them by its mean.
 
         Aᵢ = (rᵢ − r̄) / r̄
 
@@ -24,7 +24,7 @@ def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> F
     those of a log-likelihood. Defined for scores that are never negative; a group whose mean is 0 gets 0.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
 
     Returns:
@@ -53,9 +53,9 @@ def max_rl(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> F
 
 @dataclass(frozen=True)
 class MaxRL(AdvantageEstimator):
-    """MaxRL's advantage, the same at every token of a response. See [max_rl][].
+    """Advantage estimator of MaxRL, constant over a response. See [max_rl][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2
@@ -65,5 +65,5 @@ class MaxRL(AdvantageEstimator):
     paper: ClassVar[str] = "2602.02710"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         return Advantages(spread(max_rl(batch.outcomes, batch.group_ids), batch.scored_mask))

@@ -1,4 +1,4 @@
-"""OPO: the baseline of least variance when a gradient's size grows with the response's length."""
+"""OPO: the baseline of least variance if the squared gradient norm grows with the length of a response."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -18,15 +18,15 @@ from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 def optimal_baseline(
     scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], lengths: Num[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
-    """Scores minus their group's length-weighted mean.
+    """Subtract the length-weighted mean of the group from every score.
 
         b = Σⱼ lⱼ rⱼ / Σⱼ lⱼ        Aᵢ = rᵢ − b
 
-    With equal lengths this is the mean baseline. Σ lᵢ Aᵢ = 0 in every group. An empty response weighs nothing; a
-    group of empty responses, of one response or of equal scores gets 0.
+    With equal lengths this is the mean baseline. Σ lᵢ Aᵢ = 0 in every group. An empty response has no weight; a group
+    of empty responses, of one response or of equal scores gets 0.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
         lengths: lᵢ, trained tokens of each response.
 
@@ -55,9 +55,9 @@ def optimal_baseline(
 
 @dataclass(frozen=True)
 class OptimalBaseline(AdvantageEstimator):
-    """OPO's advantage, the same at every token of a response. See [optimal_baseline][].
+    """Advantage estimator of OPO, constant over a response. See [optimal_baseline][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
     """
 
     smallest_group: ClassVar[int] = 2
@@ -66,5 +66,5 @@ class OptimalBaseline(AdvantageEstimator):
     paper: ClassVar[str] = "2505.23585"
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         return Advantages(spread(optimal_baseline(batch.outcomes, batch.group_ids, batch.lengths), batch.scored_mask))

@@ -16,7 +16,7 @@ from rl4llm.masked import keep, result_dtype, spread
 
 @torch.no_grad()
 def pass_at_k(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *, k: int) -> Float[Tensor, " batch"]:
-    """What a response adds to the chance that the best of k is right, normalized (binary scores).
+    """Compute what a response adds to the chance that the best of k is right, normalized, for binary scores.
 
         R̄ = 1 − C(N₋, k)/C(N, k)        σ² = R̄ (1 − R̄)        N scored responses, N₋ of them wrong
         A₊ = (1 − R̄)/σ        A₋ = (1 − R̄ − C(N₋ − 1, k − 1)/C(N − 1, k − 1))/σ
@@ -26,7 +26,7 @@ def pass_at_k(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *
     none does, or where there are fewer than k scored responses, the group gets 0.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
         k: Size of the subsets, at least 1.
 
@@ -59,7 +59,7 @@ def pass_at_k(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *
 
 
 def choose_ratio(subset: Float[Tensor, " batch"], whole: Float[Tensor, " batch"], k: int) -> Float[Tensor, " batch"]:
-    """C(subset, k) / C(whole, k) as a product, which does not overflow; 0 where subset < k.
+    """Compute C(subset, k) / C(whole, k) as a product, which does not overflow; 0 where subset < k.
 
     Example:
         >>> choose_ratio(torch.tensor([3.0, 1.0]), torch.tensor([4.0, 4.0]), 2)
@@ -71,10 +71,10 @@ def choose_ratio(subset: Float[Tensor, " batch"], whole: Float[Tensor, " batch"]
 
 @dataclass(frozen=True)
 class PassAtKTraining(AdvantageEstimator):
-    """Pass@k training's advantage, the same at every token of a response. See [pass_at_k][].
+    """Advantage estimator of pass@k training, constant over a response. See [pass_at_k][].
 
-    A response counts 1 if the task calls it correct (`batch.solved`) and 0 if not, plus any shaping of the rewards, of
-    which there must be none. Responses that could not be scored get 0.
+    A response counts 1 if the task calls it correct (`batch.solved`) and 0 if not; the rewards must not hold any
+    shaping. Responses that could not be scored get 0.
 
     Args:
         k: Size of the subsets.
@@ -90,6 +90,6 @@ class PassAtKTraining(AdvantageEstimator):
         check_at_least("PassAtKTraining", 1, k=self.k)
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         outcomes = batch.solved + (batch.outcomes - batch.scores)  # NaN where a response could not be scored
         return Advantages(spread(pass_at_k(outcomes, batch.group_ids, k=self.k), batch.scored_mask))

@@ -1,4 +1,4 @@
-"""QAE: a quantile of the group's scores as baseline."""
+"""QAE: the baseline is a quantile of the group's scores."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -18,7 +18,7 @@ from rl4llm.masked import at_least_float32, keep, result_dtype, spread
 def quantile_relative(
     scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *, k: float = 0.4
 ) -> Float[Tensor, " batch"]:
-    """Scores relative to a quantile of their group, in units of its standard deviation.
+    """Subtract a quantile of the group from every score and divide by the group's standard deviation.
 
         b = inf {v : share of the group's scores ≤ v is at least k}        Aᵢ = (rᵢ − b) / s
 
@@ -26,7 +26,7 @@ def quantile_relative(
     get signal) and 1 elsewhere (only failures do). A group of one or of equal scores gets 0.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
         k: Which quantile, in (0, 1).
 
@@ -58,9 +58,9 @@ def quantile_relative(
 
 @dataclass(frozen=True)
 class QuantileRelative(AdvantageEstimator):
-    """QAE's advantage, the same at every token of a response. See [quantile_relative][].
+    """Advantage estimator of QAE, constant over a response. See [quantile_relative][].
 
-    It compares the batch's `outcomes`: scores plus per-token shaping. Responses that could not be scored get 0.
+    It compares the batch's `outcomes`, the scores plus per-token shaping. Responses that could not be scored get 0.
 
     Args:
         quantile: Which quantile is the baseline, in (0, 1).
@@ -76,7 +76,7 @@ class QuantileRelative(AdvantageEstimator):
         check_interval("QuantileRelative", 0.0, 1.0, "()", quantile=self.quantile)
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         return Advantages(
             spread(quantile_relative(batch.outcomes, batch.group_ids, k=self.quantile), batch.scored_mask)
         )

@@ -1,4 +1,4 @@
-"""Monte Carlo returns: the rewards still to come, with or without a baseline."""
+"""Monte Carlo returns: the sum of the rewards that follow, with or without a baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,12 +16,12 @@ from rl4llm.checks import check_interval, check_token_tensors
 def discounted_returns(
     rewards: Num[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, gamma: float = 1.0
 ) -> Float[Tensor, "batch time"]:
-    """Discounted sum of the rewards from each token on.
+    """Compute the discounted sum of the rewards from each token on.
 
         Gₜ = rₜ + γ Gₜ₊₁
 
-    t+1 is the next *trained* token of the row: masked tokens are stepped over and cost no factor γ. After the last
-    one G = 0. This is [gae][] with V = 0 and λ = 1.
+    t+1 is the next *trained* token of the row: masked tokens are stepped over and add no factor γ. After the last one G
+    = 0. This is [gae][] with V = 0 and λ = 1.
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
@@ -49,7 +49,7 @@ def discounted_returns(
 
 @dataclass(frozen=True)
 class MonteCarlo(AdvantageEstimator):
-    """REINFORCE's return, minus `values` where the batch holds them. See [discounted_returns][].
+    """Advantage estimator of REINFORCE: returns, minus `values` if the batch holds them. See [discounted_returns][].
 
     The value targets are the returns. Responses that could not be scored get advantage and return 0.
 
@@ -64,11 +64,11 @@ class MonteCarlo(AdvantageEstimator):
         check_interval("MonteCarlo", 0.0, 1.0, gamma=self.gamma)
 
     def update_scale(self, size: int) -> float:
-        """1: a return less a baseline that does not know the response."""
+        """Return 1, because the baseline does not depend on the response."""
         return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages and value targets of every trained token."""
+        """Return the advantages and value targets of every trained token."""
         mask = batch.scored_mask
         returns = discounted_returns(batch.rewards, mask, gamma=self.gamma)
         if batch.values is None:

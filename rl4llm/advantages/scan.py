@@ -1,4 +1,4 @@
-"""A first-order linear recursion, backwards in time, without one step of Python for every token."""
+"""A first-order linear recursion, backwards in time, without one Python step per token."""
 
 import torch
 from jaxtyping import Float, Num
@@ -11,7 +11,7 @@ _BLOCK = 64
 
 @torch.no_grad()
 def reverse_linear_scan(a: Num[Tensor, "..."] | float, b: Num[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:
-    """Solution of a linear recursion that runs from the last column to the first.
+    """Solve a linear recursion that runs from the last column to the first.
 
         xₜ = aₜ xₜ₊₁ + bₜ,  x_T = 0
 

@@ -1,4 +1,4 @@
-"""VinePPO: how much each step of a response changed the expected score, from values at the steps' beginnings."""
+"""VinePPO: the change of the expected score over each step of a response, from values at the step boundaries."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ def segment_advantages(
     segment_ids: Int[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Change of the expected score over each segment of a response, given to all its tokens.
+    """Compute the change of the expected score over each segment of a response and give it to all its tokens.
 
         Aᵢ = V̂(sᵢ₊₁) − V̂(sᵢ)        A of the last segment = r − V̂(s_last)        i = 0, 1, ... counts segments
 
@@ -31,7 +31,7 @@ def segment_advantages(
 
     Args:
         boundary_values: V̂(sᵢ), one column a segment; not read beyond a response's own segments.
-        scores: r, one number a response; NaN where it could not be scored.
+        scores: r, one number per response; NaN where it could not be scored.
         segment_ids: Segment of each token, i in [0, S), read only where `response_mask` is True: 0 at the first
             trained token of a response, then never less and at most one more.
         response_mask: True at trained tokens.
@@ -87,7 +87,7 @@ def _check(boundary_values: Tensor, scores: Tensor, segment_ids: Tensor, respons
 
 @dataclass(frozen=True)
 class SegmentMonteCarlo(AdvantageEstimator):
-    """VinePPO's advantage, the same at every token of a step. See [segment_advantages][].
+    """Advantage estimator of VinePPO, constant over each step. See [segment_advantages][].
 
     The value of a step's beginning is `values` at its first trained token; the score is the batch's `outcomes`,
     scores plus per-token shaping, all of it at the end. Responses that could not be scored get 0.
@@ -97,11 +97,11 @@ class SegmentMonteCarlo(AdvantageEstimator):
     paper: ClassVar[str] = "2410.01679"
 
     def update_scale(self, size: int) -> float:
-        """1: differences of values from other completions."""
+        """Return 1, because the values come from other completions."""
         return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         values, segment_ids = self.take(batch)
         mask = batch.scored_mask
         beginnings = (~segment_starts(segment_ids, mask)).byte().argsort(dim=-1, stable=True)

@@ -1,4 +1,4 @@
-"""One response against a baseline that was there before it: a tracker's value, V*, or a greedy response's score."""
+"""Scores against a baseline known before the response: a tracker's value, V*, or the score of a greedy response."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,16 +15,16 @@ from rl4llm.masked import at_least_float32, keep, masked_sum, result_dtype, spre
 
 @torch.no_grad()
 def tracker_advantages(scores: Num[Tensor, " batch"], baselines: Num[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Scores minus a baseline of their prompt that does not depend on them.
+    """Subtract a baseline of the prompt that does not depend on the scores.
 
         Aᵢ = rᵢ − bᵢ
 
-    Unbiased with any b that was fixed before the response was drawn: the tracked v̂ from before this observation
-    (SPO), V* of a table (A*-PO), or the score of a greedy response (ReMax). No other response is looked at.
+    Unbiased with any b that was fixed before the response was drawn: the tracked v̂ from before this observation (SPO),
+    V* of a table (A*-PO), or the score of a greedy response (ReMax). No other response is read.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
-        baselines: bᵢ, one number a response; not read where the score is NaN.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
+        baselines: bᵢ, one number per response; not read where the score is NaN.
 
     Returns:
         One advantage a response, without graph; 0 where the score is NaN.
@@ -48,7 +48,7 @@ def tracker_advantages(scores: Num[Tensor, " batch"], baselines: Num[Tensor, " b
 
 @dataclass(frozen=True)
 class SingleStream(AdvantageEstimator):
-    """A score minus the value before its response, the same at every token. See [tracker_advantages][].
+    """Advantage estimator for single responses: score minus the prompt's value. See [tracker_advantages][].
 
     The baseline is `values` at the first trained token; the score is the batch's `outcomes`, scores plus per-token
     shaping. Responses that could not be scored get 0. SPO whitens the result over responses.
@@ -58,11 +58,11 @@ class SingleStream(AdvantageEstimator):
     paper: ClassVar[str] = ""  # the value source names the paper: SPO, ReMax and A*-PO share this difference
 
     def update_scale(self, size: int) -> float:
-        """1: a score less a baseline that does not know the response."""
+        """Return 1, because the baseline does not depend on the response."""
         return 1.0
 
     def __call__(self, batch: RolloutBatch) -> Advantages:
-        """Advantages of every trained token; no value targets."""
+        """Return the advantages of every trained token, without value targets."""
         (values,) = self.take(batch)
         first = batch.response_mask & (batch.response_mask.cumsum(-1) == 1)
         baselines = masked_sum(values, first, dim=-1).to(values.dtype)

@@ -18,7 +18,7 @@ _LEVELS = ("token", "response", "group")
 
 
 def _from_tokens(x: Tensor, mask: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-    """Deviation of each token from the mean of all, and their standard deviation."""
+    """Return the deviation of each token from the mean of all tokens, and the standard deviation."""
     centred = x - masked_mean(x, mask)
     # As in `centred_in_group`: the first mean is rounded at the size of x, not of its spread.
     centred = centred - masked_mean(centred, mask)
@@ -26,7 +26,7 @@ def _from_tokens(x: Tensor, mask: Tensor, unbiased: bool) -> tuple[Tensor, Tenso
 
 
 def _from_responses(x: Tensor, mask: Tensor, group_ids: Tensor, unbiased: bool) -> tuple[Tensor, Tensor]:
-    """Deviation of each token from the mean of its group's response means, and their standard deviation."""
+    """Return the deviation of each token from the mean of its group's response means, and their standard deviation."""
     if x.numel() == 0:
         return x, x
     # Averaging differences from one token keeps the mean of a constant response exact, whatever its length.
@@ -52,12 +52,12 @@ def whiten(
     unbiased: bool = True,
     shift_mean: bool = True,
 ) -> Float[Tensor, "batch time"]:
-    """Shifted and scaled to mean 0 and variance 1 at the declared level.
+    """Shift and scale to mean 0 and variance 1 at the declared level.
 
         yₜ = (xₜ − x̄) / s          (x̄ is added again when `shift_mean` is False)
 
     "token": x̄ and s are over all tokens where the mask is True, so long responses weigh more.
-    "response": over one value a response, its mean over tokens; empty responses do not count.
+    "response": over one value per response, its mean over tokens; empty responses do not count.
     "group": the same among the responses of each group.
     Nothing is added to s: where all values are exactly equal, or there is only one, y is exactly 0 (x̄ when
     `shift_mean` is False).
@@ -104,7 +104,7 @@ def whiten(
 
 
 def _groups(level: str, group_ids: Tensor | None, mask: Tensor) -> Tensor:
-    """The ids among whose rows the statistics are taken."""
+    """Return the ids within which the statistics are taken."""
     if level == "response":
         return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
     if group_ids is None:
@@ -117,7 +117,7 @@ def _groups(level: str, group_ids: Tensor | None, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Whiten(Part):
-    """Advantages with mean 0 and variance 1 over the batch. See [whiten][].
+    """Transform of advantages to mean 0 and variance 1. See [whiten][].
 
     A transform of advantages, not an estimator. Responses that could not be scored neither count nor get a value.
 
@@ -134,6 +134,6 @@ class Whiten(Part):
         check_choice("Whiten", _LEVELS, level=self.level)
 
     def __call__(self, advantages: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """The advantages, whitened over the trained tokens of scored responses."""
+        """Whiten the advantages over the trained tokens of scored responses."""
         mask, ids = batch.scored_mask, batch.group_ids
         return whiten(advantages, mask, level=self.level, group_ids=ids, unbiased=self.unbiased)

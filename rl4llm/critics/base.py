@@ -23,7 +23,7 @@ StateFunction = Callable[[PolicyStates, RolloutBatch], Tensor]
 
 @runtime_checkable
 class Complete(Protocol):
-    """Draws completions of cut responses and scores them."""
+    """Function that draws completions of cut responses and scores them."""
 
     def __call__(
         self,
@@ -35,7 +35,7 @@ class Complete(Protocol):
         greedy: bool = False,
         unfinished: float | None = None,
     ) -> Tensor:
-        """Scores, cut × sample.
+        """Return the scores, cut × sample.
 
         Args:
             batch: The rollout batch.
@@ -49,14 +49,14 @@ class Complete(Protocol):
 
 @runtime_checkable
 class Decode(Protocol):
-    """Gives the text of every response token."""
+    """Function that returns the text of every response token."""
 
     def __call__(self, batch: RolloutBatch) -> Sequence[Sequence[str]]:
         """One list of pieces of text a response, one piece a column up to its last token; joined, the response."""
 
 
 class Surveyed(dict[int, list[float]]):
-    """The scores of a survey, by the uid of the prompt.
+    """Scores of a survey, by the uid of the prompt.
 
     Args:
         scores: One score per response.
@@ -70,10 +70,10 @@ class Surveyed(dict[int, list[float]]):
 
 @runtime_checkable
 class Survey(Protocol):
-    """Scores responses of the policy as it is before training to every training prompt."""
+    """Function that scores responses of the untrained policy to every training prompt."""
 
     def __call__(self, *, samples: int, cache: str | None) -> Mapping[int, Sequence[float]]:
-        """The scores of `samples` responses to each prompt, by its uid; read from the cache as far as it goes.
+        """Return the scores of `samples` responses to each prompt by its uid, from the cache where it has them.
 
         A mapping that is `Surveyed` says which of them are correct; in any other, those with a positive score are.
 
@@ -83,11 +83,11 @@ class Survey(Protocol):
 
 
 def _log_nothing(name: str, numbers: Tensor) -> None:
-    """Log nothing: there is no step whose metrics these could be."""
+    """Log nothing, because there is no step that the metrics could belong to."""
 
 
 def _no_answers(asked: Sequence[Any]) -> Any:
-    """Raise: nobody knows the answers."""
+    """Raise, because no answers are known."""
     raise UsageError("this value source asks for the answers of the prompts, and whoever called it knows none.")
 
 
@@ -98,13 +98,13 @@ def _no_states(function: StateFunction, batch: RolloutBatch, layer: float) -> Te
 
 @dataclass(frozen=True)
 class ValueContext:
-    """What the loop lends to a value source, so that no value source knows the loop.
+    """Access to the loop for value sources, which do not depend on the loop itself.
 
     Args:
         map: `map(f, batch)` evaluates f without grad on microbatches of the batch and gives its result for the
             whole batch (the batch and time axes are f's last two).
         minimize: `minimize(name, batch, f)` steps the optimizer of the learner `name` on the mean of the losses that
-            f gives, one a token or one a response, over the epochs, minibatches and microbatches of its schedule.
+            f gives, one per token or one per response, over the epochs, minibatches and microbatches of its schedule.
         log_probs: log π of the response tokens under the policy as it is now, without grad, in microbatches.
         own_values: V(sₜ) of the policy's own value head, likewise.
         complete: Draws completions of cut responses with the policy as it is now and scores them.
@@ -133,7 +133,7 @@ class ValueContext:
 
 
 class ValueSource(nn.Module, Part):
-    """V(sₜ) for the advantage estimator: learned critics, a tracker, continuations, a table.
+    """Base class of the sources of V(sₜ) for the estimator: learned critics, a tracker, continuations or a table.
 
     Attributes:
         reads_scores: Whether a response's values may be made of the other responses' scores in the same batch.
@@ -143,7 +143,7 @@ class ValueSource(nn.Module, Part):
 
     @property
     def learners(self) -> Mapping[str, nn.Module]:
-        """The modules trained by gradient, by name: one optimizer each. None by default."""
+        """The modules trained by gradient, by name, with one optimizer each; none by default."""
         return {}
 
     @property
@@ -153,11 +153,11 @@ class ValueSource(nn.Module, Part):
 
     @abstractmethod
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with `values` (and `critic_values`, where there are several estimates)."""
+        """Return the batch with `values` (and `critic_values` if there are several estimates)."""
 
     @abstractmethod
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Learn from the batch, which holds `returns` by now where the estimator gives them."""
+        """Learn from the batch, which holds `returns` if the estimator gives them."""
 
     def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
         """Return whether the value at the cut of each truncated response is to be used; all are by default.
@@ -167,15 +167,15 @@ class ValueSource(nn.Module, Part):
         return torch.ones_like(batch.truncated)
 
     def prepare(self, survey: Survey) -> None:
-        """Called once before training, and again when training is resumed; nothing to do by default."""
+        """Prepare for training; called once before it and again when it is resumed. Does nothing by default."""
 
     def priorities(self, uids: Tensor) -> Tensor | None:
-        """How much each of these prompts is worth drawing, at least 0; None where the source cannot say."""
+        """Return the weight of each of these prompts for sampling, at least 0; None if the source has no weights."""
         return None
 
 
 class ValueSpec(Part):
-    """A frozen choice of value source: cheap in a signature, heavy when built.
+    """Base class of the frozen choices of a value source, which is loaded only when it is built.
 
     Attributes:
         sees_scores: Whether learning from a batch shows its values the batch's own scores, so that it must not learn
@@ -198,11 +198,11 @@ class ValueSpec(Part):
 
     @abstractmethod
     def build(self, source: "ModelSource", policy: "Policy") -> ValueSource:
-        """The value source, for the policy and what it was loaded from: some take the same model, some share it."""
+        """Build the value source for the policy and the model it was loaded from; some sources share that model."""
 
     @abstractmethod
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
-        """Raise, before anything is loaded, if it cannot work beside this policy with so many responses a prompt."""
+        """Raise, before anything is loaded, if it cannot work with this policy and this many responses per prompt."""
 
     def check_context(self, tokens: int) -> None:
         """Raise, before anything is loaded, if prompts with their responses may be too long for it; by default never.

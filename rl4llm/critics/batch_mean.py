@@ -1,4 +1,4 @@
-"""`BatchMean`: a control for studies of critics, whose values know nothing of prompt or prefix."""
+"""`BatchMean`: a control for studies of critics, whose values do not depend on prompt or prefix."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,15 +39,15 @@ class BatchMean(WrappingSpec):
         super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "BatchMeanSource":
-        """The critics, silenced."""
+        """Build the critics with their values replaced."""
         return BatchMeanSource(self.critics.build(source, policy))
 
 
 class BatchMeanSource(WrappingSource):
-    """A value source that says the mean of another one's values everywhere."""
+    """Value source that gives the mean of another source's values at every token."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with the mean as `values`, and `critic_values` moved so that their spread stays."""
+        """Return the batch with the mean as `values` and `critic_values` shifted so that their spread is unchanged."""
         judged = self.inner.values(batch, context)
         (values,) = judged.require("values", by="BatchMean")
         mean = masked_mean(values, batch.response_mask).to(values.dtype)

@@ -23,7 +23,7 @@ def blend_coefficient(
     ridge: float = 0.0,
     clip: bool = True,
 ) -> Float[Tensor, ""]:
-    """How far a baseline should go from one number per response towards a critic's values, by least squares.
+    """Compute, by least squares, how far a baseline should move from one number per response towards the critic.
 
         ρ̂ = Σ (R − B)(V(sₜ) − B) / Σ (V(sₜ) − B)²          ρ = decay · previous + (1 − decay) ρ̂
 
@@ -32,8 +32,8 @@ def blend_coefficient(
     nothing can be fitted, and ρ stays what it was. ρ̂ has seen the scores of its batch: use it from the next one on.
 
     Args:
-        scores: R, one number a response; NaN where it could not be scored.
-        baselines: B, one number a response, not of its own score ([leave_one_out_mean][]).
+        scores: R, one number per response; NaN where it could not be scored.
+        baselines: B, one number per response, not of its own score ([leave_one_out_mean][]).
         values: V(sₜ), t in [0, T), from before they learned from these scores. Read only where `response_mask` is True.
         response_mask: True at trained tokens.
         previous: ρ before this batch.
@@ -83,7 +83,7 @@ def check_blend(by: str, decay: float, ridge: float) -> None:
 def spread_bins(
     spreads: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"], *, bins: int
 ) -> Int[Tensor, "batch time"]:
-    """Which of some equally filled bins the critics' spread falls into at each token.
+    """Return the index of the equally filled bin into which the critics' spread falls at each token.
 
         binₜ = number of k in 1, ..., bins − 1 with σₜ > q(k/bins)          q: quantiles over the trained tokens
 
@@ -152,7 +152,7 @@ def trusted_mean(
     *,
     threshold: float = 0.0,
 ) -> Float[Tensor, "batch time"]:
-    """Mean of the critics whose explained variance is above a threshold; a baseline where there is none.
+    """Average the critics whose explained variance is above a threshold; use a baseline where there is none.
 
         bₜ = mean over S of Vₘ(sₜ)        S = {m : EVₘ > threshold}        bₜ = Bₜ if S is empty
 

@@ -1,4 +1,4 @@
-"""Values that cannot leave the range of the returns: an arctangent between two bounds."""
+"""Bounded values: an arctangent keeps them within the range of the returns."""
 
 import math
 
@@ -11,7 +11,7 @@ from rl4llm.masked import at_least_float32
 
 
 def bounded_value(logits: Float[Tensor, "*axes"], *, low: float = 0.0, high: float = 1.0) -> Float[Tensor, "*axes"]:
-    """A value between two bounds, for any logit.
+    """Map any logit to a value between two bounds.
 
         V = low + (high − low) (½ + arctan(z)/π)        dV/dz = (high − low) / (π (1 + z²))
 

@@ -1,4 +1,4 @@
-"""How good the critics are, as scalars to log. Nothing here has a gradient."""
+"""Diagnostics of critics as scalars to log, without gradient."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ def explained_variance(
     returns: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, ""]:
-    """Share of the variance of the returns that the values explain.
+    """Compute the share of the variance of the returns that the values explain.
 
         EV = 1 − Var(R − V) / Var(R)          over all trained tokens
 
@@ -50,7 +50,7 @@ def explained_variance(
 
 
 def _largest(mask: Tensor, *tensors: Tensor) -> Tensor:
-    """The largest absolute number at trained tokens: what rounding scales by, since returns are made from values."""
+    """Return the largest absolute number at trained tokens, to which rounding errors are proportional."""
     return torch.stack([torch.cat([x.new_zeros(1), keep(x, mask).abs().flatten()]).amax() for x in tensors]).amax()
 
 
@@ -59,7 +59,7 @@ def spread_error_correlation(
     returns: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, ""]:
-    """Whether the critics disagree where they are wrong: correlation of their spread with the error of their mean.
+    """Compute the correlation of the critics' spread with the error of their mean: do they disagree where they err?
 
         ρ = corr( σₜ, |V̄(sₜ) − Rₜ| )          Pearson, over all trained tokens
 
@@ -98,7 +98,7 @@ def spread_error_correlation(
 def calibration_error(
     values: Float[Tensor, " state"], outcomes: Float[Tensor, " state"], bins: int = 10
 ) -> Float[Tensor, ""]:
-    """How far values are from what follows, on average, where they say the same.
+    """Compute the calibration error: the mean distance of values from outcomes within bins of equal values.
 
         E = Σ over bins b of |b|/n · | mean of V in b − mean of outcomes in b |
 
@@ -134,7 +134,7 @@ def calibration_error(
 
 
 def rank_correlation(x: Float[Tensor, " state"], y: Float[Tensor, " state"]) -> Float[Tensor, ""]:
-    """Whether two quantities rise together, by whatever law: Spearman's ρ.
+    """Compute Spearman's rank correlation ρ of two quantities.
 
         ρ = corr( rank(x), rank(y) )          equal numbers share the mean of their ranks
 
@@ -142,8 +142,8 @@ def rank_correlation(x: Float[Tensor, " state"], y: Float[Tensor, " state"]) -> 
     the 95 % interval is tanh(atanh(ρ) ± 1.96 · 1.03/√(n − 3)).
 
     Args:
-        x: One number a state.
-        y: Another one a state.
+        x: One number per state.
+        y: Another one per state.
 
     Returns:
         A scalar in [−1, 1], in float32 or wider, without graph; 0 where either does not vary.
@@ -175,5 +175,6 @@ def _check_states(caller: str, **vectors: Tensor) -> None:
     (name, one), (other, two) = vectors.items()
     if one.dim() != 1 or one.shape != two.shape:
         raise UsageError(
-            f"{caller}: {name} has shape {tuple(one.shape)}, {other} {tuple(two.shape)}; give both one number a state."
+            f"{caller}: {name} has shape {tuple(one.shape)}, {other} {tuple(two.shape)}; "
+            "give both one number per state."
         )

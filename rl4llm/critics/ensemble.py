@@ -20,7 +20,7 @@ Aggregate = Callable[[Float[Tensor, "critic batch time"]], Float[Tensor, "batch 
 
 
 class CriticEnsemble(ValueSource):
-    """M value models side by side.
+    """Value source of M independently trained value models.
 
         V(sₜ) = aggregate over m of Vₘ(sₜ; φₘ)        L(φ) = Σₘ E over (sₜ, Rₜ) in shard m of loss(zₘ(sₜ; φₘ), Rₜ)
 
@@ -48,15 +48,15 @@ class CriticEnsemble(ValueSource):
 
     @property
     def learners(self) -> Mapping[str, nn.Module]:
-        """One learner a critic: `critic_0`, `critic_1`, ..."""
+        """One learner per critic: `critic_0`, `critic_1`, ..."""
         return {f"critic_{index}": critic for index, critic in enumerate(self.critics)}
 
     def forward(self, batch: RolloutBatch) -> Float[Tensor, "critic batch time"]:
-        """Values of every critic for every response."""
+        """Return the values of every critic for every response."""
         return torch.stack([critic(batch) for critic in self.critics])
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with `critic_values`, their aggregate as `values`, and `return_spread` where their heads say it.
+        """Return the batch with `critic_values`, their aggregate as `values`, and a predicted `return_spread`.
 
         Each critic's spread is of the return as it sees it; theirs together is √(mean over m of s²ₘ), so that
         `return_spread`² + `critic_std`² is the variance of all their distributions mixed.
@@ -68,7 +68,7 @@ class CriticEnsemble(ValueSource):
         return judged.replace(return_spread=at_least_float32(spreads[0]).square().mean(0).sqrt().to(spreads[0].dtype))
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Each critic steps on its own shard. `values` of the batch become that critic's own, for value clipping."""
+        """Train each critic on its own shard; `values` of the batch become that critic's own, for value clipping."""
         critic_values, _ = batch.require("critic_values", "returns", by="CriticEnsemble.learn")
         batch = batch if self.loss is None else self.loss.prepare(batch)
         shards = self.shards(batch.group_ids, len(self))
@@ -81,7 +81,7 @@ class CriticEnsemble(ValueSource):
         return torch.stack([critic.readings(rows) for critic in self.critics], dim=1)  # type: ignore[operator]
 
     def _losses(self, index: int, rows: RolloutBatch) -> Float[Tensor, "*axes"]:
-        """One loss a token; one a response where the critic has one value a response."""
+        """Return one loss per token, or one per response if the critic has one value per response."""
         critic: Any = self.critics[index]
         outputs = critic.outputs(rows)
         if self.loss is None:

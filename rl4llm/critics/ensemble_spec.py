@@ -19,7 +19,7 @@ _AGGREGATES = {"mean": critic_mean, "min": critic_min}
 
 
 class EnsembleSpec(ValueSpec):
-    """Base of the specs of several critics: what they are trained on, and how their values are joined.
+    """Base class of the specs of several critics: what they are trained on, and how their values are combined.
 
     Attributes:
         size: M, how many critics.
@@ -49,7 +49,7 @@ class EnsembleSpec(ValueSpec):
 
     @property
     def spreads_returns(self) -> bool:  # type: ignore[override]
-        """As the head does."""
+        """Whether the head predicts it."""
         return self.head.spreads
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:

@@ -1,4 +1,4 @@
-"""ReMax's baseline: what the likeliest response to the prompt scores."""
+"""ReMax's baseline: the score of the likeliest response to the prompt."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ class GreedyValueSource(ValueSource):
     """V̂ of a prompt = score of one greedy response of the present policy to it. It never learns."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with that score at every trained token; 0 where the greedy response could not be scored."""
+        """Return the batch with that score at every trained token; 0 where the greedy response could not be scored."""
         rows = batch.response_mask.any(-1).nonzero()[:, 0]
         asked, stands_for = distinct_prefixes(batch, rows, torch.zeros_like(rows))
         values = torch.zeros(len(batch), dtype=batch.rewards.dtype, device=rows.device)
@@ -26,7 +26,7 @@ class GreedyValueSource(ValueSource):
         return batch.replace(values=spread(values, batch.response_mask))
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Nothing: the next batch is valued afresh."""
+        """Do nothing, because the next batch is valued from scratch."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class GreedyValue(ValueSpec):
     paper: ClassVar[str] = "2310.10505"
 
     def check(self, source: object, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: one response a prompt is enough."""
+        """Accept any policy: one response per prompt is enough."""
 
     def build(self, source: object, policy: nn.Module | None = None) -> GreedyValueSource:
-        """The value source."""
+        """Build the value source."""
         return GreedyValueSource()

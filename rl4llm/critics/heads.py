@@ -1,4 +1,4 @@
-"""Heads of critics: how many numbers a critic gives at each token, how they say a value, and how they learn it."""
+"""Heads of critics: how many numbers they output per token, how those represent a value, and how they are trained."""
 
 import math
 from abc import abstractmethod
@@ -22,7 +22,7 @@ PerToken = Float[Tensor, "batch time"]
 
 
 class Head(Part):
-    """What a critic's outputs mean.
+    """Base class of the heads, which define what a critic's outputs mean.
 
     The layer that gives them is a [ValueHead][rl4llm.critics.layers.ValueHead]; a head has no weights.
     Responses that could not be scored have no return to learn from; the loss is 0 there (`batch.scored_mask`).
@@ -38,12 +38,12 @@ class Head(Part):
 
     @property
     def size(self) -> int:
-        """Numbers that it needs at each position."""
+        """Number of outputs per position."""
         return 1
 
     @abstractmethod
     def value(self, outputs: Outputs) -> PerToken:
-        """V(sₜ) of every position, pointwise; masked positions are to be ignored downstream."""
+        """Return V(sₜ) at every position, pointwise; callers ignore masked positions."""
 
     def spread(self, outputs: Outputs) -> PerToken:
         """Return the standard deviation of the return from each position on, without gradient, if `spreads` is True."""
@@ -54,7 +54,7 @@ class Head(Part):
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """The head's own loss at every trained token. Gradient flows through `outputs` only."""
+        """Return the head's own loss at every trained token. Gradient flows through `outputs` only."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class LinearHead(Head):
     paper: ClassVar[str] = "1707.06347"
 
     def value(self, outputs: Outputs) -> PerToken:
-        """The output."""
+        """Return the output."""
         return outputs[..., 0]
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`value_loss` against `batch.returns`."""
+        """Return `value_loss` against `batch.returns`."""
         (returns,) = self.take(batch)
         return value_loss(self.value(outputs), returns, batch.scored_mask)
 
@@ -95,11 +95,11 @@ class BoundedHead(Head):
         check_range("BoundedHead", low=self.low, high=self.high)
 
     def value(self, outputs: Outputs) -> PerToken:
-        """`bounded_value` of the output."""
+        """Return `bounded_value` of the output."""
         return bounded_value(outputs[..., 0], low=self.low, high=self.high)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`value_loss` of the bounded value against `batch.returns`."""
+        """Return `value_loss` of the bounded value against `batch.returns`."""
         (returns,) = self.take(batch)
         mask = batch.scored_mask
         return value_loss(self.value(keep(outputs, mask[..., None])), returns, mask)
@@ -120,16 +120,16 @@ class SigmoidHead(Head):
     paper: ClassVar[str] = "2604.08865"
 
     def value(self, outputs: Outputs) -> PerToken:
-        """Sigmoid of the output."""
+        """Return the sigmoid of the output."""
         return outputs[..., 0].sigmoid()
 
     def spread(self, outputs: Outputs) -> PerToken:
-        """√(V(1 − V)), each factor from its own sigmoid."""
+        """Return √(V(1 − V)), each factor from its own sigmoid."""
         z = outputs[..., 0].detach()
         return (z.sigmoid() * (-z).sigmoid()).sqrt()
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`binary_value_loss` against `batch.returns`."""
+        """Return `binary_value_loss` against `batch.returns`."""
         (returns,) = self.take(batch)
         return binary_value_loss(outputs[..., 0], returns, batch.scored_mask)
 
@@ -166,19 +166,19 @@ class HistogramHead(Head):
 
     @property
     def size(self) -> int:
-        """One logit a bin."""
+        """One logit per bin."""
         return self.bins
 
     def value(self, outputs: Outputs) -> PerToken:
-        """`hl_gauss_value` of the logits."""
+        """Return `hl_gauss_value` of the logits."""
         return hl_gauss_value(outputs, low=self.low, high=self.high)
 
     def spread(self, outputs: Outputs) -> PerToken:
-        """`hl_gauss_spread` of the logits."""
+        """Return `hl_gauss_spread` of the logits."""
         return hl_gauss_spread(outputs, low=self.low, high=self.high)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`hl_gauss_loss` against `batch.returns`."""
+        """Return `hl_gauss_loss` against `batch.returns`."""
         (returns,) = self.take(batch)
         return hl_gauss_loss(
             outputs, returns, batch.scored_mask, low=self.low, high=self.high, sigma=self.sigma, target=self.target
@@ -208,18 +208,18 @@ class QuantileHead(Head):
 
     @property
     def size(self) -> int:
-        """One output a quantile."""
+        """One output per quantile."""
         return self.count
 
     def value(self, outputs: Outputs) -> PerToken:
-        """Mean of the quantiles."""
+        """Return the mean of the quantiles."""
         return outputs.mean(-1)
 
     def spread(self, outputs: Outputs) -> PerToken:
-        """`quantile_spread` of the outputs."""
+        """Return `quantile_spread` of the outputs."""
         return quantile_spread(outputs)
 
     def loss(self, outputs: Outputs, batch: RolloutBatch) -> PerToken:
-        """`quantile_loss` against `batch.returns`."""
+        """Return `quantile_loss` against `batch.returns`."""
         (returns,) = self.take(batch)
         return quantile_loss(outputs, returns, batch.scored_mask, kappa=self.kappa)

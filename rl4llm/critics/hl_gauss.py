@@ -1,4 +1,4 @@
-"""Values as a distribution over bins: cross-entropy to a Gaussian around the return, and the mean it stands for."""
+"""Values as a distribution over bins: cross-entropy to a Gaussian around the return, and the mean of the bins."""
 
 import math
 from typing import Literal, get_args
@@ -24,7 +24,7 @@ def hl_gauss_loss(
     sigma: float = 0.02,
     target: Target = "mass",
 ) -> Float[Tensor, "batch time"]:
-    """Cross-entropy between a histogram of the value and a Gaussian around the return (HL-Gauss).
+    """Compute the cross-entropy between a histogram of the value and a Gaussian around the return (HL-Gauss).
 
         lₜ = −Σₖ pₖ log softmax(zₜ)ₖ        Σₖ pₖ = 1
         pₖ ∝ Φ((eₖ₊₁ − Rₜ)/σ) − Φ((eₖ − Rₜ)/σ)        (target "mass")

@@ -36,7 +36,7 @@ class _Response(NamedTuple):
 
 
 class LastResponses:
-    """One response a prompt, by uid, on the CPU and without padding."""
+    """One response per prompt, by uid, on the CPU and without padding."""
 
     def __init__(self) -> None:
         self._responses: dict[int, _Response] = {}

@@ -37,7 +37,7 @@ class SquaredValueLoss(ValueLoss):
     paper: ClassVar[str] = "1707.06347"
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """`value_loss` against `batch.returns`."""
+        """Return `value_loss` against `batch.returns`."""
         (returns,) = self.take(batch)
         return value_loss(values, returns, batch.scored_mask)
 

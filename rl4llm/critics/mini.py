@@ -30,7 +30,7 @@ class MiniCritics(EnsembleSpec):
         head: How a critic's outputs say a value.
         loss: Value loss of one token, on the values; None for the head's own.
         inputs: What a critic reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with
-            one value for all tokens of a response and one term of the loss a response.
+            one value for all tokens of a response and one term of the loss per response.
         head_scale: Scale of the new heads' weights; 0 starts all values at the head's middle.
         seed: Of the heads.
     """
@@ -71,7 +71,7 @@ class SymmetricCritic(ValueSpec):
         head: How the critic's outputs say a value.
         loss: Value loss of one token, on the values; None for the head's own.
         inputs: What it reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with one
-            value for all tokens of a response and one term of the loss a response.
+            value for all tokens of a response and one term of the loss per response.
         head_scale: Scale of the new head's weights; 0 starts all values at the head's middle.
         seed: Of the head.
     """
@@ -88,14 +88,14 @@ class SymmetricCritic(ValueSpec):
 
     @property
     def spreads_returns(self) -> bool:  # type: ignore[override]
-        """As the head does."""
+        """Whether the head predicts it."""
         return self.head.spreads
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: it is the policy's own model."""
+        """No-op: the critic uses the policy's own model, so there is nothing to check."""
 
     def build(self, source: ModelSource, policy: Policy | None = None) -> CriticEnsemble:
-        """One critic from the policy's base weights."""
+        """Build one critic from the policy's base weights."""
         load = partial(ValueModel.load, source, self.head, inputs=self.inputs)
         critic = load(head_scale=self.head_scale, seed=self.seed)
         return CriticEnsemble([critic], shards=shared_shards, aggregate=critic_mean, loss=self.loss)

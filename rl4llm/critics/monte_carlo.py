@@ -34,7 +34,7 @@ class MonteCarloValuesSource(ValueSource):
         self.max_segments, self.unfinished = max_segments, unfinished
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with `segment_ids`, and at every trained token the value at the beginning of its step."""
+        """Return the batch with `segment_ids` and, at every trained token, the value at the beginning of its step."""
         mask = batch.response_mask
         segment_ids = self.segmenter(context.decode(batch), mask)
         starts = segment_starts(segment_ids, mask)
@@ -55,7 +55,7 @@ class MonteCarloValuesSource(ValueSource):
         return masked_mean(scores, ~scores.isnan(), dim=-1)[stands_for]
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Nothing: the next batch is valued afresh."""
+        """Do nothing, because the next batch is valued from scratch."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class MonteCarloValues(ValueSpec):
         check_interval("MonteCarloValues", ends="()", unfinished=self.unfinished)
 
     def check(self, source: object, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: one response a prompt is enough."""
+        """Accept any policy: one response per prompt is enough."""
 
     def build(self, source: object, policy: nn.Module | None = None) -> MonteCarloValuesSource:
-        """The value source."""
+        """Build the value source."""
         return MonteCarloValuesSource(
             samples=self.samples,
             segmenter=self.segmenter,

@@ -1,4 +1,4 @@
-"""EasyPPO's value loss: prompts whose outcome is open weigh less, since their returns are noisier targets."""
+"""EasyPPO's value loss: prompts with an uncertain outcome weigh less, since their returns are noisier targets."""
 
 from dataclasses import dataclass
 from math import inf
@@ -24,7 +24,7 @@ def noise_weights(
     floor: float | None = None,
     power: float = 0.5,
 ) -> Float[Tensor, " batch"]:
-    """Weights of value losses that are inverse to the noise of a prompt's scores, with mean 1 over the prompts.
+    """Compute weights inverse to the noise of a prompt's scores, with mean 1 over the prompts.
 
         w(x) = u(x) / mean over x' of u(x')        u(x) = 1 / max(σ²(x)^power, floor)
 
@@ -39,13 +39,13 @@ def noise_weights(
     a group has another variance.
 
     Args:
-        scores: One number a response, with those of truncated responses; NaN where it could not be scored.
+        scores: One number per response, with those of truncated responses; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged. Each draw counts as a prompt.
         floor: Least σ^(2·power), positive, in units of the score to that power; None: as above.
         power: Which power of the variance divides, at least 0: 0.5 the standard deviation, 0 none.
 
     Returns:
-        One weight a response, the same within a group, without graph; 0 where the score is NaN. All are 1 where all
+        One weight per response, the same within a group, without graph; 0 where the score is NaN. All are 1 where all
         scores of the batch are equal, and where each prompt has one.
 
     Raises:
@@ -90,7 +90,7 @@ def check_noise(by: str, floor: float | None, power: float) -> None:
 
 @dataclass(frozen=True)
 class NoiseNormalizedValueLoss(Composite, ValueLoss):  # type: ignore[override]
-    """A value loss whose prompts weigh inversely to the noise of their scores. See [noise_weights][].
+    """Value loss that weights prompts inversely to the noise of their scores. See [noise_weights][].
 
     The weights are computed from the `outcomes` of the whole rollout batch, before it is cut; a critic that learns from
     a shard weighs its responses by all of their siblings.
@@ -111,13 +111,13 @@ class NoiseNormalizedValueLoss(Composite, ValueLoss):  # type: ignore[override]
         check_noise("NoiseNormalizedValueLoss", self.floor, self.power)
 
     def prepare(self, batch: RolloutBatch) -> RolloutBatch:
-        """The batch with `value_weights`."""
+        """Return the batch with `value_weights`."""
         batch = self.loss.prepare(batch)
         weights = noise_weights(batch.outcomes, batch.group_ids, floor=self.floor, power=self.power)
         return batch.replace(value_weights=weights)
 
     def __call__(self, values: Float[Tensor, "batch time"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """The inner loss times `batch.value_weights`."""
+        """Return the inner loss times `batch.value_weights`."""
         (weights,) = batch.require(*self.own_reads, by="NoiseNormalizedValueLoss")
         losses = self.loss(values, batch)
         return (weights.detach()[:, None] * losses).to(losses.dtype)

@@ -23,7 +23,7 @@ _KEEP = ("all", "solved", "mixed")
 def optimal_value(
     scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"], *, beta: float = 0.5
 ) -> Float[Tensor, " batch"]:
-    """Value of a prompt under the policy that is best for it at a price β of moving away from the sampled one.
+    """Compute the value of a prompt under the optimal policy with a KL penalty of weight β.
 
         V* = β log (1/n Σᵢ exp(rᵢ/β))        β → 0: the largest score        β → ∞: the mean score
 
@@ -32,7 +32,7 @@ def optimal_value(
     large β loses no digits.
 
     Args:
-        scores: rᵢ, one number a response of the reference policy; NaN where it could not be scored (left out).
+        scores: rᵢ, one number per response of the reference policy; NaN where it could not be scored (left out).
         group_ids: Which prompt a response answers; any order, ragged.
         beta: β > 0; infinity gives the mean. It is no switch: 0 is an error.
 
@@ -98,15 +98,15 @@ class OptimalValueSource(ValueSource):
         self._scored = rows[~scores.isnan()].bincount(minlength=len(uids))
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with V* of its prompt at every trained token of a response."""
+        """Return the batch with V* of the prompt at every trained token of a response."""
         values = self._values[self._positions(batch.prompt_uids)]
         return batch.replace(values=spread(values.to(batch.rewards), batch.response_mask))
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Nothing: V* belongs to the policy before training."""
+        """Do nothing, because V* belongs to the policy before training."""
 
     def priorities(self, uids: Int[Tensor, " prompt"]) -> Float[Tensor, " prompt"]:
-        """1 for prompts that are kept, 0 for those that are dropped."""
+        """Return 1 for prompts that are kept and 0 for those that are dropped."""
         return self._kept()[self._positions(uids)].float().to(uids.device)
 
     def _kept(self) -> Bool[Tensor, " entry"]:
@@ -130,11 +130,11 @@ class OptimalValueSource(ValueSource):
         return positions
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The table, for checkpoints."""
+        """Return the table for checkpoints."""
         return {"uids": self._uids, "values": self._values, "solved": self._solved, "scored": self._scored}
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """The table of a checkpoint."""
+        """Restore the table from a checkpoint."""
         for name in ("uids", "values", "solved", "scored"):
             setattr(self, f"_{name}", state[name].cpu())
 
@@ -163,8 +163,8 @@ class OptimalValue(ValueSpec):
         check_choice("OptimalValue", _KEEP, keep=self.keep)
 
     def check(self, source: object, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: the survey has its own samples."""
+        """Accept any policy: the survey draws its own samples."""
 
     def build(self, source: object, policy: nn.Module | None = None) -> OptimalValueSource:
-        """An empty table."""
+        """Build an empty table."""
         return OptimalValueSource(samples=self.samples, beta=self.beta, keep=self.keep, cache=self.cache)

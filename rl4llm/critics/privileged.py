@@ -1,4 +1,4 @@
-"""`Privileged`: critics that are shown the answer, which the policy never sees."""
+"""`Privileged`: critics that read the answer, which the policy does not."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -61,7 +61,7 @@ class Privileged(WrappingSpec):
         super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "PrivilegedSource":
-        """The critics, who will be shown the answers."""
+        """Build the critics that read the answers."""
         return PrivilegedSource(self.critics.build(source, policy), self)
 
 
@@ -78,16 +78,16 @@ class PrivilegedSource(WrappingSource):
         self.choice = choice
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with the critics' values, and the prompts as the policy has them."""
+        """Return the batch with the critics' values and the prompts of the policy."""
         judged = self.inner.values(self._shown(batch, context), context)
         return judged.replace(prompt_ids=batch.prompt_ids, prompt_mask=batch.prompt_mask)
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Let the critics learn, from the prompts as they read them."""
+        """Train the critics on the prompts as they read them."""
         self.inner.learn(self._shown(batch, context), context)
 
     def _shown(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with the answer after each prompt."""
+        """Return the batch with the answer after each prompt."""
         draws = batch.group_ids.tolist()
         if self.choice.shuffled:
             distinct = sorted(set(draws))
@@ -98,7 +98,7 @@ class PrivilegedSource(WrappingSource):
 
 
 def after_prompts(batch: RolloutBatch, ids: list[list[int]]) -> RolloutBatch:
-    """The batch whose prompts end in these further tokens."""
+    """Return the batch whose prompts end in these further tokens."""
     whole: list[Tensor] = [
         torch.cat([prompt[mask], prompt.new_tensor(more)])
         for prompt, mask, more in zip(batch.prompt_ids, batch.prompt_mask, ids, strict=True)

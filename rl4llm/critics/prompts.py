@@ -1,4 +1,4 @@
-"""What value sources need to know prompts by: their identities, and which prefixes of responses are the same."""
+"""Identities of prompts for value sources, and prefixes that several responses share."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,7 +9,7 @@ from rl4llm.checks import UsageError
 
 
 def check_uids(by: str, uids: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
-    """The uids on the CPU. Raises if a prompt has none (a negative one)."""
+    """Return the uids on the CPU. Raises if a prompt has none (a negative one)."""
     uids = uids.cpu().long()
     if (uids < 0).any():
         raise UsageError(
@@ -22,7 +22,7 @@ def check_uids(by: str, uids: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
 def find(
     uids: Int[Tensor, " prompt"], known: Int[Tensor, " entry"]
 ) -> tuple[Int[Tensor, " prompt"], Bool[Tensor, " prompt"]]:
-    """Where each uid stands in `known`, which ascends, and whether it is there (the position is any where it is not).
+    """Return the position of each uid in the ascending `known`, and whether it is there (else any position).
 
     Example:
         >>> find(torch.tensor([7, 4]), torch.tensor([3, 7]))
@@ -37,7 +37,7 @@ def find(
 def distinct_prefixes(
     batch: RolloutBatch, rows: Int[Tensor, " cut"], cuts: Int[Tensor, " cut"]
 ) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " cut"]]:
-    """Which of the cut responses to ask for so that none is asked for twice, and which of those stands for each.
+    """Return the distinct cut responses, and for each response the index of its distinct one.
 
     Two are the same where the tokens of the prompt and of the response before the cut are.
 

@@ -1,4 +1,4 @@
-"""Values as quantiles of the return: the loss that finds them, and how far they lie apart."""
+"""Values as quantiles of the return: their loss, and their spread."""
 
 import math
 
@@ -19,7 +19,7 @@ def quantile_loss(
     *,
     kappa: float = 0.01,
 ) -> Float[Tensor, "batch time"]:
-    """Asymmetric Huber error of N quantiles of the return.
+    """Compute the asymmetric Huber error of N quantiles of the return.
 
         lₜ = (1/N) Σᵢ |τᵢ − 1{uᵢ < 0}| Hκ(uᵢ)/κ        uᵢ = Rₜ − zₜᵢ        τᵢ = (2i − 1)/2N,  i = 1, ..., N
         Hκ(u) = u²/2 where |u| ≤ κ, κ (|u| − κ/2) beyond
@@ -71,7 +71,7 @@ def quantile_loss(
 
 
 def quantile_spread(quantiles: Float[Tensor, "batch time quantile"]) -> Float[Tensor, "batch time"]:
-    """How far the quantiles of one value lie apart: their population standard deviation.
+    """Compute the population standard deviation of the quantiles of one value.
 
         σₜ = √( 1/N Σᵢ (zₜᵢ − z̄ₜ)² )
 

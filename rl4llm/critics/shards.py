@@ -1,4 +1,4 @@
-"""Which critic learns from which response. Critics differ only because they learn from different responses."""
+"""Shards: which critic learns from which response. Critics differ only because they learn from different responses."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,7 +12,7 @@ EVERY_CRITIC = -1
 
 
 def group_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tensor, " batch"]:
-    """Divides the responses of every prompt draw among the critics: all see every prompt, none shares a response.
+    """Divide the responses to every prompt draw among the critics: all learn from every prompt, none share a response.
 
         critic(j-th of the n responses of group g) = (⌊j·M / n⌋ + g) mod M
 
@@ -50,7 +50,7 @@ def group_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tens
 
 
 def prompt_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tensor, " batch"]:
-    """Gives whole prompt draws to one critic each, in turn; for groups smaller than the ensemble.
+    """Give whole prompt draws to one critic each, in turn; for groups smaller than the ensemble.
 
         critic(group g) = g mod M
 
@@ -79,7 +79,7 @@ def prompt_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Ten
 
 
 def shared_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tensor, " batch"]:
-    """Lets every critic learn from every response: the naive ensemble.
+    """Let every critic learn from every response: the naive ensemble.
 
         critic(i) = −1, which stands for all of them
 
@@ -105,7 +105,7 @@ def shared_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Ten
 
 
 def random_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Tensor, " batch"]:
-    """Divides the responses of the whole batch among the critics at random, whatever prompts they answer.
+    """Divide the responses of the whole batch among the critics at random, regardless of their prompts.
 
         critic(i) = π(i) mod M          π a fixed random permutation of the rows
 
@@ -135,7 +135,7 @@ def random_shards(group_ids: Int[Tensor, " batch"], num_critics: int) -> Int[Ten
 
 
 def learns_from(shards: Int[Tensor, " batch"], critic: int) -> Bool[Tensor, " batch"]:
-    """Which responses a critic learns from.
+    """Return True for the responses that a critic learns from.
 
         learns(i) = shard(i) ∈ {critic, −1}
 

@@ -1,4 +1,4 @@
-"""The mean score of the other responses to a prompt: the baseline that needs no critic."""
+"""The mean score of the other responses to a prompt, a baseline without critics."""
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -11,7 +11,7 @@ from rl4llm.masked import at_least_float32, result_dtype
 
 @torch.no_grad()
 def leave_one_out_mean(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Mean score of the other responses of a group, and of the batch where a group has no other.
+    """Average the scores of the other responses of a group, or of the batch if the group has no others.
 
         Bᵢ = 1/(n−1) Σ_{j≠i} rⱼ          rᵢ − Bᵢ is the advantage of [leave_one_out][]
 
@@ -19,11 +19,11 @@ def leave_one_out_mean(scores: Num[Tensor, " batch"], group_ids: Int[Tensor, " b
     enters no mean; the response itself still gets that of its siblings.
 
     Args:
-        scores: rᵢ, one number a response; NaN where it could not be scored.
+        scores: rᵢ, one number per response; NaN where it could not be scored.
         group_ids: Which prompt draw a response answers; any order, ragged.
 
     Returns:
-        One number a response, without graph. A response that is the only scored one of the batch gets its own score,
+        One number per response, without graph. A response that is the only scored one of the batch gets its own score,
         so that it has no advantage; all get 0 where none is scored.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`Tether`: critics tied to the mean of a prompt's other responses, as far as they have proved better than it."""
+"""`Tether`: critics blended with the mean of a prompt's other responses, by how much better they have been."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Tether(WrappingSpec):
         super().check(source, responses_per_prompt)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "TetherSource":
-        """The critics, tied to the mean."""
+        """Build the critics with the blend around them."""
         return TetherSource(self.critics.build(source, policy), self)
 
 
@@ -84,7 +84,7 @@ class TetherSource(WrappingSource):
         self.rhos = torch.zeros(choice.bins, dtype=torch.float64)
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with bₜ as `values`, by the ρ of earlier batches."""
+        """Return the batch with bₜ as `values`, by the ρ of earlier batches."""
         judged = self.inner.values(batch, context)
         (values,) = judged.require("values", by="Tether")
         baselines = spread(self._baselines(judged).to(values.dtype), judged.response_mask)
@@ -124,9 +124,9 @@ class TetherSource(WrappingSource):
         return leave_one_out_mean(batch.outcomes, batch.group_ids)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What is saved in checkpoints: ρ."""
+        """Return ρ for checkpoints."""
         return {"rho": self.rhos.clone()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the ρ of a checkpoint."""
+        """Restore ρ from a checkpoint."""
         self.rhos.copy_(state["rho"])

@@ -32,7 +32,7 @@ def beta_tracker_update(
     rho_min: float = 0.875,
     rho_max: float = 0.96,
 ) -> tuple[Numbers, Numbers]:
-    """Counts of success and failure after one more observation, the older ones discounted.
+    """Update the counts of success and failure by one observation and discount the older ones.
 
         ρ = clip(2^(−D / half_life), ρ_min, ρ_max)        α' = ρα + r        β' = ρβ + 1 − r
 
@@ -68,7 +68,7 @@ def beta_tracker_update(
     check_interval(by, rho_min, 1.0, rho_max=rho_max)
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     if tensors:
-        check_same_shape(by, remedy="pass one number a prompt", **tensors)
+        check_same_shape(by, remedy="pass one number per prompt", **tensors)
     common = result_dtype(*tensors.values()) if tensors else torch.float64
     wide = [at_least_float32(torch.as_tensor(x, dtype=common)) for x in given.values()]
     a, b, r, d = torch.broadcast_tensors(*wide)
@@ -92,7 +92,7 @@ def _check_domain(by: str, alpha: Tensor, beta: Tensor, score: Tensor, divergenc
 
 
 def _worst(scores: Tensor) -> float:
-    """The score farthest from ½."""
+    """Return the score farthest from ½."""
     flat = scores.flatten()
     return flat[(flat - 0.5).abs().nan_to_num(nan=-1.0).argmax()].item()
 
@@ -131,14 +131,14 @@ class BetaTrackerSource(ValueSource):
         self._counts = torch.stack([won + 0.5, count - won + 0.5]) / (count + 1) / (1 - self.choice.rho_min)
 
     def _read(self, uids: Tensor) -> Float[Tensor, "2 prompt"]:
-        """α and β; the prior where a prompt was never seen."""
+        """Return α and β, or the prior for a prompt without observations."""
         positions, known = find(uids, self._uids)
         counts = torch.full((2, len(uids)), _PRIOR, dtype=torch.float64)
         counts[:, known] = self._counts[:, positions[known]]
         return counts
 
     def _write(self, uids: Tensor, counts: Tensor) -> None:
-        """New α and β of these prompts, which ascend."""
+        """Store new α and β of these prompts, whose uids ascend."""
         merged = torch.cat([self._uids, uids]).unique()
         everything = self._read(merged)
         everything[:, find(uids, merged)[0]] = counts
@@ -149,12 +149,12 @@ class BetaTrackerSource(ValueSource):
         return alpha / (alpha + beta)
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with v̂ = α/(α + β) of its prompt, from before this observation, at every trained token."""
+        """Return the batch with v̂ = α/(α + β) of the prompt, before this observation, at every trained token."""
         rates = self._rates(batch.prompt_uids).to(batch.rewards)
         return batch.replace(values=spread(rates, batch.response_mask))
 
     def priorities(self, uids: Int[Tensor, " prompt"]) -> Float[Tensor, " prompt"]:
-        """√(v̂(1 − v̂)) + ε: prompts of which it is least known whether the next response will be right."""
+        """Return √(v̂(1 − v̂)) + ε, which is largest for prompts whose next outcome is least certain."""
         rates = self._rates(uids)
         return ((rates * (1 - rates)).sqrt() + self.choice.epsilon).float().to(uids.device)
 
@@ -207,11 +207,11 @@ class BetaTrackerSource(ValueSource):
         self.last.store(rows, context.log_probs(rows))
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Everything, for checkpoints."""
+        """Return the state saved in the checkpoint."""
         return {"uids": self._uids, "counts": self._counts, **self.last.state()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Everything, of a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._uids, self._counts = state["uids"].cpu(), state["counts"].cpu()
         self.last.load(state)
 
@@ -257,8 +257,8 @@ class BetaTracker(ValueSpec):
         check_choice("BetaTracker", ("policy", "constant"), divergence=self.divergence)
 
     def check(self, source: object, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: one response a prompt is enough."""
+        """Accept any policy: one response per prompt is enough."""
 
     def build(self, source: object, policy: nn.Module | None = None) -> BetaTrackerSource:
-        """A tracker that knows no prompt."""
+        """Build a tracker without observations."""
         return BetaTrackerSource(self)

@@ -40,10 +40,10 @@ class TrunkCritic(ValueSpec):
         check_interval("TrunkCritic", 0.0, float("inf"), "[)", head_scale=self.head_scale)
 
     def check(self, source: ModelSource, responses_per_prompt: int) -> None:
-        """Nothing can be wrong: it is the policy's own model."""
+        """No-op: the critic uses the policy's own model, so there is nothing to check."""
 
     def build(self, source: ModelSource, policy: Policy) -> "TrunkCriticSource":
-        """The source; the policy gets its head."""
+        """Build the source and give the policy its head."""
         width = policy.model.config.get_text_config().hidden_size
         generator = torch.Generator().manual_seed(self.seed)
         policy.value_head = ValueHead(width, self.head, scale=self.head_scale, generator=generator)
@@ -54,8 +54,8 @@ class TrunkCriticSource(ValueSource):
     """Reads the policy's value head; the policy's own loss trains it."""
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with `values`."""
+        """Return the batch with `values`."""
         return batch.replace(values=context.own_values(batch))
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Nothing: the head learns with the policy."""
+        """Do nothing, because the head learns with the policy."""

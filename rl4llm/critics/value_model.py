@@ -74,11 +74,11 @@ class ValueModel(nn.Module):
         return self.inputs == "prompt" or shares_prompts(self.backbone)
 
     def forward(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """V(sₜ) of every response token, 0 where the mask is False; float32 or wider."""
+        """Return V(sₜ) of every response token, 0 where the mask is False; float32 or wider."""
         return self.read(self.outputs(batch), batch)
 
     def outputs(self, batch: RolloutBatch) -> Float[Tensor, "batch time output"]:
-        """zₜ at every response position, masked ones included; float32 or wider."""
+        """Return zₜ at every response position, masked ones included; float32 or wider."""
         time = batch.response_ids.shape[1]
         if time == 0:
             shape = (*batch.response_ids.shape, self.head.choice.size)
@@ -91,7 +91,7 @@ class ValueModel(nn.Module):
         return at_least_float32(self.head(response_states(self.backbone, batch)))
 
     def read(self, outputs: Float[Tensor, "batch time output"], batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """V(sₜ) from the outputs, 0 where the mask is False."""
+        """Return V(sₜ) from the outputs, 0 where the mask is False."""
         return keep(self.head.choice.value(outputs), batch.response_mask)
 
     def readings(self, batch: RolloutBatch) -> Float[Tensor, "kind batch time"]:

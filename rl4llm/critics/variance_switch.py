@@ -51,7 +51,7 @@ class ExplainedVarianceSwitch(WrappingSpec):
         check_choice("ExplainedVarianceSwitch", (0, 1), lag=self.lag)
 
     def build(self, source: "ModelSource", policy: "Policy") -> "ExplainedVarianceSwitchSource":
-        """The critics behind the switch."""
+        """Build the critics with the switch around them."""
         return ExplainedVarianceSwitchSource(self.critics.build(source, policy), self)
 
 
@@ -71,7 +71,7 @@ class ExplainedVarianceSwitchSource(WrappingSource):
         self._explained: Tensor | None = None  # of the last batch that was learned from
 
     def values(self, batch: RolloutBatch, context: ValueContext) -> RolloutBatch:
-        """The batch with the critics' values, or with the mean."""
+        """Return the batch with the critics' values or with the mean."""
         judged = self.inner.values(batch, context)
         critic_values = self._switched(judged)
         explained = self._explained_before(critic_values) if self.choice.lag else self._explain(judged)
@@ -83,11 +83,11 @@ class ExplainedVarianceSwitchSource(WrappingSource):
         return with_values(judged, keep(mean, judged.response_mask))
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
-        """Keep how much the values explained, for the next batch."""
+        """Store the explained variance of the values for the next batch."""
         self._explained = self._explain(judged)
 
     def _switched(self, judged: RolloutBatch) -> Float[Tensor, "critic batch time"]:
-        """What is switched: each critic, or their aggregate as one."""
+        """Return what is switched: each critic, or their aggregate."""
         if self.choice.per_critic:
             (critic_values,) = judged.require("critic_values", by="ExplainedVarianceSwitch(per_critic=True)")
             return critic_values
@@ -107,10 +107,10 @@ class ExplainedVarianceSwitchSource(WrappingSource):
         )
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What is saved in checkpoints: the EV of the last batch; empty before the first."""
+        """Return the explained variance of the last batch for checkpoints; empty before the first."""
         return {"explained": torch.zeros(0) if self._explained is None else self._explained.cpu()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the EV of a checkpoint."""
+        """Restore the explained variance from a checkpoint."""
         explained = state["explained"]
         self._explained = explained if len(explained) else None

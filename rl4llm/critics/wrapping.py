@@ -26,17 +26,17 @@ class WrappingSpec(ValueSpec):
 
     @property
     def needs_prompts(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
+        """Return what the wrapped spec requires."""
         return self.critics.needs_prompts
 
     @property
     def spreads_returns(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
+        """Return what the wrapped spec requires."""
         return self.critics.spreads_returns
 
     @property
     def judges_cuts(self) -> bool:  # type: ignore[override]
-        """As for the critics inside."""
+        """Return what the wrapped spec requires."""
         return self.critics.judges_cuts
 
     def check(self, source: "ModelSource", responses_per_prompt: int) -> None:
@@ -54,7 +54,7 @@ class WrappingSpec(ValueSpec):
 
 
 class WrappingSource(ValueSource):
-    """A value source around another one, which learns from the values that it gave itself.
+    """Value source around another one, which is trained with the values that it gave itself.
 
     A class below it says in `values` what the estimator gets, and may look in `observe` at what the other one said.
 
@@ -68,33 +68,33 @@ class WrappingSource(ValueSource):
 
     @property
     def learners(self) -> Mapping[str, nn.Module]:
-        """Those of the other one."""
+        """The learners of the wrapped source."""
         return self.inner.learners
 
     def learn(self, batch: RolloutBatch, context: ValueContext) -> None:
-        """Let the other one learn, with its own values in the batch; they are read before it does."""
+        """Train the wrapped source with its own values in the batch, which are read before it learns."""
         judged = self.inner.values(batch, context)
         self.observe(judged, context)
         self.inner.learn(judged, context)
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
-        """Look at the batch with the other one's values, before it learns; nothing to do by default."""
+        """Observe the batch with the wrapped source's values before it learns; does nothing by default."""
 
     def believes(self, batch: RolloutBatch, context: ValueContext) -> Bool[Tensor, " batch"]:
-        """What the other one says."""
+        """Return the answer of the wrapped source."""
         return self.inner.believes(batch, context)
 
     def prepare(self, survey: Survey) -> None:
-        """Let the other one survey the prompts."""
+        """Prepare the wrapped source."""
         self.inner.prepare(survey)
 
     def priorities(self, uids: Tensor) -> Tensor | None:
-        """What the other one says."""
+        """Return the answer of the wrapped source."""
         return self.inner.priorities(uids)
 
 
 def with_values(judged: RolloutBatch, values: Float[Tensor, "batch time"]) -> RolloutBatch:
-    """The batch with other `values`, and `critic_values` moved along, so that their spread stays."""
+    """Return the batch with other `values` and `critic_values` shifted along, so that their spread is unchanged."""
     (before,) = judged.require("values", by="with_values")
     critics = judged.critic_values
     return judged.replace(values=values, critic_values=None if critics is None else critics - before + values)

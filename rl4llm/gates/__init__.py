@@ -1,4 +1,4 @@
-"""Gates: which response tokens a term of the loss may see. `&`, `|` and `~` compose them."""
+"""Gates choose the response tokens that contribute to a term of the loss; `&`, `|` and `~` compose them."""
 
 from rl4llm.gates.agreement import AgreementGate, agreement_gate
 from rl4llm.gates.base import Both, Complement, Either, Gate

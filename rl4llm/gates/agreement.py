@@ -21,12 +21,12 @@ def agreement_gate(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens where the critics agree most: they have little left to teach.
+    """Drop the trained tokens where the critics agree most, because little is left to learn there.
 
         keepₜ = maskₜ ∧ σₜ ∉ Low(σ)          σₜ = std over critics of Vₘ(sₜ)
 
-    Low(σ) holds the ⌊fraction · n⌋ smallest of the n trained tokens of the batch that is passed; ties across the
-    border are kept whole and a NaN spread is kept ([drop_smallest][]). One critic, or identical ones, drop nothing.
+    Low(σ) holds the ⌊fraction · n⌋ smallest of the n trained tokens of the batch that is passed; ties at the threshold
+    are kept, and so is a NaN spread ([drop_smallest][]). One critic, or identical ones, drop nothing.
 
     Args:
         critic_values: Vₘ(sₜ), m in [0, M), t in [0, T). Read only where `response_mask` is True.
@@ -56,7 +56,7 @@ def agreement_gate(
 
 @dataclass(frozen=True)
 class AgreementGate(ShareGate):
-    """Drops the tokens where the critics agree most. See [agreement_gate][rl4llm.gates.agreement.agreement_gate].
+    """Gate that drops the tokens where the critics agree most. See [agreement_gate][].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -67,5 +67,5 @@ class AgreementGate(ShareGate):
     paper: ClassVar[str] = "2510.01656"
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`agreement_gate` of `batch.critic_values`."""
+        """Apply `agreement_gate` to `batch.critic_values`."""
         return self.kept_by(agreement_gate, batch)

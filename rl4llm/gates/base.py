@@ -14,7 +14,7 @@ from rl4llm.parts import Composite, Part
 
 
 class Gate(Part):
-    """Which response tokens a term of the loss may see: always a subset of `response_mask`.
+    """Base class of the gates: the response tokens that contribute to a term of the loss, within `response_mask`.
 
     Attributes:
         in_divisor: Whether the tokens that it drops still count in the divisor of the term's mean. A gate that says
@@ -28,10 +28,10 @@ class Gate(Part):
 
     @abstractmethod
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """True where the token is kept. Percentiles are taken over the batch that is passed."""
+        """Return True where the token is kept. Percentiles are taken over the batch that is passed."""
 
     def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """True where the token counts in the divisor of the term's mean."""
+        """Return True where the token counts in the divisor of the term's mean."""
         return batch.response_mask if self.in_divisor else truth_values(self, batch)
 
     def __and__(self, other: "Gate") -> "Both":
@@ -63,13 +63,13 @@ def truth_values(gate: Gate, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
 class _Joined(Composite, Gate):
     @property
     def each_step(self) -> bool:  # type: ignore[override]
-        """Whether one of the gates is."""
+        """Whether one of the gates follows the policy."""
         return any(gate.each_step for gate in self.inner if isinstance(gate, Gate))
 
 
 @dataclass(frozen=True)
 class Both(_Joined):
-    """Keeps what both gates keep: `first & second`.
+    """Gate that keeps what both gates keep: `first & second`.
 
     Args:
         first: A gate.
@@ -81,17 +81,17 @@ class Both(_Joined):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """The intersection."""
+        """Return the intersection."""
         return truth_values(self.first, batch) & truth_values(self.second, batch)
 
     def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """What counts for both."""
+        """Return what counts for both gates."""
         return self.first.counted(batch) & self.second.counted(batch)
 
 
 @dataclass(frozen=True)
 class Either(_Joined):
-    """Keeps what at least one gate keeps: `first | second`.
+    """Gate that keeps what at least one gate keeps: `first | second`.
 
     Args:
         first: A gate.
@@ -103,17 +103,17 @@ class Either(_Joined):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """The union."""
+        """Return the union."""
         return truth_values(self.first, batch) | truth_values(self.second, batch)
 
     def counted(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """What counts for at least one."""
+        """Return what counts for at least one gate."""
         return self.first.counted(batch) | self.second.counted(batch)
 
 
 @dataclass(frozen=True)
 class Complement(_Joined):
-    """Keeps the response tokens that the gate drops: `~gate`.
+    """Gate that keeps the response tokens that another gate drops: `~gate`.
 
     Args:
         gate: A gate.
@@ -123,10 +123,10 @@ class Complement(_Joined):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """The complement within `response_mask`."""
+        """Return the complement within `response_mask`."""
         return batch.response_mask & ~truth_values(self.gate, batch)
 
     @property
     def in_divisor(self) -> bool:  # type: ignore[override]
-        """As for the gate."""
+        """Whether dropped tokens count, as for the inner gate."""
         return self.gate.in_divisor

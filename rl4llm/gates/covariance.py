@@ -1,4 +1,4 @@
-"""Gates by the covariance of log-prob and advantage, which says what a token does to the policy's entropy."""
+"""Gates by the covariance of log-prob and advantage, which drives the change of the policy's entropy."""
 
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -21,13 +21,13 @@ def covariance(
     advantages: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """What each token adds to the covariance of log-prob and advantage over the batch.
+    """Compute what each token adds to the covariance of log-prob and advantage over the batch.
 
         covₜ = (Aₜ − Ā) (log π(yₜ) − mean log π)          means over the trained tokens of the batch that is passed
 
-    A likely token with a high advantage takes most entropy from the policy when it is learned from. The means are
-    over the batch that is passed; the paper's code takes them over a microbatch, at the log-probs of the moment, so
-    that they depend on how the batch was cut.
+    Learning from a likely token with a high advantage reduces the entropy of the policy most. The means are over the
+    batch that is passed; the paper's code takes them over a microbatch, at the log-probs of the moment, so that they
+    depend on how the batch was cut.
 
     Args:
         log_probs: log π(yₜ), t in [0, T); a constant.
@@ -68,13 +68,13 @@ def covariance_gate(
     clip_low: float = 1.0,
     clip_high: float = 1.0,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops at random a few of the trained tokens whose covariance is high but not extreme.
+    """Drop a few random tokens among those whose covariance is high but not extreme.
 
         Cₜ = low < covₜ < high, not clipped     keepₜ = maskₜ ∧ t ∉ a random choice of k of the tokens with Cₜ
         k = max(1, ⌊fraction · n⌋), at most as many as there are; n counts all trained tokens
 
-    Nothing is dropped where no token qualifies or fraction is 0. The choice is made by content, as that of
-    [random_gate][]: by the seed and by what the rows hold, not by where they stand. See [covariance][].
+    Nothing is dropped where no token qualifies or fraction is 0. The choice follows from the seed and the content of
+    the rows, not from their position, as in [random_gate][]. See [covariance][].
 
     Args:
         log_probs: log π(yₜ), t in [0, T).
@@ -135,7 +135,7 @@ def clipped_tokens(
     clip_low: float = 1.0,
     clip_high: float = 1.0,
 ) -> Bool[Tensor, "batch time"]:
-    """Tokens of which PPO's clip has taken the gradient.
+    """Return the tokens whose gradient PPO's clip has removed.
 
         (Aₜ > 0 and rₜ > 1 + clip_high) or (Aₜ < 0 and rₜ < 1 − clip_low)          rₜ = π(yₜ) / π_old(yₜ)
 
@@ -186,12 +186,12 @@ def high_covariance(
     *,
     fraction: float = 0.002,
 ) -> Bool[Tensor, "batch time"]:
-    """Keeps the few trained tokens with the largest covariance: where a divergence penalty saves most entropy.
+    """Keep the few trained tokens with the largest covariance, where a divergence penalty saves most entropy.
 
         keepₜ = maskₜ ∧ covₜ among the k largest          k = max(1, ⌊fraction · n⌋) of n trained tokens
 
-    Ties across the border are kept whole ([drop_smallest][]), so constant advantages keep everything. Unlike that of
-    the other gates, `fraction` is the share that is *kept*, as the paper names it. See [covariance][].
+    Ties at the threshold are kept ([drop_smallest][]), so constant advantages keep everything. Unlike that of the other
+    gates, `fraction` is the share that is *kept*, as the paper names it. See [covariance][].
 
     Args:
         log_probs: log π_old(yₜ), t in [0, T).
@@ -222,7 +222,7 @@ def high_covariance(
 
 @dataclass(frozen=True)
 class CovarianceGate(Gate):
-    """Drops a few tokens of high covariance at random (Clip-Cov). See [covariance_gate][].
+    """Gate that drops a few tokens of high covariance at random (Clip-Cov). See [covariance_gate][].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1); at least one token unless it is 0.
@@ -248,7 +248,7 @@ class CovarianceGate(Gate):
         check_covariance_gate("CovarianceGate", **{field.name: getattr(self, field.name) for field in fields(self)})
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`covariance_gate` of the policy's present log-probs and `batch.advantages`."""
+        """Apply `covariance_gate` to the policy's present log-probs and `batch.advantages`."""
         (advantages,) = self.take(batch)
         return covariance_gate(
             present_log_probs(batch),
@@ -268,7 +268,7 @@ class CovarianceGate(Gate):
 
 @dataclass(frozen=True)
 class HighCovariance(Gate):
-    """Keeps the tokens of largest covariance: the `where` of KL-Cov's penalty. See [high_covariance][].
+    """Gate that keeps the tokens of largest covariance: the `where` of KL-Cov's penalty. See [high_covariance][].
 
     Args:
         fraction: Share of the trained tokens to *keep*, in [0, 1); at least one token.
@@ -284,7 +284,7 @@ class HighCovariance(Gate):
         check_fraction("HighCovariance", fraction=self.fraction)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`high_covariance` of the policy's present log-probs and `batch.advantages`."""
+        """Apply `high_covariance` to the policy's present log-probs and `batch.advantages`."""
         (advantages,) = self.take(batch)
         return high_covariance(present_log_probs(batch), advantages, batch.response_mask, fraction=self.fraction)
 

@@ -21,13 +21,12 @@ def divergence_filter(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens where the critics diverge most: exploring there follows noise.
+    """Drop the trained tokens where the critics diverge most, because exploration there follows noise.
 
         keepₜ = maskₜ ∧ σₜ ∉ Top(σ)          σₜ = std over critics of Vₘ(sₜ)
 
-    Top(σ) holds the ⌊fraction · n⌋ largest of the n trained tokens of the batch that is passed; ties across the
-    border are kept whole and a NaN spread is kept ([drop_smallest][] of −σ). One critic, or identical ones, drop
-    nothing.
+    Top(σ) holds the ⌊fraction · n⌋ largest of the n trained tokens of the batch that is passed; ties at the threshold
+    are kept, and so is a NaN spread ([drop_smallest][] of −σ). One critic, or identical ones, drop nothing.
 
     Args:
         critic_values: Vₘ(sₜ), m in [0, M), t in [0, T). Read only where `response_mask` is True.
@@ -57,7 +56,7 @@ def divergence_filter(
 
 @dataclass(frozen=True)
 class DivergenceFilter(ShareGate):
-    """Drops the tokens where the critics diverge most.
+    """Gate that drops the tokens where the critics diverge most.
 
     See [divergence_filter][rl4llm.gates.divergence.divergence_filter].
 
@@ -70,5 +69,5 @@ class DivergenceFilter(ShareGate):
     paper: ClassVar[str] = "2510.01656"
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`divergence_filter` of `batch.critic_values`."""
+        """Apply `divergence_filter` to `batch.critic_values`."""
         return self.kept_by(divergence_filter, batch)

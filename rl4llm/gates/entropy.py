@@ -1,4 +1,4 @@
-"""The entropy gate: policy gradient only at the tokens where the policy was least decided."""
+"""The entropy gates: they rank tokens by how decided the policy was."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,12 +19,12 @@ def high_entropy(
     fraction: float = 0.8,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens where the policy was most decided, keeping the forks of the reasoning.
+    """Drop the trained tokens where the policy was most decided and keep the forks of the reasoning.
 
         keepₜ = maskₜ ∧ Hₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
-    The n tokens are those of the batch that is passed. Ties across the border are kept whole and a NaN entropy is
-    kept ([drop_smallest][]). The paper names the share that is kept, 20 %; `fraction` is the share that is dropped.
+    The n tokens are those of the batch that is passed. Ties at the threshold are kept, and so is a NaN entropy
+    ([drop_smallest][]). The paper names the share that is kept, 20 %; `fraction` is the share that is dropped.
 
     Args:
         entropies: Hₜ = H(π(·|sₜ)), t in [0, T). Read only where `response_mask` is True.
@@ -57,7 +57,7 @@ def low_entropy(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens where the policy was least decided: a control for the filter by critics' spread.
+    """Drop the trained tokens where the policy was least decided: a control for the filter by the critics' spread.
 
         keepₜ = maskₜ ∧ Hₜ not among the ⌊fraction · n⌋ largest of the n trained tokens
 
@@ -77,7 +77,7 @@ def low_entropy(
 
 @dataclass(frozen=True)
 class HighEntropy(ShareGate):
-    """Keeps the tokens of highest entropy. See [high_entropy][rl4llm.gates.entropy.high_entropy].
+    """Gate that keeps the tokens of highest entropy. See [high_entropy][rl4llm.gates.entropy.high_entropy].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -89,13 +89,13 @@ class HighEntropy(ShareGate):
     paper: ClassVar[str] = "2506.01939"
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`high_entropy` of `batch.entropies`."""
+        """Apply `high_entropy` to `batch.entropies`."""
         return self.kept_by(high_entropy, batch)
 
 
 @dataclass(frozen=True)
 class LowEntropy(ShareGate):
-    """Drops the tokens of highest entropy. See [low_entropy][rl4llm.gates.entropy.low_entropy].
+    """Gate that drops the tokens of highest entropy. See [low_entropy][rl4llm.gates.entropy.low_entropy].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -106,5 +106,5 @@ class LowEntropy(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`low_entropy` of `batch.entropies`."""
+        """Apply `low_entropy` to `batch.entropies`."""
         return self.kept_by(low_entropy, batch)

@@ -1,4 +1,4 @@
-"""Noise by content: random numbers for tokens that follow from what the rows hold, not from where they stand."""
+"""Noise by content: random numbers for tokens that follow from the content of the rows, not from their position."""
 
 from collections import Counter
 
@@ -19,14 +19,14 @@ def content_noise(
     seed: int = 0,
     by: str = "content_noise",
 ) -> Float[Tensor, "batch time"]:
-    """Uniform numbers in [0, 1) for the trained tokens of a batch.
+    """Draw uniform numbers in [0, 1) for the trained tokens of a batch.
 
         uₜ ~ U[0, 1)
 
     No global random state is read or changed. Each row draws from its own generator, seeded by `seed`, by the trained
     tokens of the row and its prompt, and by those of the whole batch: the same batch gives the same numbers, in any
-    order of the rows and on any device, and another batch gives others. Only identical responses to one prompt are told
-    apart by their order.
+    order of the rows and on any device, and another batch gives others. Only identical responses to the same prompt are
+    distinguished by their order.
 
     Args:
         prompt_uids: Identity of the prompts.
@@ -71,5 +71,5 @@ def content_noise(
 
 
 def tie_breaks(batch: RolloutBatch, exact: bool) -> Float[Tensor, "batch time"] | None:
-    """What orders tokens of equal rank for a gate that drops an exact number; None for one that keeps ties whole."""
+    """Return the numbers that order tied tokens if a gate drops an exact number; None if it keeps ties whole."""
     return content_noise(batch.prompt_uids, batch.response_ids, batch.response_mask) if exact else None

@@ -1,4 +1,4 @@
-"""Gates by what became of the whole response: whether it ended, whether it was right."""
+"""Gates by the outcome of the whole response: whether it ended and whether it was right."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from rl4llm.gates.base import Gate
 def finished_responses(
     truncated: Bool[Tensor, " batch"], response_mask: Bool[Tensor, "batch time"]
 ) -> Bool[Tensor, "batch time"]:
-    """Drops every token of the responses that the length limit cut off: their score says little about them.
+    """Drop every token of the responses that the length limit cut off, because their scores say little.
 
         keepₜ = maskₜ ∧ ¬truncated
 
@@ -46,14 +46,14 @@ def finished_responses(
 def correct_responses(
     scores: Float[Tensor, " batch"], response_mask: Bool[Tensor, "batch time"], *, threshold: float = 0.0
 ) -> Bool[Tensor, "batch time"]:
-    """Keeps the tokens of the responses that scored above a threshold.
+    """Keep the tokens of the responses that scored above a threshold.
 
         keepₜ = maskₜ ∧ score > threshold
 
     A response that could not be scored (NaN) is dropped. As the `where` of a likelihood term it imitates successes.
 
     Args:
-        scores: One number a response; NaN where it could not be scored.
+        scores: One number per response; NaN where it could not be scored.
         response_mask: True at trained tokens.
         threshold: What a score must exceed.
 
@@ -80,7 +80,7 @@ def correct_responses(
 
 @dataclass(frozen=True)
 class FinishedResponses(Gate):
-    """Drops truncated responses whole. See [finished_responses][rl4llm.gates.outcome.finished_responses].
+    """Gate that drops truncated responses. See [finished_responses][rl4llm.gates.outcome.finished_responses].
 
     As the policy's gate it is the actor-only form of overlong filtering: critics still learn from all responses.
 
@@ -92,13 +92,13 @@ class FinishedResponses(Gate):
     paper: ClassVar[str] = "2503.14476"
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`finished_responses` of `batch.truncated`."""
+        """Apply `finished_responses` to `batch.truncated`."""
         return finished_responses(batch.truncated, batch.response_mask)
 
 
 @dataclass(frozen=True)
 class CorrectResponses(Gate):
-    """Keeps correct responses. See [correct_responses][rl4llm.gates.outcome.correct_responses].
+    """Gate that keeps correct responses. See [correct_responses][rl4llm.gates.outcome.correct_responses].
 
     Args:
         threshold: What a score must exceed; None: the task says which responses are correct (`batch.solved`).
@@ -113,7 +113,7 @@ class CorrectResponses(Gate):
         check_interval("CorrectResponses", threshold=self.threshold)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`correct_responses` of `batch.scores`, or the tokens of the responses that the task calls correct."""
+        """Apply `correct_responses` to `batch.scores`, or keep the responses that the task calls correct."""
         if self.threshold is None:
             return batch.response_mask & batch.solved[:, None]
         return correct_responses(batch.scores, batch.response_mask, threshold=self.threshold)

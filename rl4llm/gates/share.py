@@ -23,14 +23,14 @@ def drop_smallest(
     ties: Float[Tensor, "batch time"] | None = None,
     by: str = "drop_smallest",
 ) -> Bool[Tensor, "batch time"]:
-    """Keeps the trained tokens of a batch except the share with the smallest `x`.
+    """Keep the trained tokens of a batch except the share with the smallest `x`.
 
         keepₜ = maskₜ ∧ xₜ ≥ x₍ₖ₊₁₎          k = ⌊fraction · n⌋
 
     n counts the trained tokens of all rows, x₍ᵢ₎ is the i-th smallest of their values. Without ties exactly k are
-    dropped. A tie across the border is kept whole, never broken by position: rows may be permuted, and constant `x`
-    drops nothing. With `ties` equal tokens are ranked by these instead, and exactly k are dropped, also of a constant
-    `x`. A NaN at a trained token counts as the largest value, so that it is kept.
+    dropped. Ties at the threshold are kept and never broken by position: rows may be permuted, and constant `x` drops
+    nothing. With `ties` equal tokens are ranked by these instead, and exactly k are dropped, also of a constant `x`. A
+    NaN at a trained token counts as the largest value, so that it is kept.
 
     Args:
         x: What to rank by, t in [0, T). Read only where `response_mask` is True.
@@ -71,7 +71,7 @@ def drop_smallest(
 
 
 def whole_part(fraction: float, count: int) -> int:
-    """⌊fraction · count⌋, not one less because a decimal fraction is not exact in binary."""
+    """Return ⌊fraction · count⌋, not one less because a decimal fraction is inexact in binary."""
     product = fraction * count
     nearest = round(product)
     whole = nearest if math.isclose(product, nearest, rel_tol=1e-12) else math.floor(product)
@@ -85,7 +85,7 @@ def advantage_magnitude(
     fraction: float = 0.2,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens whose advantage is closest to 0: a control without critics' spread.
+    """Drop the trained tokens whose advantage is closest to 0: a control that does not use the critics' spread.
 
         keepₜ = maskₜ ∧ |Aₜ| not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
@@ -123,11 +123,11 @@ def random_gate(
     fraction: float = 0.2,
     seed: int = 0,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops trained tokens at random: a control for gates that drop the same share.
+    """Drop trained tokens at random: a control for gates that drop the same share.
 
         keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens,          uₜ ~ U[0, 1)
 
-    u follows from the seed and from what the rows hold, not from where they stand: see
+    u follows from the seed and the content of the rows, not from their position; see
     [content_noise][rl4llm.gates.noise.content_noise].
 
     Args:
@@ -158,7 +158,7 @@ def random_gate(
 
 @dataclass(frozen=True)
 class AdvantageMagnitude(ShareGate):
-    """Keeps the tokens with the largest |A|. See [advantage_magnitude][rl4llm.gates.share.advantage_magnitude].
+    """Gate that keeps the tokens with the largest |A|. See [advantage_magnitude][].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -169,13 +169,13 @@ class AdvantageMagnitude(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`advantage_magnitude` of `batch.advantages`."""
+        """Apply `advantage_magnitude` to `batch.advantages`."""
         return self.kept_by(advantage_magnitude, batch)
 
 
 @dataclass(frozen=True)
 class RandomGate(Gate):
-    """Keeps tokens at random. See [random_gate][rl4llm.gates.share.random_gate].
+    """Gate that keeps tokens at random. See [random_gate][rl4llm.gates.share.random_gate].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -191,6 +191,6 @@ class RandomGate(Gate):
         check_at_least("RandomGate", 0, seed=self.seed)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`random_gate` of the prompts and responses."""
+        """Apply `random_gate` to the prompts and responses."""
         ids, mask = batch.response_ids, batch.response_mask
         return random_gate(batch.prompt_uids, ids, mask, fraction=self.fraction, seed=self.seed)

@@ -23,11 +23,11 @@ def wide_returns(
 
         keepₜ = maskₜ ∧ sₜ not among the ⌊fraction · n⌋ smallest of the n trained tokens
 
-    s is what nobody can know before the outcome (aleatoric); the spread between critics, by which
-    [agreement_gate][rl4llm.gates.agreement.agreement_gate] drops, is what these critics do not know (epistemic). For
+    s is the uncertainty that remains until the outcome (aleatoric); the spread between critics, by which
+    [agreement_gate][rl4llm.gates.agreement.agreement_gate] drops, is the uncertainty of these critics (epistemic). For
     scores of 0 and 1 s orders states as V(1 − V) does ([undecided_states][rl4llm.gates.undecided.undecided_states]);
-    with graded scores it says more. The n tokens are those of the batch that is passed. Ties across the border are kept
-    whole and a NaN is kept ([drop_smallest][]).
+    with graded scores it carries more information. The n tokens are those of the batch that is passed. Ties at the
+    threshold are kept, and so is a NaN ([drop_smallest][]).
 
     Args:
         return_spread: sₜ, t in [0, T), in units of the return. Read only where `response_mask` is True.
@@ -93,7 +93,7 @@ class WideReturns(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`wide_returns` of `batch.return_spread`."""
+        """Apply `wide_returns` to `batch.return_spread`."""
         return self.kept_by(wide_returns, batch)
 
 
@@ -112,5 +112,5 @@ class NarrowReturns(ShareGate):
     paper: ClassVar[str] = ""
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`narrow_returns` of `batch.return_spread`."""
+        """Apply `narrow_returns` to `batch.return_spread`."""
         return self.kept_by(narrow_returns, batch)

@@ -1,4 +1,4 @@
-"""The gate of undecided states: no policy gradient where one value already says how it ends."""
+"""The gate of undecided states: no policy gradient where a value already predicts the outcome."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ def undecided_states(
     high: float = 1.0,
     ties: Float[Tensor, "batch time"] | None = None,
 ) -> Bool[Tensor, "batch time"]:
-    """Drops the trained tokens whose outcome is most decided by their value: a control for the spread of critics.
+    """Drop the trained tokens whose value makes the outcome most certain: a control for the spread of critics.
 
         uₜ = (high − V(sₜ)) (V(sₜ) − low)          keepₜ = maskₜ ∧ uₜ not among the ⌊fraction · n⌋ smallest
 
@@ -62,7 +62,7 @@ def undecided_states(
 
 @dataclass(frozen=True)
 class UndecidedStates(ShareGate):
-    """Drops the tokens whose outcome is most decided. See [undecided_states][rl4llm.gates.undecided.undecided_states].
+    """Gate that drops the tokens with the most certain outcome. See [undecided_states][].
 
     Args:
         fraction: Share of the trained tokens to drop, in [0, 1).
@@ -81,5 +81,5 @@ class UndecidedStates(ShareGate):
         check_range("UndecidedStates", low=self.low, high=self.high)
 
     def __call__(self, batch: RolloutBatch) -> Bool[Tensor, "batch time"]:
-        """`undecided_states` of `batch.values`."""
+        """Apply `undecided_states` to `batch.values`."""
         return self.kept_by(undecided_states, batch, low=self.low, high=self.high)

@@ -1,4 +1,4 @@
-"""From losses of tokens to one number: the only place of the library that divides a loss."""
+"""Aggregators: they reduce the losses of tokens to one number, and nothing else in the library divides a loss."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,17 +13,17 @@ from rl4llm.objectives.base import Aggregator, Losses, Mask, Normalizer
 
 
 def token_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-    """Mean over all valid tokens, so that a long response weighs more than a short one.
+    """Average over all trained tokens, so that a long response weighs more than a short one.
 
         L = Σᵢₜ mᵢₜ ℓᵢₜ / N        N = Σᵢₜ mᵢₜ
 
-    `normalizer` replaces N by the count of the whole optimizer step over microbatches and ranks; then the pieces'
-    results sum to the whole's, however the step was cut. A loss with one number a response is passed with a mask of
-    one truth value a response: then every function of this module is the mean over the responses that count, and N is
-    their number.
+    `normalizer` replaces N by the count of the whole optimizer step over microbatches and ranks; the results of the
+    pieces then sum to that of the whole, however the step was cut. A loss with one number per response is passed with a
+    mask of one truth value per response; every function of this module then gives the mean over the responses that
+    count, and N is their number.
 
     Args:
-        per_token: Losses, one a token (batch time) or one a response (batch); read only where `mask` is True.
+        per_token: Losses, one per token (batch time) or one per response (batch); read only where `mask` is True.
         mask: True where the loss counts.
         normalizer: What to divide by; the count of this tensor alone when None.
 
@@ -47,7 +47,7 @@ def token_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) 
 
 
 def sequence_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-    """Mean over the tokens of each response, then over the responses that have any, so that all weigh the same.
+    """Average over the tokens of each response, then over the responses with tokens, so that all weigh the same.
 
         L = (1/N) Σᵢ (Σₜ mᵢₜ ℓᵢₜ / Σₜ mᵢₜ)        N = number of responses with Σₜ mᵢₜ > 0
 
@@ -67,7 +67,7 @@ def sequence_mean(per_token: Losses, mask: Mask, *, normalizer: Normalizer = Non
 
 
 def sequence_sum(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-    """Sum over the tokens of each response, then mean over the responses that have any.
+    """Sum over the tokens of each response, then average over the responses with tokens.
 
         L = (1/N) Σᵢₜ mᵢₜ ℓᵢₜ        N = number of responses with Σₜ mᵢₜ > 0
 
@@ -89,12 +89,12 @@ def sequence_sum(per_token: Losses, mask: Mask, *, normalizer: Normalizer = None
 def constant_norm(
     per_token: Losses, mask: Mask, *, max_tokens: int, normalizer: Normalizer = None
 ) -> Float[Tensor, ""]:
-    """Sum over the tokens of each response over a constant length, then mean over the responses that have any.
+    """Sum over the tokens of each response, divide by a constant length, then average over the responses with tokens.
 
         L = (1/N) Σᵢₜ mᵢₜ ℓᵢₜ / max_tokens        N = number of responses with Σₜ mᵢₜ > 0
 
-    The constant is a hyperparameter, never the width of the tensor, so padding has no say. A loss with one number a
-    response is not divided by it. Other arguments, result, errors and `normalizer` as in [token_mean][].
+    The constant is a hyperparameter, never the width of the tensor, so padding has no influence. A loss with one number
+    per response is not divided by it. Other arguments, result, errors and `normalizer` as in [token_mean][].
 
     Args:
         per_token: Losses.
@@ -122,7 +122,7 @@ def constant_norm(
 
 
 def token_count(mask: Mask) -> Int[Tensor, ""]:
-    """Number of entries that count.
+    """Count the entries of the mask.
 
     Example:
         >>> token_count(torch.tensor([[True, False], [True, True]]))
@@ -132,7 +132,7 @@ def token_count(mask: Mask) -> Int[Tensor, ""]:
 
 
 def response_count(mask: Mask) -> Int[Tensor, ""]:
-    """Number of responses of which anything counts.
+    """Count the responses with at least one trained token.
 
     Example:
         >>> response_count(torch.tensor([[True, False], [False, False]]))
@@ -145,65 +145,65 @@ def _check(by: str, per_token: Tensor, mask: Tensor, normalizer: Normalizer) -> 
     check_mask(by, mask=mask)
     check_same_shape(by, mask=mask, per_token=per_token)
     if mask.ndim not in (1, 2):
-        raise UsageError(f"{by}: mask has shape {tuple(mask.shape)}; expected batch time, or batch for one a response.")
+        raise UsageError(f"{by}: mask has shape {tuple(mask.shape)}; expected batch time, or batch for responses.")
     # Reading a tensor would wait for the device.
     check_interval(by, 0.0, normalizer=float(normalizer) if isinstance(normalizer, float | int) else None)
 
 
 def _divided(total: Tensor, normalizer: float | int | Tensor) -> Tensor:
-    """Over the normalizer, or over 1 where that is 0: then nothing counts and the total is 0. It may be below 1."""
+    """Divide by the normalizer, or by 1 if it is 0: nothing counts then and the total is 0. It may be below 1."""
     divisor = torch.as_tensor(normalizer, dtype=total.dtype, device=total.device)
     return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
 
 
 @dataclass(frozen=True)
 class TokenMean(Aggregator):
-    """Mean over all valid tokens. See [token_mean][]."""
+    """Aggregator: mean over all trained tokens. See [token_mean][]."""
 
     paper: ClassVar[str] = "2503.14476"
 
     def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """Number of tokens."""
+        """Count the trained tokens."""
         return token_count(mask)
 
     def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """Mean over all valid tokens."""
+        """Average over all trained tokens."""
         return token_mean(per_token, mask, normalizer=normalizer)
 
 
 @dataclass(frozen=True)
 class SequenceMean(Aggregator):
-    """Mean over the tokens of each response, then over responses. See [sequence_mean][]."""
+    """Aggregator: mean over the tokens of each response, then over responses. See [sequence_mean][]."""
 
     paper: ClassVar[str] = "2402.03300"
 
     def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """Number of responses of which anything counts."""
+        """Count the responses with at least one trained token."""
         return response_count(mask)
 
     def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """Mean over responses of the mean over tokens."""
+        """Average the means over tokens over the responses."""
         return sequence_mean(per_token, mask, normalizer=normalizer)
 
 
 @dataclass(frozen=True)
 class SequenceSum(Aggregator):
-    """Sum over the tokens of each response, then mean over responses. See [sequence_sum][]."""
+    """Aggregator: sum over the tokens of each response, then mean over responses. See [sequence_sum][]."""
 
     paper: ClassVar[str] = "2402.14740"
 
     def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """Number of responses of which anything counts."""
+        """Count the responses with at least one trained token."""
         return response_count(mask)
 
     def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """Mean over responses of the sum over tokens."""
+        """Average the sums over tokens over the responses."""
         return sequence_sum(per_token, mask, normalizer=normalizer)
 
 
 @dataclass(frozen=True)
 class ConstantNorm(Aggregator):
-    """Sum over the tokens of each response over a constant length, then mean over responses. See [constant_norm][].
+    """Aggregator: sum over tokens divided by a constant length, then mean over responses. See [constant_norm][].
 
     Args:
         max_tokens: The constant: usually the longest response that is allowed.
@@ -216,9 +216,9 @@ class ConstantNorm(Aggregator):
         check_at_least("ConstantNorm", 1, max_tokens=self.max_tokens)
 
     def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """Number of responses of which anything counts."""
+        """Count the responses with at least one trained token."""
         return response_count(mask)
 
     def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """Mean over responses of the sum over tokens, over the constant."""
+        """Average the sums over tokens over the responses and divide by the constant."""
         return constant_norm(per_token, mask, max_tokens=self.max_tokens, normalizer=normalizer)

@@ -17,10 +17,10 @@ Normalizer = float | int | Tensor | None
 
 
 class PolicyObjective(Part):
-    """What the policy minimizes. Gradient flows through `policy` only.
+    """Base class of the losses that the policy minimizes. Gradient flows through `policy` only.
 
     Attributes:
-        level: Whether the loss is one number a token (batch time) or one a response (batch).
+        level: Whether the loss is one number per token (batch time) or one per response (batch).
         whole_groups: Whether the loss of a response depends on its siblings, so that the loop never cuts a group.
         smallest_group: Responses of one prompt below which it gives no signal.
         is_policy_gradient: Whether its gradient is that of REINFORCE while the policy is the one that acted.
@@ -37,32 +37,32 @@ class PolicyObjective(Part):
 
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
-        """Loss of every response token (0 where `response_mask` is False), or of every response."""
+        """Return the loss of every response token (0 where `response_mask` is False), or of every response."""
 
 
 class Aggregator(Part):
-    """One number from the losses of tokens.
+    """Base class of the reductions from the losses of tokens to one number.
 
-    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; then the
-    pieces' results sum to what the whole step would give.
+    The loop sums `count` over the microbatches and ranks of an optimizer step and passes it as `normalizer`; the
+    results of the pieces then sum to that of the whole step.
     """
 
     @abstractmethod
     def count(self, mask: Mask) -> Int[Tensor, ""]:
-        """What the losses under this mask are divided by when they stand alone."""
+        """Return the number that the losses under this mask are divided by if nothing is added to them."""
 
     @abstractmethod
     def __call__(self, per_token: Losses, mask: Mask, *, normalizer: Normalizer = None) -> Float[Tensor, ""]:
-        """The aggregate; `normalizer` is the count over the whole optimizer step."""
+        """Reduce the losses to one number; `normalizer` is the count over the whole optimizer step."""
 
 
 def _nothing(by: str) -> None:
-    """Raise never: the check of an objective without options."""
+    """Accept any configuration: the default check of an objective without options."""
 
 
 @dataclass(frozen=True)
 class RatioObjective(PolicyObjective):
-    """An objective of the ratio to the policy that sampled: its class names a function, its fields are the options.
+    """Base of the objectives of a ratio: the class names a function, and its fields are the options.
 
     Attributes:
         function: `(log_probs, anchor, advantages, response_mask, **options) -> loss`.
@@ -88,11 +88,11 @@ class RatioObjective(PolicyObjective):
         return self.anchor == "old_log_probs"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch ..."]:
-        """Loss of every response token, or of every response."""
+        """Return the loss of every response token, or of every response."""
         anchor, advantages = batch.require(self.anchor, "advantages", by=type(self).__name__)
         return self.function(policy.log_probs, anchor, advantages, batch.response_mask, **options_of(self))
 
 
 def options_of(part: Any) -> dict[str, Any]:
-    """The fields of a component, as keyword arguments of the function that it calls."""
+    """Return the fields of a component as keyword arguments for the function that it calls."""
     return {field.name: getattr(part, field.name) for field in fields(part)}

@@ -23,7 +23,7 @@ def trajectory_bellman_residual(
     beta: float = 2e-3,
     ref_initial_logsumexp: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Squared Bellman residual of each response, summed along it before it is squared.
+    """Square the Bellman residual of each response, summed over its tokens.
 
         Q_θ(s, a) = logit_θ(s, a)        V_θ(s) = log Σₐ exp Q_θ(s, a)        log π_θ = Q_θ − V_θ
         δ = V_θ(s₁) + Σₜ (log π_θ(yₜ) − log π_ref(yₜ)) − r/β        (− V_ref(s₁) where `ref_initial_logsumexp` is given)
@@ -41,7 +41,7 @@ def trajectory_bellman_residual(
         log_probs: log π_θ(yₜ), t in [0, T).
         initial_logsumexp: V_θ(s₁), the log-normalizer at the first trained token, with gradient.
         ref_log_probs: log π_ref(yₜ), under the frozen reference; constants.
-        scores: r, one a response; NaN where it could not be scored.
+        scores: r, one per response; NaN where it could not be scored.
         response_mask: True at trained tokens; log-probs are read only there.
         beta: β, strength of the pull towards the reference, above 0.
         ref_initial_logsumexp: V_ref(s₁), constants; left out when None.
@@ -83,7 +83,7 @@ def trajectory_bellman_residual(
 
 @dataclass(frozen=True)
 class TrajectoryBellmanResidual(PolicyObjective):
-    """Squared Bellman residual of whole responses. See [trajectory_bellman_residual][].
+    """Objective of TBRM: squared Bellman residuals of whole responses. See [trajectory_bellman_residual][].
 
     The score includes whatever shaping `rewards` hold (`batch.outcomes`). Advantages are not read.
 
@@ -109,7 +109,7 @@ class TrajectoryBellmanResidual(PolicyObjective):
         return ("ref_log_probs", "ref_logsumexp") if self.calibrated else ("ref_log_probs",)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, " batch"]:
-        """Loss of every response."""
+        """Return the loss of every response."""
         reference, *normalizers = self.take(batch)
         (logsumexp,) = self.ask(policy)
         return trajectory_bellman_residual(

@@ -21,7 +21,7 @@ def cispo(
     clip_low: float = 1.0,
     clip_high: float = 4.0,
 ) -> Float[Tensor, "batch time"]:
-    """Policy gradient weighted by the clipped importance ratio.
+    """Compute the policy-gradient loss weighted by the clipped importance ratio.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)
         ℓₜ = −sg[clip(rₜ, 1 − clip_low, 1 + clip_high)] Aₜ log π_θ(yₜ)
@@ -29,7 +29,7 @@ def cispo(
         ∂ℓₜ/∂log π_θ(yₜ) = −clip(rₜ, 1 − clip_low, 1 + clip_high) Aₜ
 
     The weight is bounded and no token is dropped: unlike PPO's clip, which is a mask. sg stops the gradient, so the
-    value of the loss says nothing; its gradient is the method.
+    value of the loss carries no information; only its gradient matters.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -64,7 +64,7 @@ def cispo(
 
 @dataclass(frozen=True)
 class CISPO(RatioObjective):
-    """Policy gradient weighted by the clipped ratio. See [cispo][].
+    """Objective of CISPO: policy gradient weighted by the clipped ratio. See [cispo][].
 
     Args:
         clip_low: Width below 1, in [0, 1]; 1 puts no floor under the weight.

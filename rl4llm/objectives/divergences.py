@@ -52,10 +52,10 @@ def top_masses(
     ids: Int[Tensor, "*axes"],
     top_ids: Int[Tensor, "*axes top"],
 ) -> Float[Tensor, "*axes cells"]:
-    """The distribution over {listed tokens} ∪ {the sampled token} ∪ {any other}: K + 2 masses of at least 1e-12.
+    """Return the distribution over listed tokens, the sampled token and all others: K + 2 masses of at least 1e-12.
 
-    A listed token that is the sampled one is counted once, with the log-prob of the sampled token; its cell in the
-    list is then as good as empty.
+    A listed token that is the sampled one is counted once, with the log-prob of the sampled token; its cell in the list
+    then has the minimal mass.
 
     Args:
         log_probs: log p of the sampled token.
@@ -78,7 +78,7 @@ def top_masses(
 
 
 def mass_tv(new: Float[Tensor, "*axes cells"], old: Float[Tensor, "*axes cells"]) -> Float[Tensor, "*axes"]:
-    """½ Σ |p − q| over the last axis: total variation between two distributions given as masses.
+    """Compute ½ Σ |p − q| over the last axis: the total variation between two distributions given as masses.
 
     Example:
         >>> mass_tv(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
@@ -88,7 +88,7 @@ def mass_tv(new: Float[Tensor, "*axes cells"], old: Float[Tensor, "*axes cells"]
 
 
 def mass_kl(new: Float[Tensor, "*axes cells"], old: Float[Tensor, "*axes cells"]) -> Float[Tensor, "*axes"]:
-    """Σ q log(q/p) over the last axis: KL(old ‖ new) between two distributions given as positive masses.
+    """Compute Σ q log(q/p) over the last axis: KL(old ‖ new) of two distributions given as positive masses.
 
     Example:
         >>> mass_kl(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]))

@@ -35,7 +35,7 @@ def dppo(
     top_ids: Int[Tensor, "batch time top"] | None = None,
     response_ids: Int[Tensor, "batch time"] | None = None,
 ) -> Float[Tensor, "batch time"]:
-    """Importance-weighted policy gradient under a divergence mask.
+    """Compute the importance-weighted policy-gradient loss under a divergence mask.
 
         rₜ = π_θ(yₜ) / μ(yₜ),  π = π_θ(yₜ),  μ = μ(yₜ)
         Dₜ = |π − μ|                                              (binary total variation, "tv")
@@ -46,11 +46,11 @@ def dppo(
 
         ∂ℓₜ/∂log π_θ(yₜ) = −mₜ min(rₜ, weight_cap) Aₜ
 
-    A ratio says little of a rare token (from 1e-5 to 1e-3 it is 100, and little has moved) and hides much of a
-    frequent one. In the last two, a runs over the engine's K likeliest tokens, the sampled one and one cell for all
-    others. All bound the divergence of the whole vocabulary from below, the binary ones most loosely; with K = V the
-    bound is the divergence. A token that moves back towards μ is never dropped. The anchor is the policy that sampled,
-    as the engine reported it; with `anchor="old"` the mask (all but the weight rₜ) compares with π_old instead.
+    A ratio exaggerates the movement of a rare token (from 1e-5 to 1e-3 it is 100) and hides that of a frequent one. In
+    the last two, a runs over the engine's K likeliest tokens, the sampled one and one cell for all others. All bound
+    the divergence of the whole vocabulary from below, the binary ones most loosely; with K = V the bound is the
+    divergence. A token that moves back towards μ is never dropped. The anchor is the policy that sampled, as the engine
+    reported it; with `anchor="old"` the mask (all but the weight rₜ) compares with π_old instead.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -111,7 +111,7 @@ def divergence_mask(
     delta_low: float,
     delta_high: float,
 ) -> Bool[Tensor, "batch time"]:
-    """False where a token has moved further than its threshold in the direction that its advantage asks for.
+    """Return False where a token has moved beyond its threshold in the direction of its advantage.
 
     With distance |r − 1| this is PPO's clip.
 
@@ -181,7 +181,7 @@ def _check_tensors(
 
 @dataclass(frozen=True)
 class DPPO(PolicyObjective):
-    """Policy gradient under a divergence mask. See [dppo][].
+    """Objective of DPPO: policy gradient under a divergence mask. See [dppo][].
 
     Args:
         divergence: "tv", "kl", "topk_tv" or "topk_kl".
@@ -222,7 +222,7 @@ class DPPO(PolicyObjective):
         return self.divergence.startswith("topk")
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
+        """Return the loss of every response token."""
         advantages, *lists = self.take(batch)
         top_ids, rollout_top_log_probs = lists or (None, None)
         (top_log_probs,) = self.ask(policy) or (None,)

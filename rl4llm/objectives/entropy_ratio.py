@@ -24,12 +24,12 @@ def entropy_ratio_mask(
     clip_low: float = 0.05,
     clip_high: float = 0.05,
 ) -> Bool[Tensor, "batch time"]:
-    """True where the entropy of the policy is still close to what it was at the rollout.
+    """Return True where the entropy of the policy is still close to its value at the rollout.
 
         ρₜ = (H(π_θ(·|sₜ)) + 10⁻⁸) / (H(π_old(·|sₜ)) + 10⁻⁸)        1 − clip_low < ρₜ < 1 + clip_high
 
-    The ratio of the sampled token says nothing of how the rest of the distribution has moved; the entropy does. No
-    gradient.
+    The ratio of the sampled token does not show how the rest of the distribution has moved; the entropy does. The mask
+    has no gradient.
 
     Args:
         entropies: H(π_θ(·|sₜ)), t in [0, T), at least 0.
@@ -69,10 +69,10 @@ def check_entropy_ratio(by: str, clip_low: float, clip_high: float) -> None:
 
 @dataclass(frozen=True)
 class EntropyRatioClip(Composite, PolicyObjective):  # type: ignore[override]
-    """A token objective without gradient where the entropy has moved too far. See [entropy_ratio_mask][].
+    """Objective of ERC: a token objective without gradient where the entropy moved too far. See [entropy_ratio_mask][].
 
     Args:
-        base: The objective, with one loss a token.
+        base: The objective, with one loss per token.
         clip_low: Width below 1, in (0, 1]; 1 sets no lower bound.
         clip_high: Width above 1, above 0.
     """
@@ -88,22 +88,22 @@ class EntropyRatioClip(Composite, PolicyObjective):  # type: ignore[override]
         check_entropy_ratio("EntropyRatioClip", self.clip_low, self.clip_high)
         if self.base.level != "token":
             raise UsageError(
-                f"EntropyRatioClip: base must have one loss a token, {type(self.base).__name__} has one a "
+                f"EntropyRatioClip: base must have one loss per token, {type(self.base).__name__} has one per "
                 "response; wrap a token-level objective, for example PPOClip()."
             )
 
     @property
     def is_policy_gradient(self) -> bool:  # type: ignore[override]
-        """As the base: no entropy has moved yet where no ratio has."""
+        """Whether the base is: where no ratio has moved, no entropy has moved either."""
         return self.base.is_policy_gradient
 
     @property
     def whole_groups(self) -> bool:  # type: ignore[override]
-        """Whether the objective must see whole groups."""
+        """Whether the base needs whole groups."""
         return self.base.whole_groups
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
+        """Return the loss of every response token."""
         (entropies,) = policy.require(*self.own_asks, by="EntropyRatioClip")
         (old_entropies,) = batch.require(*self.own_reads, by="EntropyRatioClip")
         kept = entropy_ratio_mask(

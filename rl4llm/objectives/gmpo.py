@@ -21,7 +21,7 @@ def gmpo(
     *,
     clip: float = 0.4,
 ) -> Float[Tensor, " batch"]:
-    """Policy loss of each response, by the geometric mean of its clipped ratios.
+    """Compute the policy loss of each response from the geometric mean of its clipped ratios.
 
         dₜ = log π_θ(yₜ) − log π_old(yₜ)        A = (1/|y|) Σₜ Aₜ
         d̃ₜ = min(dₜ, clip) where A ≥ 0,   max(dₜ, −clip) where A < 0
@@ -71,7 +71,7 @@ def check_gmpo(by: str, clip: float) -> None:
 
 @dataclass(frozen=True)
 class GMPO(RatioObjective):
-    """Policy loss of whole responses with a bound on every token. See [gmpo][].
+    """Objective of GMPO: a loss of whole responses with a bound on every token. See [gmpo][].
 
     Args:
         clip: Bound on a token's log-ratio, at least 0.

@@ -23,7 +23,7 @@ def gspo(
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
 ) -> Float[Tensor, " batch"]:
-    """Clipped policy loss of each response, by the geometric mean of its ratios.
+    """Compute the clipped policy loss of each response from the geometric mean of its ratios.
 
         s = exp((1/|y|) Σₜ (log π_θ(yₜ) − log π_old(yₜ)))        A = (1/|y|) Σₜ Aₜ
         ℓ = −min(s A, clip(s, 1 − clip_low, 1 + clip_high) A)
@@ -74,14 +74,14 @@ def gspo_token(
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
 ) -> Float[Tensor, "batch time"]:
-    """The same loss cut into tokens, each of which may have its own advantage or be dropped by a gate.
+    """Compute the loss of GSPO per token, so that tokens may have their own advantages or be dropped by a gate.
 
         sₜ = sg[s] π_θ(yₜ) / sg[π_θ(yₜ)],   s as in [gspo][]
         ℓₜ = −min(sₜ Aₜ, clip(sₜ, 1 − clip_low, 1 + clip_high) Aₜ)
 
         ∂ℓₜ/∂log π_θ(yₜ) = 0 if (Aₜ > 0 and s > 1 + clip_high) or (Aₜ < 0 and s < 1 − clip_low), else −s Aₜ
 
-    With one advantage a response, the mean over its tokens has the value and the gradient of [gspo][]. Arguments and
+    With one advantage per response, the mean over its tokens has the value and the gradient of [gspo][]. Arguments and
     errors as in [gspo][].
 
     Returns:
@@ -116,7 +116,7 @@ def _clipped(ratios: Tensor, costs: Tensor, clip_low: float, clip_high: float) -
 
 @dataclass(frozen=True)
 class GSPO(RatioObjective):
-    """Clipped policy loss of whole responses. See [gspo][].
+    """Objective of GSPO: the clipped policy loss of whole responses. See [gspo][].
 
     Args:
         clip_low: Width below 1, in [0, 1].
@@ -133,7 +133,7 @@ class GSPO(RatioObjective):
 
 @dataclass(frozen=True)
 class GSPOToken(RatioObjective):
-    """The loss of GSPO cut into tokens, so that it takes gates and advantages of tokens. See [gspo_token][].
+    """Objective of GSPO per token, which accepts gates and per-token advantages. See [gspo_token][].
 
     Args:
         clip_low: Width below 1, in [0, 1].

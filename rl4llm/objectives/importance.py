@@ -18,7 +18,7 @@ def importance_weighted(
     advantages: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Importance-weighted policy loss, without any trust region.
+    """Compute the importance-weighted policy loss without a trust region.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)        ℓₜ = −rₜ Aₜ        ∂ℓₜ/∂log π_θ(yₜ) = −rₜ Aₜ
 
@@ -54,7 +54,7 @@ def importance_weighted(
 
 @dataclass(frozen=True)
 class ImportanceWeighted(RatioObjective):
-    """Importance weights without a trust region: what clipping is compared with. See [importance_weighted][]."""
+    """Objective with importance weights and no trust region: the baseline for clipping. See [importance_weighted][]."""
 
     paper: ClassVar[str] = "1707.06347"
     function = staticmethod(importance_weighted)

@@ -22,7 +22,7 @@ def masked_importance_weighted(
     clip_low: float = 0.3,
     clip_high: float = 5.0,
 ) -> Float[Tensor, "batch time"]:
-    """Policy gradient with importance weights, zero for tokens whose ratio has left an open interval.
+    """Compute the importance-weighted policy-gradient loss, zero for tokens whose ratio left an open interval.
 
         rₜ = π_θ(yₜ) / μ(yₜ)
         ℓₜ = −sg[rₜ 1(1 − clip_low < rₜ < 1 + clip_high)] Aₜ log π_θ(yₜ)
@@ -31,7 +31,7 @@ def masked_importance_weighted(
 
     Unlike PPO's clip it drops a token whatever the sign of its advantage, even one that would move back. The anchor is
     the policy that sampled, as the engine reported it, so one bound covers staleness and the difference between engine
-    and trainer, and no π_old is computed. sg stops the gradient: the value of the loss says nothing.
+    and trainer, and no π_old is computed. sg stops the gradient, so the value of the loss carries no information.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -76,7 +76,7 @@ def check_widths(by: str, clip_low: float, clip_high: float) -> None:
 
 @dataclass(frozen=True)
 class MaskedImportanceWeighted(RatioObjective):
-    """SAO's policy gradient with a two-sided mask. See [masked_importance_weighted][].
+    """Objective of SAO: policy gradient with a two-sided mask. See [masked_importance_weighted][].
 
     Args:
         clip_low: Width below 1, in (0, 1]; 1 leaves no lower bound.

@@ -25,7 +25,7 @@ def min_prefix_ratio(
     clip_high: float = 4.0,
     cap_prefix_at_one: bool = False,
 ) -> Float[Tensor, "batch time"]:
-    """Policy gradient weighted by the ratio of the token and the smallest ratio before it.
+    """Compute the policy-gradient loss weighted by the ratio of the token and the smallest ratio before it.
 
         dₜ = log π_θ(yₜ) − log π_old(yₜ)        pₜ = min over trained tokens i < t of dᵢ,  p of the first = 0
         wₜ = clip(exp(pₜ + dₜ), 1 − clip_low, 1 + clip_high)
@@ -35,7 +35,7 @@ def min_prefix_ratio(
 
     The exact off-policy weight is the product of all ratios up to t, whose variance grows with length; its smallest
     factor stands in for the prefix. With two tokens the two agree. A weight never depends on later tokens. Masked
-    tokens are stepped over. The body of the paper was not readable: the formula is that of an independent reproduction
+    tokens are stepped over. The body of the paper could not be read: the formula is that of an independent reproduction
     with two agreeing notes, the widths are the library's choice (no floor, CISPO's ceiling), and whether the minimum is
     capped at 1 is an option.
 
@@ -79,7 +79,7 @@ def check_min_prefix_ratio(by: str, clip_low: float, clip_high: float, cap_prefi
 
 
 def smallest_before(x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-    """Smallest x over the counted positions before each position; 0 where there are none."""
+    """Return the smallest x over the counted positions before each position; 0 where there are none."""
     so_far = keep(x, mask, torch.inf).cummin(-1).values
     before = torch.nn.functional.pad(so_far, (1, 0), value=torch.inf)[:, : x.shape[-1]]
     return keep(before, before != torch.inf)
@@ -87,7 +87,7 @@ def smallest_before(x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch ti
 
 @dataclass(frozen=True)
 class MinPrefixRatio(RatioObjective):
-    """Policy gradient weighted by the smallest ratio before a token. See [min_prefix_ratio][].
+    """Objective of MinPRO: policy gradient weighted by the smallest earlier ratio. See [min_prefix_ratio][].
 
     Args:
         clip_low: Width below 1, in [0, 1]; 1 puts no floor under the weight.

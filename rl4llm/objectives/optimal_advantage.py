@@ -22,7 +22,7 @@ def optimal_advantage_regression(
     *,
     beta: float = 1e-3,
 ) -> Float[Tensor, " batch"]:
-    """Squared distance of each response from the optimum of KL-regularized RL, its value known in advance.
+    """Compute the squared distance of each response from the optimum of KL-regularized RL, given its value.
 
         ℓ(y) = Σₜ log π_θ(yₜ) − log π_ref(yₜ)        V* = β₁ log E_{y ~ π_ref}[exp(r(y)/β₁)]
         loss = (β ℓ(y) − (r − V*))²
@@ -30,15 +30,15 @@ def optimal_advantage_regression(
         ∂loss/∂log π_θ(yₜ) = 2β (β ℓ(y) − (r − V*))
 
     The optimum π* ∝ π_ref exp(r/β) has β ℓ(y) = r − V* for every y, so with β₁ = β the loss vanishes there. On-policy
-    its expected gradient is −2β ∇(E[r] − β KL(π_θ‖π_ref)) whatever V* is: a baseline, and one response a prompt is
+    its expected gradient is −2β ∇(E[r] − β KL(π_θ‖π_ref)) whatever V* is: a baseline, and one response per prompt is
     enough. At π_θ = π_ref it is REINFORCE with that baseline. V* is estimated from samples of the reference before
     training, see `rl4llm.critics`. r, V* and π_ref are constants; the log-ratio is a sum over tokens, never a mean.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
         ref_log_probs: log π_ref(yₜ), under the frozen reference; constants.
-        scores: r, one a response; NaN where it could not be scored.
-        optimal_values: V*, that of the prompt, once a response.
+        scores: r, one per response; NaN where it could not be scored.
+        optimal_values: V*, that of the prompt, once per response.
         response_mask: True at trained tokens; log-probs are read only there.
         beta: β, strength of the pull towards the reference, above 0.
 
@@ -70,7 +70,7 @@ def optimal_advantage_regression(
 
 @dataclass(frozen=True)
 class OptimalAdvantageRegression(PolicyObjective):
-    """Least squares on the optimal advantage. See [optimal_advantage_regression][].
+    """Objective of A*-PO: least squares on the optimal advantage. See [optimal_advantage_regression][].
 
     V* of a response is what `values` hold at its first trained token; the score includes whatever shaping `rewards`
     hold (`batch.outcomes`). Advantages are not read.
@@ -89,7 +89,7 @@ class OptimalAdvantageRegression(PolicyObjective):
         check_interval("OptimalAdvantageRegression", 0.0, float("inf"), "()", beta=self.beta)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, " batch"]:
-        """Loss of every response."""
+        """Return the loss of every response."""
         reference, values = self.take(batch)
         mask = batch.response_mask
         optimal_values = at_first_token(values, mask)

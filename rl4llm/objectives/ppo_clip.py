@@ -23,7 +23,7 @@ def ppo_clip(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> Float[Tensor, "batch time"]:
-    """Clipped importance-weighted policy loss.
+    """Compute the clipped importance-weighted policy loss.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)
         ℓₜ = −min(rₜ Aₜ, clip(rₜ, 1 − clip_low, 1 + clip_high) Aₜ)
@@ -34,8 +34,8 @@ def ppo_clip(
 
     A token is dropped only when it has already moved past a bound in the direction that its advantage asks for (or,
     with `dual_clip`, when a bad token has become far likelier); a token that would move back always has gradient.
-    Gradient flows to `log_probs` only. The ratio is continued by its tangent above e²⁰, see [tangent_exp][], so
-    without `dual_clip` a bad token that ran away keeps a finite gradient that pulls it back.
+    Gradient flows to `log_probs` only. The ratio is continued by its tangent above e²⁰, see [tangent_exp][], so without
+    `dual_clip` a bad token that ran away keeps a finite gradient that moves it back.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -83,7 +83,7 @@ def check_bounds(by: str, clip_low: float, clip_high: float, dual_clip: float | 
 
 @dataclass(frozen=True)
 class PPOClip(RatioObjective):
-    """PPO's clipped objective. See [ppo_clip][].
+    """Objective of PPO: the clipped importance-weighted loss. See [ppo_clip][].
 
     Args:
         clip_low: Width below 1, in [0, 1].

@@ -1,4 +1,4 @@
-"""R²VPO's penalty form: the variance of the ratio is charged instead of clipped."""
+"""R²VPO's penalty form: the variance of the ratio is penalized instead of clipped."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ def ratio_variance(
     *,
     multiplier: float = 0.04,
 ) -> Float[Tensor, "batch time"]:
-    """Importance-weighted policy loss with a charge on the squared deviation of the ratio from 1.
+    """Compute the importance-weighted policy loss plus a penalty on the squared deviation of the ratio from 1.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)
         ℓₜ = −rₜ Aₜ + λ (rₜ − 1)²,   λ = multiplier
@@ -29,7 +29,7 @@ def ratio_variance(
 
     Under the sampling policy E[r] = 1, so E[(r − 1)²] is the variance of the ratio and the χ² divergence. The gradient
     vanishes at r = 1 + A/2λ and pulls back beyond; at λ = 0 this is the importance-weighted loss. The paper's equations
-    were not readable: constraint and Lagrangian follow from its abstract, the fixed multiplier from another's code.
+    could not be read: constraint and Lagrangian follow from its abstract, and the fixed multiplier follows other code.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -69,7 +69,7 @@ def check_ratio_variance(by: str, multiplier: float) -> None:
 
 @dataclass(frozen=True)
 class RatioVariance(RatioObjective):
-    """Policy loss with a charge on the variance of the ratio. See [ratio_variance][].
+    """Objective of R²VPO: a policy loss with a penalty on the variance of the ratio. See [ratio_variance][].
 
     Args:
         multiplier: λ, at least 0.

@@ -23,7 +23,7 @@ def rebel(
     *,
     eta: float = 1.0,
 ) -> Float[Tensor, " batch"]:
-    """Squared errors of all pairs of a group, shared out over its responses.
+    """Compute the squared errors of all pairs of a group, distributed over its responses.
 
         aᵢ = (1/η) Σₜ (log π_θ(yᵢₜ) − log π_old(yᵢₜ)) − rᵢ
         lossᵢ = K (aᵢ − ā)²        Σᵢ lossᵢ = Σ_{i<j} (aᵢ − aⱼ)²        (K responses of the group, ā their mean)
@@ -39,7 +39,7 @@ def rebel(
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
         old_log_probs: log π_old(yₜ), under the policy at the start of the update; constants.
-        scores: r, one a response; NaN where it could not be scored.
+        scores: r, one per response; NaN where it could not be scored.
         group_ids: Which group a response belongs to; ragged, in any order.
         response_mask: True at trained tokens; log-probs are read only there.
         eta: η, size of the step away from π_old, above 0.
@@ -73,7 +73,7 @@ def rebel(
 
 @dataclass(frozen=True)
 class REBEL(PolicyObjective):
-    """Regression of differences of scores within a group. See [rebel][].
+    """Objective of REBEL: regression on differences of scores within a group. See [rebel][].
 
     The score includes whatever shaping `rewards` hold (`batch.outcomes`). Advantages are not read.
 
@@ -92,7 +92,7 @@ class REBEL(PolicyObjective):
         check_interval("REBEL", 0.0, float("inf"), "()", eta=self.eta)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, " batch"]:
-        """Loss of every response."""
+        """Return the loss of every response."""
         return rebel(
             policy.log_probs,
             batch.old_log_probs,

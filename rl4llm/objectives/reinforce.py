@@ -17,12 +17,12 @@ def reinforce(
     advantages: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Policy-gradient loss: log-likelihood weighted by advantage.
+    """Compute the policy-gradient loss: the log-likelihood weighted by the advantage.
 
         ℓₜ = −Aₜ log π_θ(yₜ)        ∂ℓₜ/∂log π_θ(yₜ) = −Aₜ
 
-    Its gradient is right only while the policy is the one that sampled the tokens. The value of the loss means
-    nothing; gradient flows to `log_probs` only.
+    Its gradient is correct only while the policy is the one that sampled the tokens. The value of the loss carries no
+    information; gradient flows to `log_probs` only.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -56,7 +56,7 @@ def weighted_reinforce(
     advantages: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Policy gradient with weights that carry no gradient: what CISPO, DPPO, MinPRO and TOPR differ in.
+    """Compute the policy-gradient loss with constant weights, by which CISPO, DPPO, MinPRO and TOPR differ.
 
         ℓₜ = −sg[wₜ] Aₜ log π_θ(yₜ)
 
@@ -88,7 +88,7 @@ def weighted_reinforce(
 
 @dataclass(frozen=True)
 class Reinforce(PolicyObjective):
-    """The plain policy gradient, for strictly on-policy steps. See [reinforce][]."""
+    """Objective of REINFORCE: the plain policy gradient, for strictly on-policy steps. See [reinforce][]."""
 
     is_policy_gradient: ClassVar[bool] = True
     anchored: ClassVar[bool] = False
@@ -96,6 +96,6 @@ class Reinforce(PolicyObjective):
     paper: ClassVar[str] = "2402.14740"
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Loss of every response token."""
+        """Return the loss of every response token."""
         (advantages,) = self.take(batch)
         return reinforce(policy.log_probs, advantages, batch.response_mask)

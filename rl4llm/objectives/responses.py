@@ -1,4 +1,4 @@
-"""From tokens to responses: what the objectives with one loss a response are made of."""
+"""From tokens to responses: the building blocks of the objectives with one loss per response."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,7 +13,7 @@ def response_log_ratio(
     ref_log_probs: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, " batch"]:
-    """Log-ratio of each whole response between the policy and another one: a sum over its trained tokens.
+    """Sum the log-ratio between the policy and another one over the trained tokens of each response.
 
         ℓ(y) = Σₜ log π_θ(yₜ) − log π_ref(yₜ)
 
@@ -33,7 +33,7 @@ def response_log_ratio(
 def at_first_token(
     x: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, " batch"]:
-    """What stands at the first trained token of each response, where the state is the prompt; 0 where there is none.
+    """Return the entry at the first trained token of each response, where the state is the prompt; 0 if there is none.
 
     Example:
         >>> import torch
@@ -48,7 +48,7 @@ def at_first_token(
 def scored_responses(
     scores: Float[Tensor, " batch"], response_mask: Bool[Tensor, "batch time"]
 ) -> Bool[Tensor, " batch"]:
-    """True for the responses that could be scored and have a trained token.
+    """Return True for the responses that could be scored and have a trained token.
 
     Example:
         >>> import torch

@@ -22,7 +22,7 @@ def sapo(
     tau_positive: float = 1.0,
     tau_negative: float = 1.05,
 ) -> Float[Tensor, "batch time"]:
-    """Policy loss with a sigmoid-shaped trust region.
+    """Compute the policy loss with a sigmoid-shaped trust region.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)        τ = tau_positive where Aₜ > 0, tau_negative elsewhere
         ℓₜ = −(4/τ) σ(τ (rₜ − 1)) Aₜ
@@ -70,7 +70,7 @@ def check_sapo(by: str, tau_positive: float, tau_negative: float) -> None:
 
 @dataclass(frozen=True)
 class SAPO(RatioObjective):
-    """Policy loss with a sigmoid-shaped trust region. See [sapo][].
+    """Objective of SAPO: a policy loss with a sigmoid-shaped trust region. See [sapo][].
 
     Args:
         tau_positive: Sharpness for tokens with positive advantage, above 0.

@@ -1,4 +1,4 @@
-"""SoLS: succeed at once, learn slowly from failure."""
+"""SoLS: successes are learned without a bound, failures only near the policy that sampled them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +21,7 @@ def sols(
     *,
     clip: float = 0.2,
 ) -> Float[Tensor, "batch time"]:
-    """Importance-weighted policy loss that learns from failures only near the policy that made them.
+    """Compute an importance-weighted policy loss that uses failures only near the policy that sampled them.
 
         ρₜ = π_θ(yₜ) / μ(yₜ)        mₜ = 1 if Aₜ > 0 or |ρₜ − 1| ≤ clip, else 0
         ℓₜ = −mₜ ρₜ Aₜ
@@ -69,7 +69,7 @@ def check_sols(by: str, clip: float) -> None:
 
 @dataclass(frozen=True)
 class SoLS(RatioObjective):
-    """Policy loss that learns slowly from failures. See [sols][].
+    """Objective of SoLS: a policy loss that learns slowly from failures. See [sols][].
 
     Args:
         clip: Half-width of the band for tokens with advantage at most 0, at least 0.

@@ -22,7 +22,7 @@ def topr(
     *,
     whole_response: bool = True,
 ) -> Float[Tensor, "batch time"]:
-    """Policy gradient with tapered importance weights for bad tokens.
+    """Compute the policy-gradient loss with tapered importance weights for bad tokens.
 
         ρ = Π over the response of π_θ(yₜ) / π_old(yₜ)   (of the token alone unless `whole_response`)
         wₜ = 1 where Aₜ > 0,   clip(ρ, 0, 1) elsewhere
@@ -30,7 +30,8 @@ def topr(
 
         ∂ℓₜ/∂log π_θ(yₜ) = −wₜ Aₜ
 
-    Good responses are imitated whatever the policy thinks of them now; bad ones are forgotten as they become unlikely.
+    Good responses are imitated whatever their present probability; the weight of bad ones fades as they become
+    unlikely.
 
     Args:
         log_probs: log π_θ(yₜ), t in [0, T).
@@ -70,7 +71,7 @@ def check_topr(by: str, whole_response: bool) -> None:
 
 @dataclass(frozen=True)
 class TOPR(RatioObjective):
-    """Policy gradient with tapered weights for bad tokens. See [topr][].
+    """Objective of TOPR: policy gradient with tapered weights for bad tokens. See [topr][].
 
     Args:
         whole_response: Whether the weight is that of the whole response (the paper) or of the token.

@@ -1,4 +1,4 @@
-"""Penalties beside the policy objective: entropy, and divergence from a reference in the loss or in the reward."""
+"""Penalties that are added to the policy objective: entropy, and divergence from a reference in loss or reward."""
 
 from rl4llm.kl import KL_ESTIMATORS, kl_k1, kl_k2, kl_k3
 from rl4llm.regularizers.base import Regularizer

@@ -1,4 +1,4 @@
-"""The family of regularizers: `(policy, batch) -> penalty` for each token, to be minimized beside the objective."""
+"""The family of regularizers: `(policy, batch) -> penalty` for each token, minimized together with the objective."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal
@@ -13,7 +13,7 @@ from rl4llm.parts import Part
 
 
 class Regularizer(Part):
-    """A penalty beside the objective, already weighted by its coefficient; a bonus is a negative penalty.
+    """Base class of the penalties that are added to the objective, weighted by `coef`; a bonus is a negative penalty.
 
     Every regularizer has two fields: `coef`, its weight, and `where`, a gate that restricts it (None: all tokens).
     The penalty itself is not gated: the loop evaluates `where` once on the whole rollout batch and multiplies.
@@ -33,4 +33,4 @@ class Regularizer(Part):
 
     @abstractmethod
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`; 0 where `response_mask` is False."""
+        """Return the penalty of every response token, times `coef`; 0 where `response_mask` is False."""

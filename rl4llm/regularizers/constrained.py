@@ -1,4 +1,4 @@
-"""A bound on the mean of a penalty instead of a weight: the weight is a dual variable that finds itself."""
+"""A bound on the mean of a penalty instead of a weight: the weight is a dual variable that adapts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -23,9 +23,9 @@ class DualVariable(torch.nn.Module):
         λ ← clip(λ + lr · (mean − limit), 0, maximum)
 
     λ grows while the mean exceeds the limit and falls while it is below; at lr = 0 it stays, and the constraint is a
-    penalty of fixed weight. The mean is the one that the policy's loss takes, so that both sides play with one
-    Lagrangian. One step belongs to one step of the policy, with λ held constant in between. The multiplier
-    alone is saved; it stays in float64 whatever the module is cast to, since a step is small beside it.
+    penalty of fixed weight. The mean is the one that the policy's loss takes, so that both belong to one Lagrangian.
+    One step belongs to one step of the policy, with λ held constant in between. Only the multiplier is saved. It stays
+    in float64 whatever the module is cast to, because a step is small compared with it.
 
     Args:
         limit: Largest mean of the penalty that costs nothing.
@@ -101,10 +101,10 @@ class Constrained(Composite, Regularizer):
 
         max J   subject to   E[penalty] ≤ limit        →        loss = −J + λ penalty,   λ ≥ 0 adapted
 
-    Calling it gives the penalty with weight 1; whoever trains builds the dual variable, multiplies by it, lets it
-    observe and steps it. The weight of the wrapped penalty is not used. A lower bound is a limit on a negative penalty:
-    `Constrained(EntropyBonus(), limit=-0.3)` keeps the entropy above 0.3. The defaults are the library's choice: the
-    paper's were not readable.
+    Calling it gives the penalty with weight 1; the training loop builds the dual variable, multiplies by it, passes it
+    the penalties and steps it. The weight of the wrapped penalty is not used. A lower bound is a limit on a negative
+    penalty: `Constrained(EntropyBonus(), limit=-0.3)` keeps the entropy above 0.3. The defaults are the library's
+    choice, because those of the paper could not be read.
 
     Args:
         penalty: What is bounded; its `where` is kept, its `coef` is replaced.
@@ -138,24 +138,24 @@ class Constrained(Composite, Regularizer):
 
     @property
     def coef(self) -> float:  # type: ignore[override]
-        """1: the dual variable is the weight."""
+        """Return 1, because the dual variable is the weight."""
         return 1.0
 
     @property
     def where(self) -> Gate | None:  # type: ignore[override]
-        """The gate of the penalty."""
+        """Return the gate of the penalty."""
         return self.penalty.where
 
     @property
     def aggregator(self) -> Aggregator | None:  # type: ignore[override]
-        """How the penalty is averaged, for the policy and for the dual variable alike."""
+        """Return the aggregator of the penalty, for the policy and the dual variable alike."""
         return self.penalty.aggregator
 
     def build(self) -> DualVariable:
-        """The dual variable of this constraint."""
+        """Build the dual variable of this constraint."""
         return DualVariable(limit=self.limit, initial=self.initial, lr=self.lr, maximum=self.maximum)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, with weight 1."""
+        """Return the penalty of every response token, with weight 1."""
         penalty: Any = self.penalty
         return replace(penalty, coef=1.0)(policy, batch)

@@ -16,7 +16,7 @@ from rl4llm.regularizers.base import Regularizer
 def entropy_bonus(
     entropies: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch time"]:
-    """Entropy of the policy at each token, as a penalty to minimize.
+    """Return the negative entropy of the policy at each token, a penalty to minimize.
 
         ℓₜ = −H(π_θ(·|sₜ))
 
@@ -47,7 +47,7 @@ def entropy_bonus(
 
 @dataclass(frozen=True)
 class EntropyBonus(Regularizer):
-    """Entropy of the policy, rewarded. See [entropy_bonus][].
+    """Regularizer that rewards the entropy of the policy. See [entropy_bonus][].
 
     Args:
         coef: Weight, at least 0.
@@ -63,6 +63,6 @@ class EntropyBonus(Regularizer):
         check_interval("EntropyBonus", 0.0, ends="[)", coef=self.coef)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         (entropies,) = self.ask(policy)
         return self.coef * entropy_bonus(entropies, batch.response_mask)

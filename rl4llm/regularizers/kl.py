@@ -22,7 +22,7 @@ def kl_penalty(
     estimator: str = "k3",
     unbiased_gradient: bool = False,
 ) -> Float[Tensor, "batch time"]:
-    """KL estimate of each token by name, on request with the unbiased gradient in place of its own.
+    """Compute the KL estimate of each token by name, on request with the unbiased gradient in place of its own.
 
         kX                     or, with `unbiased_gradient`,  sg[kX] + k2 − sg[k2]        (sg: without gradient)
 
@@ -62,7 +62,7 @@ def kl_penalty(
 
 @dataclass(frozen=True)
 class KLPenalty(Regularizer):
-    """Divergence from the frozen reference, in the loss. See [kl_penalty][].
+    """Regularizer that penalizes the divergence from the frozen reference. See [kl_penalty][].
 
     Args:
         coef: Weight, at least 0.
@@ -89,7 +89,7 @@ class KLPenalty(Regularizer):
 
     @property
     def kl_value(self) -> Literal["exact"] | None:  # type: ignore[override]
-        """Exact for k1 and k3, unless clipped."""
+        """Return "exact" for k1 and k3, unless clipped."""
         return None if self.estimator == "k2" or self.clip is not None else "exact"
 
     @property
@@ -101,7 +101,7 @@ class KLPenalty(Regularizer):
         return "exact" if self.unbiased_gradient else own[self.estimator]
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         (reference,) = self.take(batch)
         estimate = kl_penalty(
             policy.log_probs,

@@ -1,4 +1,4 @@
-"""Divergence from the reference, charged in the reward instead of the loss."""
+"""Divergence from the reference, subtracted from the reward instead of added to the loss."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ def kl_reward(
     coef: float = 1e-3,
     estimator: str = "k1",
 ) -> Float[Tensor, "batch time"]:
-    """Token rewards less the divergence of the sampling policy from the reference.
+    """Subtract the divergence of the sampling policy from the reference from the token rewards.
 
         r′ₜ = rₜ − coef · kX(log π_old(yₜ), log π_ref(yₜ))
 
@@ -63,7 +63,7 @@ def kl_reward(
 
 @dataclass(frozen=True)
 class KLReward(RewardShaping):
-    """Divergence from the frozen reference, in the reward. See [kl_reward][].
+    """Shaping that subtracts the divergence from the frozen reference from the rewards. See [kl_reward][].
 
     Args:
         coef: Weight, at least 0.
@@ -80,7 +80,7 @@ class KLReward(RewardShaping):
         check_choice("KLReward", KL_ESTIMATORS, estimator=self.estimator)
 
     def __call__(self, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """The batch's rewards less the divergence."""
+        """Return the rewards of the batch minus the divergence."""
         reference, old_log_probs = self.take(batch)
         return kl_reward(
             batch.rewards,

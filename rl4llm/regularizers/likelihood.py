@@ -1,4 +1,4 @@
-"""Imitation beside the objective: the likelihood of tokens that are known to be good."""
+"""Imitation added to the objective: the likelihood of tokens that are known to be good."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ from rl4llm.regularizers.base import Regularizer
 def likelihood_bonus(
     log_probs: Float[Tensor, "batch time"], response_mask: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch time"]:
-    """Log-likelihood of each token, as a penalty to minimize.
+    """Return the negative log-likelihood of each token, a penalty to minimize.
 
         ℓₜ = −log π_θ(yₜ)        ∂ℓₜ/∂log π_θ(yₜ) = −1
 
@@ -44,7 +44,7 @@ def likelihood_bonus(
 
 @dataclass(frozen=True)
 class Likelihood(Regularizer):
-    """Log-likelihood of the tokens, rewarded; meant for a gate that keeps correct responses. See [likelihood_bonus][].
+    """Regularizer that rewards the log-likelihood, for use with a gate on correct responses. See [likelihood_bonus][].
 
     Args:
         coef: Weight, at least 0.
@@ -59,5 +59,5 @@ class Likelihood(Regularizer):
         check_interval("Likelihood", 0.0, ends="[)", coef=self.coef)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         return self.coef * likelihood_bonus(policy.log_probs, batch.response_mask)

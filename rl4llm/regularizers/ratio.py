@@ -19,7 +19,7 @@ def ratio_deviation(
     old_log_probs: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Squared deviation of the ratio from 1.
+    """Compute the squared deviation of the ratio from 1.
 
         rₜ = π_θ(yₜ) / π_old(yₜ)        ℓₜ = (rₜ − 1)²        ∂ℓₜ/∂log π_θ(yₜ) = 2 rₜ (rₜ − 1)
 
@@ -57,11 +57,12 @@ def log_ratio_distance(
     old_log_probs: Float[Tensor, "batch time"],
     response_mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
-    """Absolute log-ratio.
+    """Compute the absolute log-ratio.
 
         dₜ = log π_θ(yₜ) − log π_old(yₜ)        ℓₜ = |dₜ|        ∂ℓₜ/∂log π_θ(yₜ) = sign dₜ  (0 at dₜ = 0)
 
-    Pulls with the same force however far the token has moved. Arguments, result and errors as in [ratio_deviation][].
+    The gradient has the same size however far the token has moved. Arguments, result and errors as in
+    [ratio_deviation][].
 
     Example:
         >>> import torch
@@ -77,9 +78,10 @@ def log_ratio_distance(
 
 @dataclass(frozen=True)
 class RatioPenalty(Regularizer):
-    """Squared deviation of the ratio from 1. See [ratio_deviation][].
+    """Regularizer that penalizes the squared deviation of the ratio from 1. See [ratio_deviation][].
 
-    Beside `ImportanceWeighted` this is `RatioVariance(multiplier=coef)`; inside `Constrained` its coefficient adapts.
+    Together with `ImportanceWeighted` this is `RatioVariance(multiplier=coef)`; inside `Constrained` its coefficient
+    adapts.
 
     Args:
         coef: Weight, at least 0.
@@ -95,13 +97,13 @@ class RatioPenalty(Regularizer):
         check_interval("RatioPenalty", 0.0, ends="[)", coef=self.coef)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         return self.coef * ratio_deviation(policy.log_probs, batch.old_log_probs, batch.response_mask)
 
 
 @dataclass(frozen=True)
 class LogRatioPenalty(Regularizer):
-    """Absolute log-ratio; with a gate on the tokens of highest covariance this is KL-Cov. See [log_ratio_distance][].
+    """Regularizer that penalizes the absolute log-ratio, as KL-Cov does. See [log_ratio_distance][].
 
     Args:
         coef: Weight, at least 0.
@@ -117,5 +119,5 @@ class LogRatioPenalty(Regularizer):
         check_interval("LogRatioPenalty", 0.0, ends="[)", coef=self.coef)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         return self.coef * log_ratio_distance(policy.log_probs, batch.old_log_probs, batch.response_mask)

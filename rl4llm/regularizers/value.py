@@ -15,7 +15,7 @@ from rl4llm.value_losses import value_loss
 
 @dataclass(frozen=True)
 class ValueRegression(Regularizer):
-    """Squared error of the policy's own value head, whose gradient reaches the policy's trunk. See [value_loss][].
+    """Regularizer: squared error of the policy's own value head, trained through the trunk. See [value_loss][].
 
     Responses that could not be scored have no return to learn from and no penalty.
 
@@ -34,7 +34,7 @@ class ValueRegression(Regularizer):
         check_interval("ValueRegression", 0.0, ends="[)", coef=self.coef)
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Float[Tensor, "batch time"]:
-        """Penalty of every response token, times `coef`."""
+        """Return the penalty of every response token, times `coef`."""
         (returns,) = self.take(batch)
         (values,) = self.ask(policy)
         return self.coef * value_loss(values, returns, batch.scored_mask)

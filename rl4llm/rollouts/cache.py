@@ -28,7 +28,7 @@ def closed_up(going: list[bool]) -> list[int]:
 
 
 class ResponseCache(DynamicCache):
-    """The cache of a model while responses are drawn, a [DynamicCache][transformers.DynamicCache] to the model.
+    """The cache of a model while responses are drawn, a `DynamicCache` to the model.
 
     Layers that keep all keys and values hold them in memory with free columns and free rows. Layers of another kind,
     such as sliding windows, are those of transformers.

@@ -197,7 +197,7 @@ def test_the_rank_correlation_is_spearmans_and_sees_order_alone(pair, rising):
 
 def test_states_that_do_not_match_are_one_line(unchecked_shapes):
     for function in (calibration_error, rank_correlation):
-        with pytest.raises(UsageError, match=rf"{function.__name__}: .*\(2,\).*\(3,\); give both one number a state"):
+        with pytest.raises(UsageError, match=rf"{function.__name__}: .*\(2,\).*\(3,\); give both one number per state"):
             function(torch.zeros(2), torch.zeros(3))
     with pytest.raises(UsageError, match="bins must be a whole number of at least 1"):
         calibration_error(torch.zeros(2), torch.zeros(2), 0)

@@ -121,7 +121,7 @@ def test_what_is_missing_is_named(batch):
 
 def test_wrong_options_are_one_line(unchecked_shapes):
     remedy = "wrap a token-level objective, for example PPOClip"
-    with pytest.raises(UsageError, match=f"base must have one loss a token, GSPO has one a response; {remedy}"):
+    with pytest.raises(UsageError, match=f"base must have one loss per token, GSPO has one per response; {remedy}"):
         EntropyRatioClip(GSPO())
     for wrong in ({"clip_low": 0.0}, {"clip_low": 1.1}, {"clip_high": 0.0}, {"clip_high": math.nan}):
         (name,) = wrong

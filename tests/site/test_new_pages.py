@@ -1,0 +1,78 @@
+"""The pages that lead through a task: what they name exists, and their code does what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.helpers import parser_of
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def text_of(page):
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def test_the_metrics_of_the_page_on_debugging_are_logged():
+    table = text_of("recipes/asyppo.md")
+    named = set(
+        re.findall(r"`((?:train|policy|critics|critic_0|grad_norm|skipped|penalty|val|time)/\w+)`", text_of("debug.md"))
+    )
+    assert len(named) >= 15
+    missing = [name for name in sorted(named) if f"`{name}`" not in table]
+    assert not missing, f"debug.md names {missing}, which the table of what is logged does not have"
+
+
+FLAGS = sorted(set(re.findall(r"`(--(?:model|data|trainer)\.[^`]*[^`=])`", text_of("debug.md"))))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flags", FLAGS)
+def test_the_remedies_of_the_page_on_debugging_are_flags(flags):
+    words = [word if "=" in word else f"{word}={PLAIN[word]}" for word in shlex.split(flags)]
+    parser_of("asyppo").parse_args(["fit", *words])
+
+
+PLAIN = {  # a value for a flag that the page names without one
+    "--model.optimizer.lr": "1e-6",
+    "--model.critic_optimizer.lr": "1e-6",
+    "--model.sampling.max_response_tokens": "64",
+    "--model.updates.minibatches": "8",
+    "--model.critic_updates.epochs": "4",
+    "--model.critics.size": "2",
+    "--model.critics.shards": "prompt",
+}
+
+
+def test_the_plot_of_the_page_on_ablations_shows_every_arm(tmp_path, monkeypatch):
+    """Two seeds of three arms, as `recipes/compare.py` leaves them; curves are their own numbers and means."""
+    monkeypatch.chdir(tmp_path)
+    for arm in range(3):
+        for seed in range(2):
+            folder = Path(f"runs/compare/version_0/{arm}/{seed}/asyppo/version_0")
+            folder.mkdir(parents=True)
+            lines = ["step,train/reward,val/sampled_accuracy", f"0,,0.{arm + seed}", "0,0.5,", f"9,,0.{arm + seed + 2}"]
+            (folder / "metrics.csv").write_text("\n".join(lines))
+    (block,) = re.findall(r"^```python\n(.*?)^```", text_of("ablation.md"), re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(compile(block, "ablation.md", "exec"), names)
+    assert Path("ablation.pdf").is_file()
+    lines = names["axes"].get_lines()
+    assert len(lines) == 3 * (1 + 2)
+    assert list(lines[0].get_xdata()) == [0, 9]
+    means = [[round(y, 9) for y in line.get_ydata()] for line in lines[::3]]
+    assert means == [[0.05, 0.25], [0.15, 0.35], [0.25, 0.45]]
+    assert [text.get_text() for text in names["axes"].get_legend().get_texts()][1] == "random gate, 2 seeds"
+
+
+def test_every_recipe_of_the_guide_to_methods_exists():
+    named = {
+        name
+        for row in re.findall(r"^\|.*\|$", text_of("choose.md"), re.MULTILINE)
+        for name in re.findall(r"`([a-z_0-9]+)`", row.split("|")[2])
+    }
+    assert len(named) >= 20
+    missing = [name for name in named if not (DOCS.parent / "recipes" / f"{name}.py").is_file()]
+    assert not missing
