@@ -15,7 +15,7 @@ from rl4llm.regularizers.kl import KLPenalty
 
 _OF_THE_LOSS = (  # settings of TRL's own loss, which the parts replace
     *("loss_type", "epsilon", "epsilon_high", "delta", "importance_sampling_level", "top_entropy_quantile"),
-    *("off_policy_mask_threshold", "use_bias_correction_kl", "entropy_coef", "use_adaptive_entropy"),
+    *("off_policy_mask_threshold", "entropy_coef", "use_adaptive_entropy"),
 )
 _OF_THE_ADVANTAGE = ("scale_rewards", "multi_objective_aggregation")
 WITH_PARTS = "bridges.trl.with_parts"
@@ -69,6 +69,12 @@ class Parts:
             raise UsageError(
                 f"{WITH_PARTS}: {self._reader} reads ref_log_probs, and TRL loads a reference where beta is not 0 "
                 "only; set GRPOConfig(beta=...), whose value is then not used."
+            )
+
+        if args.beta and self._reader is None and args.use_bias_correction_kl:
+            raise UsageError(
+                f"{WITH_PARTS}: beta={args.beta} becomes KLPenalty, which does not multiply its estimate by the ratio; set "
+                "GRPOConfig(use_bias_correction_kl=False), or pass regularizers=(KLPenalty(..., unbiased_gradient=True),)."
             )
 
     @property
