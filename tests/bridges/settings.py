@@ -161,6 +161,34 @@ VERL_ADVANTAGES_NEARLY = (
     ),
 )
 
+OPENRLHF_LOSSES = (
+    (
+        'policy_loss_type="ppo", clip_eps_low=0.2, clip_eps_high=0.28, token_level_loss=True',
+        "objective=PPOClip(0.2, 0.28), aggregator=TokenMean()",
+    ),
+    (
+        'policy_loss_type="ppo", dual_clip=3.0, token_level_loss=True',
+        "objective=PPOClip(dual_clip=3.0), aggregator=TokenMean()",
+    ),
+    (
+        'policy_loss_type="gspo", clip_eps_low=3e-4, clip_eps_high=4e-4',
+        "objective=GSPO(3e-4, 4e-4), aggregator=SequenceMean()",
+    ),
+    ('policy_loss_type="ppo", token_level_loss=False', "objective=PPOClip(), aggregator=SequenceMean()"),
+)
+
+OPENRLHF_ADVANTAGES = (
+    ('estimator="rloo"', "advantage=LeaveOneOut()"),
+    ('estimator="dr_grpo"', "advantage=GroupRelative(normalize_std=False)"),
+    ('estimator="group_norm"', "advantage=GroupRelative()"),
+    ('estimator="gae", gamma=0.99, lambd=0.95', "advantage=GAE(gamma=0.99, lam=0.95), whitening=Whiten(unbiased=False)"),
+    ('estimator="reinforce", gamma=0.99', "advantage=MonteCarlo(gamma=0.99), whitening=Whiten(unbiased=False)"),
+    (
+        'estimator="reinforce_baseline"',
+        "advantage=GroupRelative(normalize_std=False), whitening=Whiten(unbiased=False)",
+    ),
+)
+
 
 def keywords(text):
     """The keyword arguments that a column of a row writes."""

@@ -1,0 +1,25 @@
+"""OpenRLHF without the packages that only a GPU can use, so that its own losses and estimators import on a CPU."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from unittest.mock import MagicMock
+
+ABSENT = ("flash_attn", "deepspeed", "vllm")
+
+
+class _Empty:
+    """Finds an empty module by every name below the absent packages."""
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in ABSENT else None
+
+    def create_module(self, spec):
+        return MagicMock(name=spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+def without_kernels():
+    """Let the absent packages be imported as empty modules; those that are installed stay as they are."""
+    sys.meta_path.append(_Empty())
