@@ -50,11 +50,11 @@ def truth(mask: Tensor) -> Bool[Tensor, "..."]:
     return mask.bool()
 
 
-def group_numbers(names: Iterable[Hashable], device: torch.device | str = "cpu") -> Int[Tensor, " batch"]:
+def group_numbers(names: Iterable[Any], device: torch.device | str = "cpu") -> Int[Tensor, " batch"]:
     """Return integer group ids for names of groups, numbered by first appearance.
 
     Args:
-        names: One name per response, such as verl's `uid`: strings, integers or the entries of a NumPy array.
+        names: One name per response, such as verl's `uid`: strings or integers, in a list, an array or a tensor.
         device: Where the ids are placed.
 
     Returns:
@@ -65,7 +65,8 @@ def group_numbers(names: Iterable[Hashable], device: torch.device | str = "cpu")
         tensor([0, 1, 0])
     """
     numbers: dict[Hashable, int] = {}
-    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long, device=device)
+    listed = names.tolist() if hasattr(names, "tolist") else names  # two tensors are two keys, even of one number
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in listed], dtype=torch.long, device=device)
 
 
 def over_tokens(per_response: Tensor, mask: Tensor) -> Float[Tensor, "batch time"]:

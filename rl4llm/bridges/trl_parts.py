@@ -1,6 +1,6 @@
 """What a trainer of TRL computes with our parts, and which of TRL's settings that leaves in force."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
@@ -52,7 +52,7 @@ class Parts:
             UsageError: Naming the setting.
         """
         settings = _OF_THE_LOSS if self.advantage is None else (*_OF_THE_LOSS, *_OF_THE_ADVANTAGE)
-        defaults = {name: field.default for name, field in type(args).__dataclass_fields__.items() if name in settings}
+        defaults = {one.name: one.default for one in fields(args) if one.name in settings}
         for name, default in defaults.items():
             if getattr(args, name) != default:
                 raise UsageError(
@@ -73,8 +73,8 @@ class Parts:
 
         if args.beta and self._reader is None and args.use_bias_correction_kl:
             raise UsageError(
-                f"{WITH_PARTS}: beta={args.beta} becomes KLPenalty, which does not multiply its estimate by the ratio; set "
-                "GRPOConfig(use_bias_correction_kl=False), or pass regularizers=(KLPenalty(..., unbiased_gradient=True),)."
+                f"{WITH_PARTS}: beta={args.beta} becomes KLPenalty, which does not multiply its estimate by the ratio; "
+                "set GRPOConfig(use_bias_correction_kl=False), or pass a KLPenalty(..., unbiased_gradient=True)."
             )
 
     @property

@@ -1,6 +1,6 @@
 """Our estimators and objectives as functions with the arguments that verl gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Advantage:
         self,
         token_level_rewards: Float[Tensor, "batch time"],
         response_mask: Tensor,
-        index: Sequence[Any] | None = None,
+        index: Iterable[Any] | None = None,
         values: Tensor | None = None,
         **options: Any,
     ) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:

@@ -1,6 +1,7 @@
 """OpenRLHF without the packages that only a GPU can use, so that its own losses and estimators import on a CPU."""
 
 import sys
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from unittest.mock import MagicMock
 
@@ -20,6 +21,14 @@ class _Empty:
         pass
 
 
+@contextmanager
 def without_kernels():
-    """Let the absent packages be imported as empty modules; those that are installed stay as they are."""
-    sys.meta_path.append(_Empty())
+    """Let the absent packages be imported as empty modules, and forget these afterwards."""
+    finder = _Empty()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name, module in sys.modules.items() if isinstance(module, MagicMock)]:
+            del sys.modules[name]

@@ -181,12 +181,20 @@ OPENRLHF_ADVANTAGES = (
     ('estimator="rloo"', "advantage=LeaveOneOut()"),
     ('estimator="dr_grpo"', "advantage=GroupRelative(normalize_std=False)"),
     ('estimator="group_norm"', "advantage=GroupRelative()"),
-    ('estimator="gae", gamma=0.99, lambd=0.95', "advantage=GAE(gamma=0.99, lam=0.95), whitening=Whiten(unbiased=False)"),
+    (
+        'estimator="gae", gamma=0.99, lambd=0.95',
+        "advantage=GAE(gamma=0.99, lam=0.95), whitening=Whiten(unbiased=False)",
+    ),
     ('estimator="reinforce", gamma=0.99', "advantage=MonteCarlo(gamma=0.99), whitening=Whiten(unbiased=False)"),
     (
         'estimator="reinforce_baseline"',
         "advantage=GroupRelative(normalize_std=False), whitening=Whiten(unbiased=False)",
     ),
+)
+
+TABLES = (
+    *(TRL_LOSSES, TRL_LOSSES_ON_POLICY, VERL_LOSSES, VERL_LOSSES_NEARLY, VERL_ADVANTAGES, VERL_ADVANTAGES_NEARLY),
+    *(OPENRLHF_LOSSES, OPENRLHF_ADVANTAGES),
 )
 
 

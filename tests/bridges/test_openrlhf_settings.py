@@ -12,10 +12,10 @@ from tests.bridges.ragged import assert_same_update, ragged
 from tests.bridges.settings import OPENRLHF_ADVANTAGES, OPENRLHF_LOSSES, keywords
 
 pytest.importorskip("openrlhf", reason="OpenRLHF is not installed; .ci/peers installs it")
-without_kernels()
-loss = pytest.importorskip("openrlhf.models.loss")
-makers = pytest.importorskip("openrlhf.trainer.ppo_utils.experience_maker")
-experiences_of = pytest.importorskip("openrlhf.trainer.ppo_utils.experience")
+with without_kernels():
+    loss = pytest.importorskip("openrlhf.models.loss")
+    makers = pytest.importorskip("openrlhf.trainer.ppo_utils.experience_maker")
+    experiences_of = pytest.importorskip("openrlhf.trainer.ppo_utils.experience")
 
 COUNTS = [{}, {"dp_size": 2, "batch_num_tokens": torch.tensor(100.0), "global_batch_size": torch.tensor(20.0)}]
 
