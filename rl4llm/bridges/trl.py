@@ -95,9 +95,11 @@ class PartsMixin:
     _scores: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for given in (*args, *kwargs.values()):  # before any model is loaded
+            if hasattr(given, "steps_per_generation"):
+                self.parts.check(given)
         super().__init__(*args, **kwargs)
         trainer: Any = self
-        self.parts.check(trainer.args)
         if getattr(trainer, "aux_loss_enabled", False):
             raise UsageError(
                 f"{WITH_PARTS}: the parts leave out the auxiliary loss of a mixture of experts; set "

@@ -1,6 +1,5 @@
 """The bridges without the libraries on their other side: views, counts, refusals and what is imported when."""
 
-import subprocess
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -206,15 +205,6 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         verl.register_objective("x", CISPO())
 
 
-def test_bridges_import_nothing_of_the_other_side():
-    code = (
-        "import sys, rl4llm; b = rl4llm.bridges; b.trl, b.verl, b.openrlhf;"
-        "print(sorted({'trl', 'verl', 'openrlhf', 'ray', 'lightning', 'transformers'} & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.stdout.strip() == "[]", run.stderr
-
-
 def pieces_of(batch, sizes):
     """The rows of a batch in consecutive pieces."""
     splits = zip(*(column.split(sizes) for column in batch), strict=True)
@@ -308,7 +298,7 @@ class Trainer:
         self.reward_weights = torch.tensor([1.0, 0.5])
         self.current_gradient_accumulation_steps = steps
         self._step, self._metrics = 0, {"train": {"entropy": [], "approximate_kl": []}}
-        self.batch, self._buffered_inputs = batch, []
+        self.batch, self.output, self._buffered_inputs = batch, None, []
 
     def _calculate_rewards(self):
         scores = self.batch.rewards.sum(-1)
@@ -316,7 +306,7 @@ class Trainer:
 
     def _generate_and_score_completions(self, inputs):
         self._calculate_rewards()
-        return of_trl(self.batch)
+        return of_trl(self.batch) if self.output is None else self.output
 
     def _get_per_token_logps_and_entropies(self, model, ids, attended, width, compute_entropy, **_):
         return model.log_probs, model.entropies, None
@@ -346,6 +336,37 @@ def test_a_trainer_with_parts_takes_our_advantages_and_keeps_scores_and_groups()
     expected = LeaveOneOut()(batch_of("test", drawn.mask, columns)).advantages
     assert torch.equal(output["advantages"], expected)
     assert torch.equal(trl.rollout_batch(output).group_ids, drawn.groups)
+
+
+def test_groups_are_compared_over_the_processes():
+    drawn, widths = ragged(0), (9, 5)  # the second process has shorter responses
+    drawn = drawn._replace(mask=drawn.mask & (torch.arange(9) < torch.tensor([9] * 3 + [5] * 5)[:, None]))
+    ours = trl.with_parts(Trainer, advantage=LeaveOneOut())
+    found = []
+    for process, rows in enumerate((slice(0, 4), slice(4, 8))):
+        trainer = ours(drawn)
+        own = type(drawn)(*(column[rows] for column in drawn))
+        own = own._replace(mask=own.mask[:, : widths[process]], ids=own.ids[:, : widths[process]])
+        trainer.accelerator.process_index = process
+        trainer.accelerator.gather = lambda x: drawn.mask.int()  # what the processes hold together
+        trainer.num_generations = 8
+        trainer.batch = drawn
+        trainer.output = of_trl(own)
+        found.append(trainer._generate_and_score_completions([]))
+    columns = {"scores": 2 * drawn.rewards.sum(-1), "group_ids": torch.zeros(8, dtype=torch.long)}
+    expected = LeaveOneOut()(batch_of("test", drawn.mask, columns)).advantages
+    assert torch.equal(found[0]["advantages"], expected[:4])
+    assert torch.equal(found[1]["advantages"], expected[4:, :5])
+    assert torch.equal(found[1]["scores"], columns["scores"][4:])
+
+
+def test_settings_are_checked_before_a_model_is_loaded():
+    class Slow(Trainer):
+        def __init__(self, *given, **named):
+            raise AssertionError("too late")
+
+    with pytest.raises(UsageError, match="epsilon"):
+        trl.with_parts(Slow)("model", args=Arguments(epsilon=0.1))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
