@@ -106,10 +106,11 @@ def inside(
 
 
 def batch_of(by: str, mask: Bool[Tensor, "batch time"], columns: Mapping[str, Tensor | None]) -> RolloutBatch:
-    """Return a `RolloutBatch` of some of its columns; what the other library does not tell gets the value for unknown.
+    """Return a `RolloutBatch` of some of its columns.
 
-    Unknown is: a prompt of no tokens, a group of its own for every response, no stable prompt (−1), not truncated, a
-    score of NaN, rewards that hold the scores, and log-probs of NaN. No column is copied.
+    A column that the other library does not report gets a value that stands for unknown: a prompt of no tokens, a group
+    of its own for every response, −1 for the stable identity of the prompt, False for truncated, NaN for scores and
+    log-probs, and rewards that hold the scores. No column is copied.
 
     Args:
         by: Name of the function that builds it, for messages.

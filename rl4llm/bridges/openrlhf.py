@@ -38,8 +38,8 @@ def rollout_batch(experience: Any, *, samples_per_prompt: int | None = None) -> 
 
     Args:
         experience: An `Experience`, or any object with its attributes.
-        samples_per_prompt: `rollout.n_samples_per_prompt`, which tells the groups from `index`; None: every response
-            is a group of its own.
+        samples_per_prompt: `rollout.n_samples_per_prompt`, by which `index` is divided to give the groups; None: every
+            response is a group of its own.
 
     Returns:
         The batch.

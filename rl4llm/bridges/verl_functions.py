@@ -154,15 +154,17 @@ def aggregator(loss_agg_mode: str, *, width: int) -> Aggregator:
         "token-sum": TokenMean(),
         "seq-mean-token-mean": SequenceMean(),
         "seq-mean-token-sum": SequenceSum(),
-        "seq-mean-token-sum-norm": ConstantNorm(max_tokens=width),
     }
+    if loss_agg_mode == "seq-mean-token-sum-norm":
+        return ConstantNorm(max_tokens=width)
     if loss_agg_mode not in known:
-        raise UsageError(f"bridges.verl.aggregator: unknown loss_agg_mode {loss_agg_mode!r}; use {', '.join(known)}.")
+        names = ", ".join([*known, "seq-mean-token-sum-norm"])
+        raise UsageError(f"bridges.verl.aggregator: unknown loss_agg_mode {loss_agg_mode!r}; use one of {names}.")
     return known[loss_agg_mode]
 
 
 def _normalizer(by: str, loss: PolicyLoss, mode: str, info: Mapping[str, Any]) -> list[Any] | None:
-    """What the whole optimizer step counts, as verl tells it; None where it does not."""
+    """The count of the whole optimizer step that verl passes, or None."""
     if mode == "token-sum":
         return [1]
     of_tokens = isinstance(loss.aggregator, TokenMean) and loss.objective.level == "token"

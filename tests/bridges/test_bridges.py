@@ -93,7 +93,7 @@ def test_columns_of_trl_are_views():
     assert all(shared(getattr(batch, ours), inputs[theirs]) for ours, theirs in pairs.items())
     assert shared(batch.rollout_log_probs, inputs["old_per_token_logps"])
     assert torch.equal(batch.advantages, inputs["advantages"][:, None].expand(batch.response_mask.shape))
-    assert len(set(batch.group_ids.tolist())) == len(batch)  # TRL does not tell the groups
+    assert len(set(batch.group_ids.tolist())) == len(batch)  # TRL does not report the groups
 
 
 def test_columns_of_verl_are_views():
@@ -239,7 +239,7 @@ def test_pieces_of_verl_with_the_counts_of_the_step_are_the_whole(mode):
     assert_same_update(loss_of(batch, None), total, batch)
 
 
-def test_counts_that_verl_does_not_tell_are_an_error():
+def test_counts_that_verl_does_not_pass_are_an_error():
     batch, stale = ragged(1), SimpleNamespace(global_batch_info={"dp_size": 2})
     given = (batch.old, batch.log_probs, batch.advantages, batch.mask, "token-mean")
     with pytest.raises(UsageError, match="dp_size is 2"):
@@ -258,7 +258,7 @@ def test_an_estimator_is_called_as_verl_calls_it():
     assert torch.equal(returns, advantages)
 
 
-def test_openrlhf_is_told_which_share_of_tokens_is_dropped():
+def test_openrlhf_logs_the_share_of_tokens_without_gradient():
     ones = torch.zeros(1, 4)
     old = ones - 2
     given = (old + torch.tensor([0.0, 1.0, 1.0, -1.0]), old, torch.tensor([[1.0, 1.0, -1.0, 0.0]]), ones == 0)

@@ -3,12 +3,15 @@
 import pytest
 import torch
 
-from rl4llm.advantages import MonteCarlo
+from rl4llm.advantages import GroupRelative, LeaveOneOut, MonteCarlo
 from rl4llm.batch import PolicyOutput
 from rl4llm.bridges.columns import batch_of
 from rl4llm.bridges.verl import Loss
 from rl4llm.critics import ClippedValueLoss
-from rl4llm.objectives import TokenMean
+from rl4llm.gates import HighCovariance
+from rl4llm.masked import keep
+from rl4llm.objectives import ImportanceWeighted, TokenMean
+from rl4llm.regularizers import LogRatioPenalty
 from tests.bridges.ragged import assert_same_update, ragged
 from tests.bridges.settings import (
     VERL_ADVANTAGES,
@@ -28,8 +31,9 @@ protocol = pytest.importorskip("verl.protocol")
 
 
 def actor_config(**settings):
-    """The configuration of an actor; `loss_mode` and `dro_beta` stand one level below."""
-    below = {name: settings.pop(name) for name in ("loss_mode", "dro_beta") if name in settings}
+    """The configuration of an actor; some settings stand below `policy_loss`."""
+    names = ("loss_mode", "kl_cov_ratio", "ppo_kl_coef")
+    below = {name: settings.pop(name) for name in names if name in settings}
     return config.ActorConfig(
         strategy="fsdp",
         rollout_n=1,
@@ -98,6 +102,25 @@ def test_the_geometric_mean_of_verl_is_gmpo(seed, monkeypatch):
     theirs, ours = 'loss_mode="geo_mean", clip_ratio_low=0.4, clip_ratio_high=0.4', "objective=GMPO(0.4)"
     found = policy_loss(ours)(PolicyOutput(batch.log_probs), our_batch(batch))
     assert_same_update(their_loss(batch, monkeypatch, **keywords(theirs)), found, batch, tolerance=2e-8)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kl_cov_is_a_penalty_where_the_covariance_is_high(seed, monkeypatch):
+    batch = ragged(seed)
+    settings = {"loss_mode": "kl_cov", "kl_cov_ratio": 0.25, "ppo_kl_coef": 0.1}
+    ours, policy = our_batch(batch), PolicyOutput(batch.log_probs)
+    kept = HighCovariance(fraction=0.25)(ours.replace(present_log_probs=batch.log_probs.detach()))
+    terms = ImportanceWeighted()(policy, ours) + keep(LogRatioPenalty(0.1)(policy, ours), kept)
+    assert 0 < kept.sum() < batch.mask.sum()
+    assert_same_update(their_loss(batch, monkeypatch, **settings), TokenMean()(terms, batch.mask), batch)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("grpo", GroupRelative()), ("rloo", LeaveOneOut())])
+def test_a_group_of_one_has_its_score_as_advantage_in_verl_and_none_in_ours(name, ours):
+    batch = ragged(0, size=1)
+    theirs, _ = advantages_of_verl(batch, name)
+    torch.testing.assert_close(theirs, batch.rewards.sum(-1)[:, None] * batch.mask, rtol=1e-5, atol=1e-5)
+    assert not our_advantages(batch, ours)[0].any()
 
 
 def advantages_of_verl(batch, name, **settings):
