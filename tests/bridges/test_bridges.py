@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rl4llm.advantages import GAE, GroupRelative, LeaveOneOut, Whiten
-from rl4llm.batch import PolicyOutput
+from rl4llm.batch import PolicyOutput, place_scores
 from rl4llm.bridges import openrlhf, trl, verl
 from rl4llm.bridges.columns import batch_of, group_numbers, inside
 from rl4llm.bridges.policy_loss import PolicyLoss
@@ -280,6 +280,64 @@ def test_what_is_unknown_has_no_effect_on_a_loss():
     ours = batch_of("test", batch.mask, {"advantages": batch.advantages, "old_log_probs": batch.old})
     assert ours.scores.isnan().all()
     assert gradients(PolicyLoss(PPOClip())(PolicyOutput(batch.log_probs), ours), batch)[0].isfinite().all()
+
+
+class Maker:
+    """A stand-in with the method of OpenRLHF's experience maker that an estimator takes over."""
+
+    def __init__(self, clip_range=None):
+        self.args = SimpleNamespace(
+            rollout=SimpleNamespace(n_samples_per_prompt=4), reward=SimpleNamespace(clip_range=clip_range)
+        )
+        self.kl_ctl = SimpleNamespace(value=0.5)
+
+    def compute_advantages_and_returns(self, experiences):
+        for one in experiences:
+            one.rewards, one.kl = one.rewards + 1, None  # a penalty on length, say; the charge is not kept
+        return experiences
+
+
+@pytest.mark.parametrize("clip_range", [None, (0.5, 1.5)])
+def test_an_experience_maker_takes_our_advantages(clip_range):
+    drawn = ragged(0)
+    maker = openrlhf.with_advantage(Maker, GroupRelative(normalize_std=False), whitening=Whiten())(clip_range)
+    experiences = []
+    for rows, width in ((torch.tensor([6, 1, 4]), 9), (torch.tensor([0, 7, 2, 5, 3]), 7)):
+        own = type(drawn)(*(column[rows] for column in drawn))
+        own = own._replace(**{name: getattr(own, name)[:, :width] for name in ("ids", "mask", "old", "ref", "values")})
+        kl = (own.old - own.ref).where(own.mask, 9.0)
+        advantages = torch.zeros(len(rows), width)
+        experiences.append(of_openrlhf(own, kl=kl, index=rows.tolist(), advantages=advantages))
+    counted = drawn.mask & (torch.arange(9) < torch.tensor([7, 9, 7, 7, 9, 7, 9, 7])[:, None])
+    found = maker.compute_advantages_and_returns(experiences)
+    scores = drawn.rewards.sum(-1) + 1
+    scores = scores if clip_range is None else scores.clamp(*clip_range)
+    rewards = place_scores(scores, counted) - 0.5 * (drawn.old - drawn.ref).where(counted, 0.0)
+    columns = {"scores": scores, "rewards": rewards, "group_ids": drawn.groups}
+    ours = batch_of("test", counted, columns)
+    expected = Whiten()(GroupRelative(normalize_std=False)(ours).advantages, ours)
+    for one, rows in zip(found, (torch.tensor([6, 1, 4]), torch.tensor([0, 7, 2, 5, 3])), strict=True):
+        width = one.action_mask.shape[1]
+        torch.testing.assert_close(one.advantages, expected[rows][:, :width], rtol=1e-12, atol=1e-12)
+        assert torch.equal(one.returns, one.advantages)
+
+
+@pytest.mark.parametrize("count", [{"batch_num_tokens": 40.0}, {"batch_num_tokens": 40.0, "dp_size": 4}])
+def test_the_loss_of_openrlhf_is_divided_by_the_count_of_the_step(count):
+    batch = ragged(0)
+    given = (batch.log_probs, batch.old, batch.advantages, batch.mask)
+    alone = openrlhf.ObjectiveLoss(PPOClip())(*given)[0] * batch.mask.sum()
+    loss, _, divergence, *_ = openrlhf.ObjectiveLoss(PPOClip())(*given, **count, global_batch_size=3.0)
+    assert_same_update(alone / 40 * count.get("dp_size", 1), loss, batch)
+    assert divergence == pytest.approx(float((batch.old - batch.log_probs)[batch.mask].mean()))
+
+
+def test_weights_of_verl_multiply_the_advantages():
+    batch = ragged(0)
+    weights = batch.values.abs()
+    loss, _ = verl.Loss(PPOClip())(batch.old, batch.log_probs, batch.advantages, batch.mask, rollout_is_weights=weights)
+    expected, _ = verl.Loss(PPOClip())(batch.old, batch.log_probs, batch.advantages * weights, batch.mask)
+    assert_same_update(expected, loss, batch)
 
 
 class Trainer:
