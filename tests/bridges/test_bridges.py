@@ -350,7 +350,7 @@ class Trainer:
             process_index=0,
             gather=lambda x: x,
             pad_across_processes=lambda x, dim: x,
-            reduce=lambda x, reduction: x,
+            reduce=lambda x, reduction: {"mean": x}[reduction],  # gradients are averaged over the processes
         )
         self.model = SimpleNamespace(training=True)
         self.reward_weights = torch.tensor([1.0, 0.5])
