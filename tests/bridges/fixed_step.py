@@ -5,31 +5,35 @@ import sys
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
 
 from rl4llm.bridges.trl import with_parts
 from rl4llm.objectives import PPOClip, TokenMean
 from tests.bridges.ragged import ragged
 
 
-class Fixed(GRPOTrainer):
+def fixed(trainer_class):
     """A trainer that draws the same eight responses, whatever the number of its processes."""
 
-    def _generate_and_score_completions(self, inputs):
-        drawn, rows = ragged(0), 8 // self.accelerator.num_processes
-        self._scores = torch.zeros(8)
-        own = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-        return {
-            "prompt_ids": drawn.ids[own, :2] % 10 + 4,
-            "prompt_mask": torch.ones_like(drawn.ids[own, :2]),
-            "completion_ids": drawn.ids[own] % 10 + 4,
-            "completion_mask": drawn.mask[own].int(),
-            "advantages": drawn.per_response[own].float(),
-            "num_items_in_batch": drawn.mask.sum(),
-        }
+    class Fixed(trainer_class):
+        def _generate_and_score_completions(self, inputs):
+            drawn, rows = ragged(0), 8 // self.accelerator.num_processes
+            self._scores = torch.zeros(8)
+            own = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+            return {
+                "prompt_ids": drawn.ids[own, :2] % 10 + 4,
+                "prompt_mask": torch.ones_like(drawn.ids[own, :2]),
+                "completion_ids": drawn.ids[own] % 10 + 4,
+                "completion_mask": drawn.mask[own].int(),
+                "advantages": drawn.per_response[own].float(),
+                "num_items_in_batch": drawn.mask.sum(),
+            }
+
+    return Fixed
 
 
 def main(folder, out, microbatches):
+    from trl import GRPOConfig, GRPOTrainer  # not at the top: whoever collects tests imports this file
+
     processes = 2 if torch.distributed.is_torchelastic_launched() else 1
     args = GRPOConfig(
         output_dir=out,
@@ -46,7 +50,7 @@ def main(folder, out, microbatches):
         per_device_train_batch_size=8 // processes // int(microbatches),
         gradient_accumulation_steps=int(microbatches),
     )
-    trainer = with_parts(Fixed, objective=PPOClip(), aggregator=TokenMean())(
+    trainer = with_parts(fixed(GRPOTrainer), objective=PPOClip(), aggregator=TokenMean())(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(folder),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
