@@ -9,6 +9,7 @@ _MODULES = (
     "advantages",
     "algorithms",
     "batch",
+    "bridges",
     "citations",
     "corrections",
     "critics",

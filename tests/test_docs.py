@@ -14,6 +14,7 @@ TOOLS = {"compare", "evaluate", "report"}  # beside the recipes, run like them
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem not in TOOLS)
 PACKAGES = (
     "advantages",
+    "bridges",
     "critics",
     "gates",
     "objectives",

@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 HEAVY = {"lightning", "transformers", "hypothesis", "torchmetrics", "matplotlib", "jsonargparse"}
+HEAVY |= {"trl", "verl", "openrlhf", "ray"}  # on the other side of the bridges
 LIGHT = ("masked", "log_probs", "advantages", "gates", "objectives", "regularizers", "critics")
 LIGHT += ("corrections", "replay", "segments", "rewards", "citations")
+LIGHT += ("bridges.trl", "bridges.verl", "bridges.openrlhf")
 PROBE = """
 import importlib, sys
 for name in {light}:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 ELSEWHERE = {  # a recipe file, examples of signatures, and a page whose every word is compared
     "docs/guide/write-a-recipe.md": "tests/recipes",
     "docs/components/models.md": "tests/algorithms/test_lora.py",
+    "docs/guide/from-trl-or-verl.md": "tests/bridges/test_page.py",  # where the other libraries are installed
     "docs/guide/is-my-estimator-right.md": "tests/testing/test_kit.py",
     "docs/ablation.md": "tests/site/test_new_pages.py",  # plots what runs have left
 }
