@@ -21,6 +21,7 @@ from rl4llm.cli_process import prepare_process
 from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.data.preparing import prepare
+from rl4llm.progress import fitted, progress
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
@@ -29,7 +30,9 @@ from rl4llm.runs.first_batch import FirstBatch
 from rl4llm.runs.folder import check_writable, claim_folder, versions
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
+from rl4llm.runs.opening import opening
 from rl4llm.runs.resume import Resumed, find_checkpoint
+from rl4llm.runs.settings import settings_of
 from rl4llm.runs.step_bar import StepBar, has_bar
 from rl4llm.runs.stopping import RunStopped, Signals, Stopping
 from rl4llm.runs.summary import Summary
@@ -82,7 +85,9 @@ class RecipeCLI(LightningCLI):
                 *(self.voice, Stopping(self.signals)),
             ],
         }
+        progress.speak(self.recipe_name)
         prepare_process()
+        progress.announce("reading the flags", quick=True)
         with self.signals:
             try:
                 super().__init__(
@@ -97,6 +102,8 @@ class RecipeCLI(LightningCLI):
                 )
             except (Exception, RunStopped, SystemExit) as error:
                 self._end(error)
+            finally:
+                progress.hush()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -153,7 +160,8 @@ class RecipeCLI(LightningCLI):
         """
         task = self.config[self.subcommand].get("data.task")
         if task is not None:
-            prepare(task, str(self.subcommand))
+            with progress.phase("reading the data"):
+                prepare(task, str(self.subcommand))
         if self.config[self.subcommand].get("dry_run"):
             from rl4llm.planning.command import dry_run
 
@@ -170,6 +178,7 @@ class RecipeCLI(LightningCLI):
         """The Trainer, with the default loggers unless the configuration names others."""
         config = self.config_init[self.subcommand]
         self.summary.seed = config.get("seed_everything")
+        self.summary.settings = settings_of(self.config[self.subcommand].as_dict())
         kwargs["strategy"] = resolve_strategy(config.get("trainer.strategy"))
         check_precision(config.get("trainer.precision"))
         if self.resumed is not None:
@@ -238,15 +247,10 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Say what will run."""
-        if not self.trainer.is_global_zero:
-            return
-        if self.resumed is not None:
-            how = "with the configuration saved there" if self.resumed.config else "with the configuration given"
-            print(f"{self.recipe_name}: goes on from {self.resumed.checkpoint}, {how}; flags given now override it.")
         composition = getattr(self.model, "composition", None)
-        if composition is not None:
-            print(f"{self.recipe_name}:")
-            print("\n".join(f"  {slot:12} {part!r}" for slot, part in composition.parts()))
+        if self.trainer.is_global_zero:
+            parts = () if composition is None else composition.parts()
+            print(fitted(opening(self.recipe_name, self.summary.seed, parts, self.resumed), sys.stdout))
 
     def after_fit(self) -> None:
         """Evaluate the final policy unless that was done, then sum up."""
@@ -260,6 +264,7 @@ class RecipeCLI(LightningCLI):
 
     def _end(self, error: BaseException) -> None:
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
+        progress.end()
         fault = import_fault(error)
         if isinstance(error, SystemExit) and fault is None:  # --help, and what the parser has said itself
             raise error
@@ -278,7 +283,7 @@ class RecipeCLI(LightningCLI):
         if speaks and known is None:
             raise error
         if speaks:
-            print(message, file=sys.stderr, flush=True)
+            print(fitted(message, sys.stderr), file=sys.stderr, flush=True)
         leave(status)
 
     def _end_at_once(self) -> None:

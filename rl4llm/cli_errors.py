@@ -2,9 +2,12 @@
 
 import difflib
 import re
+import sys
 import traceback
 import warnings
 from pathlib import Path
+
+from rl4llm.progress import fitted, progress
 
 PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
@@ -90,4 +93,6 @@ def one_warning(
 ) -> str:
     """Format a warning of this library as one line, and any other warning as usual."""
     ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
-    return f"warning: {message}\n" if ours else _format_warning(message, category, filename, lineno, line)
+    progress.wipe()
+    text = fitted(f"warning: {message}", sys.stderr)
+    return f"{text}\n" if ours else _format_warning(message, category, filename, lineno, line)

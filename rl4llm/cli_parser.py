@@ -23,6 +23,7 @@ from rl4llm.checks import UsageError
 from rl4llm.cli_choices import LIST, ask_for_lists, choices_text, unknown_name
 from rl4llm.cli_errors import one_line
 from rl4llm.cli_slot_errors import in_its_slot
+from rl4llm.progress import fitted
 
 READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
@@ -107,7 +108,8 @@ class RecipeParser(LightningArgumentParser):
             super().error(message, ex)
         options = [option for action in self._actions for option in action.option_strings]
         told = in_its_slot(message)
-        print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
+        line = f"error: {told if told.startswith('--') else one_line(told, options)}"
+        print(fitted(line, sys.stderr), file=sys.stderr)
         sys.exit(2)
 
 

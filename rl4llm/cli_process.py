@@ -22,7 +22,7 @@ _QUIET = (
     ".*It is recommended to use .self.log.*sync_dist=True.*",  # every rank logs the numbers of all ranks
     ".*Checkpoint directory .* exists and is not empty.*",
 )
-_TALKATIVE = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_TALKATIVE = ("lightning.pytorch", "lightning.fabric")  # what they tell, a run says itself
 
 
 def prepare_process() -> None:
@@ -35,7 +35,7 @@ def prepare_process() -> None:
         sys.path.append(str(Path.cwd()))  # where the user's own classes lie; a script brings only its own folder
     transformers.utils.logging.disable_progress_bar()
     for name in _TALKATIVE:
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     warnings.formatwarning = one_warning

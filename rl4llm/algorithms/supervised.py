@@ -19,6 +19,7 @@ from rl4llm.checks import UsageError
 from rl4llm.data.task import PromptBatch
 from rl4llm.models import ModelSource, Policy, TinyQwen3
 from rl4llm.objectives import reinforce, token_mean
+from rl4llm.progress import progress
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import HuggingFaceRollout, Sampling, encode_prompts
 
@@ -80,7 +81,8 @@ class Supervised(PolicyModule):
         scoring: Scoring = Scoring(),
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        held = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
+        with progress.phase("loading the policy"):
+            held = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
         super().__init__(held, HuggingFaceRollout(), scoring, sampling, evaluation, callbacks)
         self.optimizer, self.updates = optimizer, updates
 
