@@ -115,7 +115,8 @@ def publish(
         form: Format of the generations.
         shown: Responses of each task that are printed.
     """
-    measured = numbers({name: own.measures for name, own in found.items()})
+    with progress.phase("computing the intervals", quick=True):
+        measured = numbers({name: own.measures for name, own in found.items()})
     generations = write_generations(folder, {name: own.samples for name, own in found.items()}, form)
     versions = {name: version(name) for name in ("torch", "lightning", "transformers")}
     told = {**about, "generations": generations.name, "versions": versions}

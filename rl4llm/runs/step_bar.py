@@ -144,8 +144,9 @@ class StepBar(ProgressBar):
         self.latest |= {name: float(x) for name, x in metrics.items() if name != "v_num"}
 
     def _metrics(self) -> list[str]:
-        """Return the two metrics that matter; of a module without those, the first two that it shows."""
-        names = [name for name in _METRICS if name in self.latest] or list(self.latest)[:2]
+        """Return the two metrics that matter; in place of one that is not logged, the first that the module shows."""
+        known = [name for name in _METRICS if name in self.latest]
+        names = [*known, *(name for name in self.latest if name not in known)][:2]
         return [f"{_METRICS.get(name, name.rpartition('/')[-1])} {self.latest[name]:.3f}" for name in names]
 
     # --- where -------------------------------------------------------------------------------------------------------

@@ -138,6 +138,17 @@ def _bare(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
     return {name: value for name, value in own.items() if isfinite(value)}
 
 
+def measured_table(metrics: Mapping[str, Any], prefix: str) -> str:
+    """Return a table of what an evaluation measured, as a text.
+
+    Args:
+        metrics: Metrics by name.
+        prefix: Which of them: those named `<prefix>/...`.
+    """
+    found = {name: float(value) for name, value in metrics.items()}
+    return "\n".join(_columns("held out", ("now", _bare(found, f"{prefix}/"))))
+
+
 def _columns(title: str, *columns: tuple[str, Mapping[str, float]]) -> list[str]:
     """Return a table of metrics, reward first; a dash stands where a column lacks one."""
     names = dict.fromkeys(name for _, column in reversed(columns) for name in column)

@@ -12,8 +12,7 @@ import pytest
 from rl4llm import start
 from rl4llm.progress import RANKS, progress
 
-TOOLS = {"compare", "report"}
-RECIPES = sorted(path for path in Path("recipes").glob("*.py") if path.stem not in TOOLS)
+RECIPES = sorted(Path("recipes").glob("*.py"))
 PROBE = "import rl4llm.start, gc, sys\nprint(gc.isenabled(), *sorted({'torch', 'lightning'} & set(sys.modules)))\n"
 
 

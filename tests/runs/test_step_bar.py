@@ -134,6 +134,12 @@ def test_other_modules_show_their_first_two_metrics_and_a_run_without_end_the_ti
     assert stream.getvalue() == "step 0  first step\nstep 1  1 s per step, loss 2.000, odd 1.000, 0:01 so far\n"
 
 
+def test_a_loss_takes_the_place_of_a_reward_that_is_not_logged(clock):
+    stream = Stream(terminal=False)
+    run(StepBar(stream), clock, 1.0, 1, total=1, metrics={"train/loss": 2.0, "val/sampled_accuracy": 0.5})
+    assert stream.getvalue().splitlines()[-1].endswith("1 s per step, held out 0.500, loss 2.000")
+
+
 def test_words_of_the_run_stand_on_lines_of_their_own(clock):
     stream = Stream(terminal=True)
     bar = StepBar(stream)

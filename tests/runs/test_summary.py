@@ -6,10 +6,11 @@ import math
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from rl4llm.cli import RecipeCLI
 from rl4llm.runs.history import History
 from rl4llm.runs.settings import log_settings, settings_of
-from rl4llm.runs.summary import Summary
-from tests.runs.commands import run
+from rl4llm.runs.summary import Summary, measured_table
+from tests.runs.commands import Numbers, run, toy
 
 NAN = math.nan
 
@@ -75,6 +76,23 @@ def test_a_short_run_is_compared_without_overlap(summary, tmp_path, steps, batch
     assert written(summary(training=[{"reward": 1.0}] * steps), tmp_path)["training"]["batches"] == batches
 
 
+def test_validate_shows_what_was_measured(capsys, tmp_path):
+    run(tmp_path, "--trainer.max_steps=4")
+    checkpoint = tmp_path / "toy/version_0"
+    capsys.readouterr()
+    more = [
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu",
+    ]
+    RecipeCLI(toy, Numbers, args=["validate", f"--ckpt_path={checkpoint}", *more])
+    shown = capsys.readouterr().out
+    assert shown.startswith("\nheld out                       now\ndistance                     0.")
+    RecipeCLI(toy, Numbers, args=["validate", f"--ckpt_path={checkpoint}", "--verbose=false", *more])
+    assert not capsys.readouterr().out
+    assert measured_table({"test/reward": NAN, "val/reward": 1.0}, "test") == ""
+
+
 def test_a_run_that_logged_nothing_has_an_empty_summary(summary, tmp_path):
     found = written(summary(), tmp_path)
     assert (found["before"], found["training"]["last"]) == ({"step": 0}, {})
@@ -90,7 +108,7 @@ def test_a_run_without_validation_shows_training_numbers(tmp_path, capsys):
     assert 0 < last["loss"] < 27
 
 
-# --- settings beside the final metrics ---------------------------------------------------------------------------------
+# --- settings beside the final metrics --------------------------------------------------------------------------------
 
 
 def hparams(folder):
