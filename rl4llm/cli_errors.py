@@ -58,7 +58,7 @@ def _unknown_flag(name: str, options: list[str]) -> str:
 def _bad_value(flag: str, text: str) -> str:
     imported, named, typed, literals = (sought.search(text) for sought in (_IMPORT, _CLASS, _TYPE, _LITERAL))
     if imported or named:
-        what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is no name of a class"  # type: ignore[index]
+        what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is not the name of a class"  # type: ignore[index]
         return f"{flag}: {what}; give a class that --help lists there, or an import path such as package.module.Class."
     given = _GIVEN.search(text)
     if literals and given:
@@ -85,7 +85,7 @@ def import_fault(error: BaseException) -> str | None:
     what = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else " ".join(what.split())
     own = [frame for frame in frames[last + 1 :] if "importlib" not in frame.filename]
     place = f"{own[-1].filename}, line {own[-1].lineno}," if own else getattr(error, "filename", None) or "a module"
-    return f"{place} fails while it is imported ({what}); mend it, or name another class or function."
+    return f"{place} fails while it is imported ({what}); fix it, or name another class or function."
 
 
 def one_warning(

@@ -194,7 +194,7 @@ def rules_of_slots() -> Iterator[None]:
     """
     if not jsonargparse.__version__.startswith(READ):
         raise UsageError(
-            f"jsonargparse {jsonargparse.__version__} is installed, and the settings of slots are read with {READ}*; "
+            f"jsonargparse {jsonargparse.__version__} is installed, but rl4llm needs {READ}*; "
             f"run pip install 'jsonargparse[signatures]=={READ}*'."
         )
     before = {name: getattr(place, name) for name, place in _PLACES.items()}

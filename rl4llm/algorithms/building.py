@@ -82,7 +82,7 @@ def build_optimizer(name: str, make: OptimizerCallable, module: nn.Module) -> Op
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
-        raise UsageError(f"{name} has no weight that is trained; set requires_grad, or give it an adapter.")
+        raise UsageError(f"{name} has no weight that is trained; set requires_grad on some, or give it an adapter.")
     try:
         return make(trained)
     except (ValueError, TypeError) as error:

@@ -29,7 +29,9 @@ def demonstrations(policy: Policy, prompts: PromptBatch) -> RolloutBatch:
     device = next(policy.parameters()).device
     texts = [example.demonstration for example in prompts.examples]
     if any(text is None for text in texts):
-        raise UsageError("supervised training needs a demonstration for every prompt; some example has none.")
+        raise UsageError(
+            "supervised training needs a demonstration for every prompt, but an example has none; add it to the task."
+        )
     end = [policy.tokenizer.eos_token_id] if policy.tokenizer.eos_token_id is not None else []
     rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
     time = max(len(row) for row in rows)

@@ -134,7 +134,7 @@ def _distinct(examples: Sequence[Example]) -> list[Example]:
         if example.uid < 0 or (first.prompt, first.answer) != (example.prompt, example.answer):
             raise UsageError(
                 f"the survey keeps scores by prompt, but uid {example.uid} is "
-                + ("no identity" if example.uid < 0 else "that of two prompts")
+                + ("not a valid identity" if example.uid < 0 else "that of two prompts")
                 + "; give every Example of the task a uid of its own, at least 0."
             )
     return list(known.values())
@@ -170,7 +170,7 @@ def _read(cache: Path, header: dict[str, Any]) -> dict[int, _Found]:
         if found.get(name) != value:
             raise UsageError(
                 f"the cache '{cache}' belongs to another {name} ({found.get(name)}, now {value}); "
-                "delete it, or name another with cache."
+                "delete it, or give another file as cache."
             )
     return {record["uid"]: _found(record["scores"], record.get("correctness")) for record in records if record}
 

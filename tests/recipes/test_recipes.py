@@ -174,7 +174,7 @@ BAD_ELSEWHERE = [
     (
         "dppo",
         ["--model.objective.divergence=topk_kl", "--model.engine.top_log_probs=0"],
-        r"tells none; set --model\.eng",
+        r"does not report them; set --model\.eng",
     ),
     ("dppo", ["--model.objective.delta_low=-1"], r"DPPO: delta_low must be in \[0, inf\], got -1"),
     ("dppo", ["--model.objective.anchor=old", "--model.objective.divergence=topk_tv"], r"anchor"),
