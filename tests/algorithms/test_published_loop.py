@@ -223,13 +223,13 @@ def test_unfinished_completions_score_what_was_said(unchecked_shapes):
         ),
         (
             {"objective": Reinforce(), "replay": FIFOReplay()},
-            r"replay=FIFOReplay brings responses of earlier policies, and objective=Reinforce has no ratio",
+            r"replay=FIFOReplay brings responses of earlier policies, but objective=Reinforce has no importance",
         ),
         (
             {"critics": MonteCarloValues(segmenter=FixedTokens(2)), "replay": FIFOReplay()},
-            r"critics=MonteCarloValues asks for the prompts of a batch, and those of replay=FIFOReplay are no longer",
+            r"critics=MonteCarloValues needs the prompts of a batch, but those of replay=FIFOReplay are no longer",
         ),
-        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue asks for the prompts"),
+        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue needs the prompts"),
     ],
     ids=["correction", "reinforce", "vine", "greedy"],
 )

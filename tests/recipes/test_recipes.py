@@ -213,7 +213,7 @@ BAD_ELSEWHERE = [
     (
         "vineppo",
         ["--model.replay=SuccessReplay"],
-        r"MonteCarloValues asks for the prompts of a batch, and those of replay",
+        r"MonteCarloValues needs the prompts of a batch, but those of replay",
     ),
     ("dapo", ["--model.length_penalty.cache_tokens=99"], r"cache_tokens"),
     (
