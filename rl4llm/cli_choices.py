@@ -31,6 +31,7 @@ def unknown_name(kinds: Sequence[type], name: str) -> str:
         name: The name that was given.
 
     Example:
+        >>> from rl4llm import objectives  # a class is known once it is loaded
         >>> from rl4llm.gates import Gate
         >>> unknown_name([Gate], "AgreementGat")
         "there is no Gate named 'AgreementGat'; did you mean AgreementGate?"
@@ -53,6 +54,7 @@ def wrong_kind(needed: str, path: str) -> str:
         path: Import path of what was given.
 
     Example:
+        >>> from rl4llm import advantages
         >>> wrong_kind("Gate", "rl4llm.advantages.GAE")
         "'GAE' is an AdvantageEstimator, and a Gate is needed here."
     """
