@@ -1,5 +1,7 @@
 """Runs settings of one recipe with the same seeds and prints how each differs from the first, seed by seed."""
 
+import rl4llm.start
+
 import csv
 import json
 from itertools import pairwise
@@ -70,4 +72,5 @@ def line(name: str, runs: list[tuple[float, float]], first: list[tuple[float, fl
 
 
 if __name__ == "__main__":
+    rl4llm.start.loaded()
     auto_cli(compare, as_positional=False)

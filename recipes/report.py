@@ -1,5 +1,7 @@
 """Runs recipes over seeds and prints one table: accuracy before and after with its interval, and minutes."""
 
+import rl4llm.start
+
 import json
 from pathlib import Path
 from statistics import mean
@@ -48,4 +50,5 @@ def line(recipe: str, runs: list[tuple[float, ...]]) -> str:
 
 
 if __name__ == "__main__":
+    rl4llm.start.loaded()
     auto_cli(report, as_positional=False)

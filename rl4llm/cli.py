@@ -11,28 +11,30 @@ from typing import Any
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
 from rl4llm.cli_errors import PARSER_SAYS, import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
-from rl4llm.cli_process import prepare_process
+from rl4llm.cli_process import environment, prepare_process, rank
 from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.data.preparing import prepare
+from rl4llm.progress import fitted, progress
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
 from rl4llm.runs.config import RunConfig
 from rl4llm.runs.ending import Voice, end_children, explain, leave
 from rl4llm.runs.first_batch import FirstBatch
-from rl4llm.runs.folder import check_writable, claim_folder, versions
+from rl4llm.runs.folder import check_writable, new_folder
 from rl4llm.runs.history import History
 from rl4llm.runs.loggers import Logbook, ResumableCSVLogger
+from rl4llm.runs.opening import opening
 from rl4llm.runs.resume import Resumed, find_checkpoint
+from rl4llm.runs.settings import settings_of
 from rl4llm.runs.step_bar import StepBar, has_bar
 from rl4llm.runs.stopping import RunStopped, Signals, Stopping
-from rl4llm.runs.summary import Summary
+from rl4llm.runs.summary import Summary, measured_table
 
 _FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
@@ -82,7 +84,9 @@ class RecipeCLI(LightningCLI):
                 *(self.voice, Stopping(self.signals)),
             ],
         }
+        progress.speak(self.recipe_name)
         prepare_process()
+        progress.announce("reading the flags", quick=True)
         with self.signals:
             try:
                 super().__init__(
@@ -97,6 +101,8 @@ class RecipeCLI(LightningCLI):
                 )
             except (Exception, RunStopped, SystemExit) as error:
                 self._end(error)
+            finally:
+                progress.hush()
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -130,7 +136,7 @@ class RecipeCLI(LightningCLI):
         given = self.config[command].get("ckpt_path") if command else None
         if given is None:
             return
-        if _rank():
+        if rank():
             given = os.environ.get(_CHECKPOINT, given)
         self.resumed = find_checkpoint(str(given), self._root(self.config[command]), self.recipe_name)
         flags = list(sys.argv[1:] if args is None else args)
@@ -144,6 +150,8 @@ class RecipeCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit":
+            self.verbose, kwargs["verbose"] = kwargs.get("verbose", True), False  # the table is ours
         return kwargs if self.resumed is None else {**kwargs, "ckpt_path": str(self.resumed.checkpoint)}
 
     def before_instantiate_classes(self) -> None:
@@ -153,7 +161,8 @@ class RecipeCLI(LightningCLI):
         """
         task = self.config[self.subcommand].get("data.task")
         if task is not None:
-            prepare(task, str(self.subcommand))
+            with progress.phase("reading the data"):
+                prepare(task, str(self.subcommand))
         if self.config[self.subcommand].get("dry_run"):
             from rl4llm.planning.command import dry_run
 
@@ -170,6 +179,7 @@ class RecipeCLI(LightningCLI):
         """The Trainer, with the default loggers unless the configuration names others."""
         config = self.config_init[self.subcommand]
         self.summary.seed = config.get("seed_everything")
+        self.summary.settings = settings_of(self.config[self.subcommand].as_dict())
         kwargs["strategy"] = resolve_strategy(config.get("trainer.strategy"))
         check_precision(config.get("trainer.precision"))
         if self.resumed is not None:
@@ -177,7 +187,7 @@ class RecipeCLI(LightningCLI):
         root = self._root(config)
         if config.get("trainer.logger") in (None, True):
             kwargs["logger"] = self._loggers(root, config)
-        elif config.get("trainer.default_root_dir") and not _rank():
+        elif config.get("trainer.default_root_dir") and not rank():
             check_writable(root)
         return super().instantiate_trainer(**kwargs)
 
@@ -209,44 +219,29 @@ class RecipeCLI(LightningCLI):
         if goes_on:
             assert self.resumed is not None
             assert self.resumed.folder is not None
-            if not _rank():
+            if not rank():
                 check_writable(self.resumed.folder)
             return self.resumed.folder
-        if _rank() and _FOLDER in os.environ:
-            return Path(os.environ[_FOLDER])
-        if not _rank() and not rehearsal:
-            return claim_folder(root, self.recipe_name)
-        if not rehearsal:
-            check_writable(root)  # started by torchrun or srun: where the first rank fails here, none waits for it
-        return root / self.recipe_name / f"version_{max(versions(root, self.recipe_name), default=-1) + 1}"
+        told = os.environ.get(_FOLDER) if rank() else None
+        return Path(told) if told else new_folder(root, self.recipe_name, first=not rank(), rehearsal=rehearsal)
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
     def _run_subcommand(self, subcommand: str) -> None:
         told = {_FOLDER: self.run_folder, _CHECKPOINT: None if self.resumed is None else self.resumed.checkpoint}
-        told = {name: path for name, path in told.items() if path is not None}
-        before = {name: os.environ.get(name) for name in told}
-        os.environ.update({name: str(path) for name, path in told.items()})
         try:
-            super()._run_subcommand(subcommand)
+            with environment({name: str(path) for name, path in told.items() if path is not None}):
+                super()._run_subcommand(subcommand)
         except SystemExit as left:
             steps = self.trainer.global_step
             raise UsageError(f"the run was ended by sys.exit({left.code!r}) after {steps} rollout batches.") from None
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
     def before_fit(self) -> None:
         """Say what will run."""
-        if not self.trainer.is_global_zero:
-            return
-        if self.resumed is not None:
-            how = "with the configuration saved there" if self.resumed.config else "with the configuration given"
-            print(f"{self.recipe_name}: goes on from {self.resumed.checkpoint}, {how}; flags given now override it.")
         composition = getattr(self.model, "composition", None)
-        if composition is not None:
-            print(f"{self.recipe_name}:")
-            print("\n".join(f"  {slot:12} {part!r}" for slot, part in composition.parts()))
+        if self.trainer.is_global_zero:
+            parts = () if composition is None else composition.parts()
+            print(fitted(opening(self.recipe_name, self.summary.seed, parts, self.resumed), sys.stdout))
 
     def after_fit(self) -> None:
         """Evaluate the final policy unless that was done, then sum up."""
@@ -258,8 +253,16 @@ class RecipeCLI(LightningCLI):
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self.summary.finish(self.trainer)
 
+    def after_validate(self) -> None:
+        """Print what was measured."""
+        if self.verbose and self.trainer.is_global_zero:
+            print(measured_table(self.trainer.callback_metrics, "test" if self.subcommand == "test" else "val"))
+
+    after_test = after_validate
+
     def _end(self, error: BaseException) -> None:
         """Say in one line what ended the run, and leave with a status; an unforeseen error keeps its traceback."""
+        progress.end()
         fault = import_fault(error)
         if isinstance(error, SystemExit) and fault is None:  # --help, and what the parser has said itself
             raise error
@@ -278,7 +281,7 @@ class RecipeCLI(LightningCLI):
         if speaks and known is None:
             raise error
         if speaks:
-            print(message, file=sys.stderr, flush=True)
+            print(fitted(message, sys.stderr), file=sys.stderr, flush=True)
         leave(status)
 
     def _end_at_once(self) -> None:
@@ -293,8 +296,3 @@ class RecipeCLI(LightningCLI):
         with contextlib.suppress(OSError):
             status = "stopped" if stopped else "failed"
             self.summary.write(self.run_folder, trainer.global_step, status=status, reason=reason)
-
-
-def _rank() -> int:
-    """This process's place among all; Lightning knows it from the environment before anything is set up."""
-    return int(getattr(rank_zero_only, "rank", 0))

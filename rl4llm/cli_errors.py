@@ -1,12 +1,13 @@
 """Argument errors in one line: which flag, what came, what to do."""
 
 import difflib
-import inspect
 import re
+import sys
 import traceback
 import warnings
-from abc import ABC
 from pathlib import Path
+
+from rl4llm.progress import fitted, progress
 
 PARSER_SAYS = "Does not validate against any of the Union subtypes"
 _KEY = re.compile(r'(?:Parser key|Key|key) "([\w.]+)"')
@@ -14,6 +15,8 @@ _OURS = re.compile(r"^[A-Z]\w+: \S.*\.$")
 _CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _IMPORT = re.compile(r"((?:Unable to import|No module named|Import path|module .* has no attribute).*)")
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+)")
+_LITERAL = re.compile(r"Literal\[(.*?)\]")
+_GIVEN = re.compile(r"(?:Got|Given) value: (\S+)")
 _UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)")
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 _format_warning = warnings.formatwarning
@@ -53,24 +56,23 @@ def _unknown_flag(name: str, options: list[str]) -> str:
 
 
 def _bad_value(flag: str, text: str) -> str:
-    imported, named, typed = _IMPORT.search(text), _CLASS.search(text), _TYPE.search(text)
+    imported, named, typed, literals = (sought.search(text) for sought in (_IMPORT, _CLASS, _TYPE, _LITERAL))
     if imported or named:
-        what = imported[1].split(" - ")[0] if imported else _unknown_class(named[1])  # type: ignore[index]
+        what = imported[1].split(" - ")[0] if imported else f"'{named[1]}' is not the name of a class"  # type: ignore[index]
         return f"{flag}: {what}; give a class that --help lists there, or an import path such as package.module.Class."
+    given = _GIVEN.search(text)
+    if literals and given:
+        return f"{flag}: {_bad_choice(given[1], _LITERAL.findall(text))}"
     if typed:
         return f"{flag}: expected {_TYPES.get(typed[1], typed[1])}, got {typed[2]}."
     return text if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."
 
 
-def _unknown_class(name: str) -> str:
-    """Say that there is no class of this name, and which part has one that is alike."""
-    known, bases = set[str](), [ABC]
-    while bases:
-        found = [kind for kind in bases.pop().__subclasses__() if kind.__module__.partition(".")[0] == "rl4llm"]
-        known |= {kind.__name__ for kind in found if not inspect.isabstract(kind)}
-        bases += found
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"'{name}' is no known class" + (f", but {near[0]} is one" if near else "")
+def _bad_choice(given: str, literals: list[str]) -> str:
+    """Say which values a setting takes that takes one of a few."""
+    known = list(dict.fromkeys(value.strip(" '") for listed in literals for value in listed.split(",")))
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"expected one of {', '.join(known)}; got {given}.{f' Did you mean {near[0]}?' if near else ''}"
 
 
 def import_fault(error: BaseException) -> str | None:
@@ -83,7 +85,7 @@ def import_fault(error: BaseException) -> str | None:
     what = f"it calls sys.exit({error.code!r})" if isinstance(error, SystemExit) else " ".join(what.split())
     own = [frame for frame in frames[last + 1 :] if "importlib" not in frame.filename]
     place = f"{own[-1].filename}, line {own[-1].lineno}," if own else getattr(error, "filename", None) or "a module"
-    return f"{place} fails while it is imported ({what}); mend it, or name another class or function."
+    return f"{place} fails while it is imported ({what}); fix it, or name another class or function."
 
 
 def one_warning(
@@ -91,4 +93,6 @@ def one_warning(
 ) -> str:
     """Format a warning of this library as one line, and any other warning as usual."""
     ours = Path(filename).is_relative_to(Path(__file__).parent) and category is UserWarning
-    return f"warning: {message}\n" if ours else _format_warning(message, category, filename, lineno, line)
+    progress.wipe()
+    text = fitted(f"warning: {message}", sys.stderr)
+    return f"{text}\n" if ours else _format_warning(message, category, filename, lineno, line)

@@ -13,15 +13,17 @@ from typing import Any, NoReturn, Union, get_args, get_origin
 import docstring_parser
 import jsonargparse
 import yaml
-from jsonargparse import Namespace, _typehints
+from jsonargparse import Namespace, _actions, _typehints
 from jsonargparse._util import get_import_path as _import_path
 from jsonargparse._util import import_object
 from jsonargparse.typing import class_from_function
 from lightning.pytorch.cli import LightningArgumentParser
 
 from rl4llm.checks import UsageError
+from rl4llm.cli_choices import LIST, ask_for_lists, choices_text, unknown_name
 from rl4llm.cli_errors import one_line
 from rl4llm.cli_slot_errors import in_its_slot
+from rl4llm.progress import fitted
 
 READ = "4.53."  # the jsonargparse whose internals `rules_of_slots` builds on
 
@@ -49,8 +51,15 @@ class RecipeParser(LightningArgumentParser):
 
     def parse_args(self, args: Iterable[str] | None = None, *more: Any, **options: Any) -> Any:
         """Parse flags into a configuration."""
+        given = ask_for_lists(sys.argv[1:] if args is None else list(args), self._flags_alone())
         with rules_of_slots():
-            return super().parse_args(classes_first(sys.argv[1:] if args is None else list(args)), *more, **options)
+            return super().parse_args(classes_first(given), *more, **options)
+
+    def _flags_alone(self) -> set[str]:
+        """Return the flags that may stand without a value, those of the commands included."""
+        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
+        found = [item for parser in (self, *commands) for item in parser._option_string_actions.items()]
+        return {flag for flag, action in found if action.nargs in ("?", 0)}
 
     def parse_object(self, *args: Any, **options: Any) -> Namespace:
         """Parse a mapping into a configuration."""
@@ -99,7 +108,8 @@ class RecipeParser(LightningArgumentParser):
             super().error(message, ex)
         options = [option for action in self._actions for option in action.option_strings]
         told = in_its_slot(message)
-        print(f"error: {told if told.startswith('--') else one_line(told, options)}", file=sys.stderr)
+        line = f"error: {told if told.startswith('--') else one_line(told, options)}"
+        print(fitted(line, sys.stderr), file=sys.stderr)
         sys.exit(2)
 
 
@@ -168,7 +178,9 @@ def _starts_anew(unit: list[str], name: str) -> bool:
 
 _ACTION = _typehints.ActionTypeHint
 _DISCARD, _CHECK, _IMPORT = "discard_init_args_on_class_path_change", "_check_type", "import_object"
-_PLACES = {_DISCARD: _typehints, _CHECK: _ACTION, _IMPORT: _typehints}
+_RESOLVE, _HELP = "resolve_class_path_by_name", "print_help"
+_PLACES = {_DISCARD: _typehints, _CHECK: _ACTION, _IMPORT: _typehints, _RESOLVE: _typehints}
+_PLACES[_HELP] = _actions._ActionHelpClassPath
 _theirs: dict[str, Any] = {name: getattr(place, name, None) for name, place in _PLACES.items()}
 _COLON = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -182,11 +194,12 @@ def rules_of_slots() -> Iterator[None]:
     """
     if not jsonargparse.__version__.startswith(READ):
         raise UsageError(
-            f"jsonargparse {jsonargparse.__version__} is installed, and the settings of slots are read with {READ}*; "
+            f"jsonargparse {jsonargparse.__version__} is installed, but rl4llm needs {READ}*; "
             f"run pip install 'jsonargparse[signatures]=={READ}*'."
         )
     before = {name: getattr(place, name) for name, place in _PLACES.items()}
-    for name, rule in {_DISCARD: _discard, _CHECK: _check, _IMPORT: _import}.items():
+    rules = {_DISCARD: _discard, _CHECK: _check, _IMPORT: _import, _RESOLVE: _resolve, _HELP: _print_help}
+    for name, rule in rules.items():
         setattr(_PLACES[name], name, rule)
     try:
         yield
@@ -220,6 +233,29 @@ def _import(name: Any, *args: Any, **options: Any) -> Any:
     """Import an object by its path, `module.function` or `module:function`."""
     path = name.replace(":", ".") if isinstance(name, str) and _COLON.fullmatch(name) else name
     return _theirs[_IMPORT](path, *args, **options)
+
+
+def _resolve(kinds: Any, name: str) -> str:
+    """Return the import path of the class that a name stands for in a slot.
+
+    Raises:
+        ValueError: There is none; the text says what is near.
+    """
+    several = kinds if isinstance(kinds, tuple) else (kinds,)
+    paths = [_theirs[_RESOLVE](kind, name) for kind in several]
+    found = next((path for path in paths if "." in path), None)
+    if found is None and name.isidentifier() and all(isinstance(kind, type) for kind in several):
+        raise ValueError(f"Choice: {unknown_name(several, name)}")
+    return found or name
+
+
+def _print_help(self: Any, given: Any) -> None:
+    """Print the settings of the class behind `--SLOT.help=NAME`, or the choices if no class is named."""
+    parser, _, name, _ = given
+    if name in (None, LIST) and self.nargs != 0:
+        print(choices_text(self._help_types))
+        parser.exit()
+    _theirs[_HELP](self, given)
 
 
 def _same(one: str, other: str) -> bool:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # where launchers write a process's number
+from rl4llm.progress import progress
 
 
 def begin(script: str, environ: Mapping[str, str]) -> None:
@@ -28,12 +28,13 @@ def begin(script: str, environ: Mapping[str, str]) -> None:
         >>> loaded()
     """
     gc.disable()
-    if all(environ.get(name, "0") == "0" for name in RANKS):
-        print(f"{Path(script).stem}: loading torch, Lightning and transformers", file=sys.stderr, flush=True)
+    progress.speak(Path(script).stem, environ)
+    progress.announce("loading torch, Lightning and transformers")
 
 
 def loaded() -> None:
     """Start the garbage collector again if `begin` stopped it, without what was imported."""
+    progress.end()
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -14,6 +14,7 @@ from rl4llm.algorithms.strategy import shard
 from rl4llm.checks import UsageError
 from rl4llm.critics import ValueModel, ValueSource
 from rl4llm.models import ModelSource, Policy, check_context, check_model, reference_of
+from rl4llm.progress import progress
 
 
 def check_models(source: ModelSource, composition: Composition, critic_learning: CriticLearning) -> None:
@@ -60,11 +61,16 @@ class Models(NamedTuple):
 
 def build_models(source: ModelSource, composition: Composition) -> Models:
     """Load the policy, the value source and, only if a part reads it, the frozen reference."""
-    policy = Policy.load(source)
-    spec = composition.credit.critics
-    critics = None if spec is None else spec.build(source, policy)
-    moves = composition.loss.reference_interval is not None
-    reference = reference_of(policy, source, moves=moves) if composition.refers else None
+    with progress.phase("loading the policy"):
+        policy = Policy.load(source)
+    spec, critics, reference = composition.credit.critics, None, None
+    if spec is not None:
+        with progress.phase(f"building the critics: {type(spec).__name__}"):
+            critics = spec.build(source, policy)
+    if composition.refers:
+        with progress.phase("loading the reference policy"):
+            moves = composition.loss.reference_interval is not None
+            reference = reference_of(policy, source, moves=moves)
     return Models(policy, critics, reference)
 
 
@@ -76,7 +82,7 @@ def build_optimizer(name: str, make: OptimizerCallable, module: nn.Module) -> Op
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
-        raise UsageError(f"{name} has no weight that is trained; set requires_grad, or give it an adapter.")
+        raise UsageError(f"{name} has no weight that is trained; set requires_grad on some, or give it an adapter.")
     try:
         return make(trained)
     except (ValueError, TypeError) as error:

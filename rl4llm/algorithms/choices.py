@@ -158,8 +158,8 @@ class CriticLearning(Learning):
         check_interval("CriticLearning", 0.0, 1.0, "[)", warmup_until=self.warmup_until)
         if self.warmup_until is not None and not self.warmup:
             raise UsageError(
-                f"CriticLearning: warmup_until={self.warmup_until} ends a warm-up, and there is none; set the most "
-                "rollout batches that it may take, --model.critic_warmup=50."
+                f"CriticLearning: warmup_until={self.warmup_until} ends a warm-up, but there is none; set its "
+                "greatest length in rollout batches, such as --model.critic_warmup=50."
             )
 
     def ends_warmup(self, batch: RolloutBatch) -> bool:

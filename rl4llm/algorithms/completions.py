@@ -46,12 +46,12 @@ def complete(
         Scores, cut × sample; NaN where one could not be scored.
 
     Raises:
-        UsageError: If a replayed response is to be completed, whose prompt is no longer at hand.
+        UsageError: If a replayed response is to be completed, whose prompt is no longer available.
     """
     if batch.replayed is not None and bool(batch.replayed[rows].any()):
         raise UsageError(
-            "replayed responses cannot be completed, because their prompts are no longer at hand; set "
-            "--model.replay=null, or --model.critics to a value source that completes nothing."
+            "replayed responses cannot be completed, because their prompts are no longer available; set "
+            "--model.replay=null, or --model.critics to a value source that completes no responses."
         )
     places = runtime.share(len(rows))
     own = slice(places.start, places.stop)

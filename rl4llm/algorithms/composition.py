@@ -76,14 +76,16 @@ class Composition:
             engine = self.rollout.engine
             if "top_log_probs" in part.reads and not engine.top_log_probs:
                 raise UsageError(
-                    f"{slot}={type(part).__name__} compares the likeliest tokens, and the engine "
-                    f"{type(engine).__name__} tells none; set --model.engine.top_log_probs=20 or a binary divergence."
+                    f"{slot}={type(part).__name__} compares the likeliest tokens, but the engine "
+                    f"{type(engine).__name__} does not report them; set "
+                    "--model.engine.top_log_probs=20 or a binary divergence."
                 )
         correction, objective = self.credit.correction, self.loss.objective
         if correction is not None and "advantages" not in objective.reads:
             raise UsageError(
-                f"correction={type(correction).__name__} weighs advantages, and objective={type(objective).__name__} "
-                "reads none; set --model.correction=null or an objective of advantages."
+                f"correction={type(correction).__name__} weights the advantages, but "
+                f"objective={type(objective).__name__} does not read them; set --model.correction=null or an objective "
+                "that reads advantages."
             )
         if self.loss.objective.level == "response" and self.loss.gate is not None:
             raise UsageError(
@@ -95,7 +97,7 @@ class Composition:
         if self.rollout.trust_log_probs and self.credit.correction is not None:
             raise UsageError(
                 f"correction={type(self.credit.correction).__name__} compares the trainer's log-probs with the "
-                "engine's, and trust_rollout_log_probs=true computes none; set one of the two to false or null."
+                "engine's, but trust_rollout_log_probs=true computes none; set one of the two to false or null."
             )
 
     def _check_bootstrap(self) -> None:
@@ -103,20 +105,20 @@ class Composition:
         if credit.truncation != "bootstrap":
             if credit.critics is not None and credit.critics.judges_cuts:
                 raise UsageError(
-                    f"critics={type(credit.critics).__name__} decides which values at cuts are used, and "
+                    f"critics={type(credit.critics).__name__} decides which values at cuts are used, but "
                     f"truncation={credit.truncation} uses none; set --model.truncation=bootstrap or "
                     "--model.critics=MiniCritics."
                 )
             return
         if credit.critics is None or not credit.critics.values_states:
             raise UsageError(
-                "truncation=bootstrap reads the critics' value at the cut, and there are no critics that have one; set "
+                "truncation=bootstrap needs the critics' value at the cut, but no critics provide one; set "
                 "--model.critics=MiniCritics or another --model.truncation."
             )
         if not hasattr(credit.advantage, "gamma") or "values" not in getattr(credit.advantage, "reads", ()):
             raise UsageError(
-                f"truncation=bootstrap changes the last reward, and advantage={type(credit.advantage).__name__} does "
-                "not go on from it with values; set --model.advantage=GAE or another --model.truncation."
+                f"truncation=bootstrap changes the last reward, but advantage={type(credit.advantage).__name__} "
+                "does not bootstrap from values; set --model.advantage=GAE or another --model.truncation."
             )
 
     def _check_replay(self) -> None:
@@ -126,14 +128,14 @@ class Composition:
         name = type(replay).__name__
         if self.loss.objective.on_policy_only:
             raise UsageError(
-                f"replay={name} brings responses of earlier policies, and objective="
-                f"{type(self.loss.objective).__name__} has no ratio that makes up for it; set --model.replay=null or "
-                "another --model.objective, for example ImportanceWeighted."
+                f"replay={name} brings responses of earlier policies, but objective="
+                f"{type(self.loss.objective).__name__} has no importance ratio to correct for that; set "
+                "--model.replay=null or another --model.objective, for example ImportanceWeighted."
             )
         if critics is not None and critics.needs_prompts:
             raise UsageError(
-                f"critics={type(critics).__name__} asks for the prompts of a batch, and those of replay={name} are no "
-                "longer at hand; set --model.replay=null or other --model.critics."
+                f"critics={type(critics).__name__} needs the prompts of a batch, but those of replay={name} are no "
+                "longer available; set --model.replay=null or other --model.critics."
             )
 
     def _check_values(self, slot: str, part: Part) -> None:
@@ -143,25 +145,25 @@ class Composition:
             optional = "gate" in slot or "where" in slot
             raise UsageError(
                 f"{slot}={name} needs {missing[0]}, but there are no critics; set --model.critics=MiniCritics"
-                + (f", or drop it with --model.{slot}=null." if optional else f" or another --model.{slot}.")
+                + (f", or remove it with --model.{slot}=null." if optional else f" or another --model.{slot}.")
             )
         if "return_spread" in part.reads and critics is not None and not critics.spreads_returns:
             raise UsageError(
-                f"{slot}={name} reads the spread of the return, and critics={type(critics).__name__} predicts none; "
-                "use MiniCritics with --model.critics.head=QuantileHead, HistogramHead or SigmoidHead."
+                f"{slot}={name} reads the spread of the return, but critics={type(critics).__name__} does not "
+                "predict it; use MiniCritics with --model.critics.head=QuantileHead, HistogramHead or SigmoidHead."
             )
         if "values" in part.asks and not (critics is not None and critics.shares_trunk):
             raise UsageError(
-                f"{slot}={name} trains a value head on the policy itself, and there is none; "
+                f"{slot}={name} trains a value head on the policy itself, but the policy has none; "
                 "set --model.critics=TrunkCritic."
             )
         if "advantages" in part.reads and self.credit.advantage is None:
-            raise UsageError(f"{slot}={name} needs advantages, but no estimator gives them; set --model.advantage.")
+            raise UsageError(f"{slot}={name} needs advantages, but no estimator provides them; set --model.advantage.")
 
     def _check_group(self, slot: str, part: Part) -> None:
         smallest, n = getattr(part, "smallest_group", 1), self.rollout.responses_per_prompt
         if n < smallest:
             raise UsageError(
-                f"{slot}={type(part).__name__} compares responses of one prompt, and responses_per_prompt={n} leaves "
+                f"{slot}={type(part).__name__} compares responses to one prompt, but responses_per_prompt={n} leaves "
                 f"nothing to compare; set --model.responses_per_prompt={smallest} or more."
             )

@@ -112,7 +112,9 @@ class Health:
             key = f"score/{reason.partition(',')[0]}"
             said = sum(other.startswith("score/") for other in self.said)
             if said >= _MOST_REASONS and key not in self.said:
-                self.warn("more reasons", f"reward '{reward}' fails for ever new reasons, of which no more are listed.")
+                self.warn(
+                    "more reasons", f"reward '{reward}' keeps failing for new reasons, of which no more are listed."
+                )
                 break
             self.warn(key, lost_responses(reward, count, total, reason, examples.get(reason), "train"))
         self.unscorable = self.unscorable + 1 if total and lost == total else 0
@@ -120,7 +122,7 @@ class Health:
             reasons = "; ".join(problems) or "no reason given"
             raise UsageError(
                 f"reward '{reward}' could not score any response of {self.unscorable} rollout batches in a row "
-                f"({reasons}); mend the reward, or raise --model.guards.unscorable."
+                f"({reasons}); fix the reward, or raise --model.guards.unscorable."
             )
         return batch
 

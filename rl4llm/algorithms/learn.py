@@ -94,14 +94,17 @@ def answers_of(prompts: PromptBatch, asked: Sequence[int]) -> list[str]:
     """What the reward compares with, as text, for the prompts in these places.
 
     Raises:
-        UsageError: If a prompt is no longer at hand (its response is replayed) or has no answer.
+        UsageError: If a prompt is no longer available (its response is replayed) or has no answer.
     """
     if asked and max(asked) >= len(prompts):
         raise UsageError(
-            "the answers of replayed responses are not known, because their prompts are no longer at hand; set "
-            "--model.replay=null, or --model.critics to critics that are shown none."
+            "the answers of replayed responses are not known, because their prompts are no longer available; set "
+            "--model.replay=null, or --model.critics to critics that do not read answers."
         )
     answers = [prompts.examples[place].answer for place in asked]
     if any(answer is None for answer in answers):
-        raise UsageError("critics are to be shown the answers, and a prompt of the data set has none.")
+        raise UsageError(
+            "the critics read the answers, but a prompt of the data set has none; give every prompt an answer, or set "
+            "other --model.critics."
+        )
     return [str(answer) for answer in answers]

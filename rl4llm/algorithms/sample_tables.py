@@ -19,6 +19,7 @@ from rl4llm.data.task import PromptBatch
 from rl4llm.randomness import generator
 from rl4llm.rollouts import decode_responses
 from rl4llm.runs.atomic import write_atomically
+from rl4llm.runs.step_bar import when
 
 _KINDS = ("best", "worst", "random")
 _FOLDER = "samples"
@@ -51,7 +52,7 @@ class SampleTables(Callback):
         samples, step = self.evaluator.samples, trainer.global_step
         chosen = choose([sample.score for sample in samples], self.evaluation.samples_shown, step)
         shown = {label: samples[row] for label, row in chosen.items()}
-        self._show(trainer, module, (stage, step), f"{word} samples after {step} steps", shown)
+        self._show(trainer, module, (stage, step), f"{word} samples{when(trainer)}", shown)
 
     def trained_on(self, module: Any, batch: RolloutBatch, prompts: PromptBatch) -> None:
         """Show responses of a training batch if it is its turn.

@@ -19,6 +19,7 @@ from rl4llm.checks import UsageError
 from rl4llm.data.task import PromptBatch
 from rl4llm.models import ModelSource, Policy, TinyQwen3
 from rl4llm.objectives import reinforce, token_mean
+from rl4llm.progress import progress
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import HuggingFaceRollout, Sampling, encode_prompts
 
@@ -28,7 +29,9 @@ def demonstrations(policy: Policy, prompts: PromptBatch) -> RolloutBatch:
     device = next(policy.parameters()).device
     texts = [example.demonstration for example in prompts.examples]
     if any(text is None for text in texts):
-        raise UsageError("supervised training needs a demonstration for every prompt; some example has none.")
+        raise UsageError(
+            "supervised training needs a demonstration for every prompt, but an example has none; add it to the task."
+        )
     end = [policy.tokenizer.eos_token_id] if policy.tokenizer.eos_token_id is not None else []
     rows = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
     time = max(len(row) for row in rows)
@@ -80,7 +83,8 @@ class Supervised(PolicyModule):
         scoring: Scoring = Scoring(),
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        held = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
+        with progress.phase("loading the policy"):
+            held = Policy(*policy.build()) if isinstance(policy, TinyQwen3) else Policy.load(policy)
         super().__init__(held, HuggingFaceRollout(), scoring, sampling, evaluation, callbacks)
         self.optimizer, self.updates = optimizer, updates
 

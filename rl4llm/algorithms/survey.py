@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from rl4llm.critics.base import Surveyed
 from rl4llm.data.task import Example, PromptBatch
 from rl4llm.models import Policy
 from rl4llm.models.fingerprint import fingerprint
+from rl4llm.progress import progress
 from rl4llm.randomness import seed_of
 from rl4llm.rollouts import decode_responses, draw_rollouts
 
@@ -74,12 +76,15 @@ def survey(
         path = folder / f"{_digest(json.dumps(header))}.jsonl" if cache is None else Path(cache)
         known = runtime.together(lambda: _read(path, header) if runtime.rank == 0 else {})[0]
         missing = [example for example in examples if example.uid not in known]
-        for start in range(0, len(missing), _CHUNK):
-            asked = PromptBatch(missing[start : start + _CHUNK], prompts.task)
-            found = _draw(runtime, answering, asked, samples)
-            if runtime.rank == 0:
-                _append(path, found)
-            known |= found
+        what = f"surveying the training prompts, {samples} responses each"
+        with progress.phase(what, len(missing), "prompts") if missing else nullcontext():
+            for start in range(0, len(missing), _CHUNK):
+                asked = PromptBatch(missing[start : start + _CHUNK], prompts.task)
+                found = _draw(runtime, answering, asked, samples)
+                if runtime.rank == 0:
+                    _append(path, found)
+                known |= found
+                progress.advance(len(found))
     found, above = {example.uid: known[example.uid] for example in examples}, prompts.task.correct_above
     return Surveyed(
         {uid: one.scores for uid, one in found.items()},
@@ -129,7 +134,7 @@ def _distinct(examples: Sequence[Example]) -> list[Example]:
         if example.uid < 0 or (first.prompt, first.answer) != (example.prompt, example.answer):
             raise UsageError(
                 f"the survey keeps scores by prompt, but uid {example.uid} is "
-                + ("no identity" if example.uid < 0 else "that of two prompts")
+                + ("not a valid identity" if example.uid < 0 else "that of two prompts")
                 + "; give every Example of the task a uid of its own, at least 0."
             )
     return list(known.values())
@@ -165,7 +170,7 @@ def _read(cache: Path, header: dict[str, Any]) -> dict[int, _Found]:
         if found.get(name) != value:
             raise UsageError(
                 f"the cache '{cache}' belongs to another {name} ({found.get(name)}, now {value}); "
-                "delete it, or name another with cache."
+                "delete it, or give another file as cache."
             )
     return {record["uid"]: _found(record["scores"], record.get("correctness")) for record in records if record}
 

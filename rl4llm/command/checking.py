@@ -47,7 +47,7 @@ def load_part(place: str) -> Any:
     """
     module, colon, name = place.partition(":")
     if not (module and colon and name):
-        raise UsageError(f"rl4llm check: '{place}' is no part; give module:name, for example mine:MyEstimator.")
+        raise UsageError(f"rl4llm check: '{place}' is not a part; give module:name, for example mine:MyEstimator.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -1,5 +1,6 @@
 """`main`: the entry point of the command `rl4llm`. Each subcommand imports what it needs, and nothing before that."""
 
+import os
 import runpy
 import shutil
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import rl4llm
 from rl4llm.command.checking import check_part
+from rl4llm.command.completion import SHELL_ASKS, answer
 from rl4llm.command.recipes import TOOLS, all_recipes, read_recipe, recipe_path
 from rl4llm.command.words import USAGE, next_steps, table
 from rl4llm.errors import UsageError
@@ -23,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if SHELL_ASKS in os.environ:
+            answer(list(COMMANDS))
         status = run(given)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from rl4llm.checks import UsageError
 from rl4llm.data.task import Example, Split
+from rl4llm.progress import progress
 
 _CHARACTERS = 100_000  # of a longer prompt that cannot fit, only the beginning is measured
 
@@ -33,7 +34,9 @@ def fitting_examples(examples: Sequence[Example], split: Split, module: Any, ove
     if measure is None or not len(examples) or (limit is None and not told):
         return examples
     whole = isinstance(examples, list | tuple)
-    lengths = [_length(example.prompt, measure, limit) for example in (examples if whole else [examples[0]])]
+    measured = examples if whole else [examples[0]]
+    with progress.phase(f"counting the tokens of the {split} prompts", len(measured), "prompts", quick=True):
+        lengths = [_length(example.prompt, measure, limit) for example in progress.over(measured)]
     if 0 in lengths:
         uid = examples[lengths.index(0)].uid
         raise UsageError(

@@ -20,6 +20,7 @@ from rl4llm.evaluation.generations import Format, write_generations
 from rl4llm.evaluation.report import AVERAGE, as_json, as_markdown, as_text, numbers
 from rl4llm.evaluation.run import Evaluated
 from rl4llm.evaluation.source import Source
+from rl4llm.progress import fitted, progress
 from rl4llm.rollouts import Sampling
 from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.ending import explain
@@ -33,6 +34,7 @@ def run_tool(tool: Callable[..., None], args: list[str] | None = None) -> None:
         tool: The function, whose parameters are the flags.
         args: Command-line arguments; those of the process when None.
     """
+    progress.speak(tool.__name__)
     prepare_process()
     try:
         auto_cli(tool, args=args, as_positional=False, parser_class=RecipeParser)
@@ -42,8 +44,10 @@ def run_tool(tool: Callable[..., None], args: list[str] | None = None) -> None:
         known = (f"error: {said}", 2) if said else explain(error)
         if known is None:
             raise
-        print(known[0], file=sys.stderr)
+        print(fitted(known[0], sys.stderr), file=sys.stderr)
         sys.exit(known[1])
+    finally:
+        progress.hush()
 
 
 def chosen_tasks(source: Source, task: Task | None, tasks: Mapping[str, Task] | None) -> dict[str, Task]:
@@ -111,7 +115,8 @@ def publish(
         form: Format of the generations.
         shown: Responses of each task that are printed.
     """
-    measured = numbers({name: own.measures for name, own in found.items()})
+    with progress.phase("computing the intervals", quick=True):
+        measured = numbers({name: own.measures for name, own in found.items()})
     generations = write_generations(folder, {name: own.samples for name, own in found.items()}, form)
     versions = {name: version(name) for name in ("torch", "lightning", "transformers")}
     told = {**about, "generations": generations.name, "versions": versions}

@@ -14,8 +14,10 @@ from rl4llm.data import PromptData, Task
 from rl4llm.data.checking import check_reward, checked_examples
 from rl4llm.metrics import Measure
 from rl4llm.models import Policy
+from rl4llm.progress import progress
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import EngineSpec, HuggingFaceRollout, Sampling
+from rl4llm.runs.step_bar import StepBar
 
 HeldOut = Literal["validation", "test"]
 _QUIET = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "devices": 1}
@@ -50,9 +52,11 @@ def check_tasks(tasks: Mapping[str, Task], split: HeldOut, *, prompts_at_once: i
     if not tasks:
         raise UsageError("evaluate: tasks is empty; name at least one, or give --task.")
     for name, task in tasks.items():
-        task.prepare([split])
-        check_reward(task)
-        if not len(checked_examples(task, split)):
+        with progress.phase(f"reading the task {name}"):
+            task.prepare([split])
+            check_reward(task)
+            prompts = checked_examples(task, split)
+        if not len(prompts):
             raise UsageError(f"evaluate: task '{name}' has no {split} prompts; bring some, or choose another --split.")
 
 
@@ -113,7 +117,7 @@ def evaluate_policy(
     numbers = chosen_ks(samples, ks)
     evaluation = Evaluation(samples, sampling.temperature, sampling.top_k, sampling.top_p, seed=seed, samples_shown=0)
     module = PolicyModule(policy, engine, scoring, sampling, evaluation)
-    runner = Trainer(**{**_QUIET, **trainer})  # type: ignore[arg-type]
+    runner = Trainer(**{**_QUIET, "callbacks": [StepBar()], **trainer})  # type: ignore[arg-type]
     run, found = runner.validate if split == "validation" else runner.test, {}
     for name, task in tasks.items():
         run(module, datamodule=PromptData(task, held_out_per_step=prompts_at_once), verbose=False)

@@ -14,6 +14,7 @@ from rl4llm.checks import UsageError
 from rl4llm.cli_errors import one_line
 from rl4llm.models import ModelSource, Policy, Pretrained, TinyQwen3, check_model
 from rl4llm.models.names import resolve_model
+from rl4llm.progress import progress
 from rl4llm.rollouts import Sampling
 from rl4llm.runs.checkpoint_files import ELSEWHERE, CheckpointFiles, check_place
 from rl4llm.runs.resume import is_run_folder, newest_in, run_folder
@@ -79,9 +80,11 @@ class Source:
         Raises:
             UsageError: If the model cannot be loaded, or the checkpoint does not fit it.
         """
-        policy = Policy(*self.model.build()) if isinstance(self.model, TinyQwen3) else Policy.load(self.model)
+        with progress.phase("loading the policy"):
+            policy = Policy(*self.model.build()) if isinstance(self.model, TinyQwen3) else Policy.load(self.model)
         if self.checkpoint is not None:
-            _take_weights(policy, self.checkpoint)
+            with progress.phase("reading the checkpoint"):
+                _take_weights(policy, self.checkpoint)
         return policy
 
 

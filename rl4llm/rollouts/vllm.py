@@ -13,6 +13,7 @@ from rl4llm.checks import UsageError, check_at_least, check_choice, check_interv
 from rl4llm.models import ModelSource, Policy
 from rl4llm.models.outline import loads_outlines
 from rl4llm.models.pretrained import DTYPES
+from rl4llm.progress import progress
 from rl4llm.rollouts.base import EngineSpec
 from rl4llm.rollouts.requests import Answer, Request, RequestEngine
 from rl4llm.rollouts.vllm_support import (
@@ -92,7 +93,8 @@ class VLLMEngine(RequestEngine):
         """Start vLLM if it does not run, wake it, and load one tensor after the other."""
         with apart(self._device), in_one_line("the policy's weights could not be loaded"):
             if self.llm is None:
-                self.llm = self._start()
+                with progress.phase("starting vLLM"):
+                    self.llm = self._start()
             self._wake("weights")
             self.llm.start_weight_update()
             for name, tensor in weights:

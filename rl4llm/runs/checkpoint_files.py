@@ -98,7 +98,7 @@ class CheckpointFiles(CheckpointIO):
         """Read a checkpoint that was verified."""
         checkpoint = _unpickle(path, mmap)
         if not isinstance(checkpoint, dict) or any(name not in checkpoint for name in _NEEDED):
-            raise UsageError(f"'{path}' is a file of torch, but not the checkpoint of a run; {ELSEWHERE}.")
+            raise UsageError(f"'{path}' is a torch file, but not the checkpoint of a run; {ELSEWHERE}.")
         checkpoint.setdefault("rl4llm", {})["file"] = str(path)
         if self.check is not None:
             self.check(checkpoint)
@@ -216,7 +216,7 @@ def _unpickle(path: Path, mmap: bool) -> Any:
                 f"checkpoint '{path}' holds more than tensors and plain values, and is not loaded since that could run "
                 f"code; {ELSEWHERE}."
             ) from error
-        raise UsageError(f"'{path}' is not a checkpoint of torch; {ELSEWHERE}.") from error
+        raise UsageError(f"'{path}' is not a torch checkpoint; {ELSEWHERE}.") from error
 
 
 def _read_back(temporary: Path, path: Path) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rl4llm.checks import UsageError
+from rl4llm.progress import fitted, progress
 from rl4llm.runs.stopping import RunStopped
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -84,7 +85,8 @@ class Voice(Callback):
     def say(self, message: str, status: int) -> None:
         """Print a message unless another process has spoken."""
         if self.claim(message, status):
-            print(message, file=sys.stderr, flush=True)
+            progress.wipe()
+            print(fitted(message, sys.stderr), file=sys.stderr, flush=True)
 
     def hint(self) -> str:
         """Return what to say about the checkpoints when training has failed; empty if there are none."""

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from rl4llm.progress import fitted
+
 
 class FirstBatch(Callback):
     """Print once what the first rollout batch took, and what the rest of the run will take.
@@ -41,7 +43,8 @@ class FirstBatch(Callback):
         if self.said or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.said, seconds, peak = True, time.perf_counter() - self.began, peak_bytes(module.device)
-        module.print(first_line(seconds, peak, batches_left(trainer), evaluations_left(trainer), self.evaluation))
+        line = first_line(seconds, peak, batches_left(trainer), evaluations_left(trainer), self.evaluation)
+        module.print(fitted(line, sys.stdout))
 
 
 def first_line(
@@ -65,13 +68,23 @@ def first_line(
         return f"{said}; training has no end"
     many, rest = "", batches * seconds
     if evaluations and evaluation is not None:
-        many, rest = f" with {evaluations:,} evaluations", rest + evaluations * evaluation
+        many, rest = f" with {_evaluations(evaluations)}", rest + evaluations * evaluation
     elif evaluations:
-        many = f", without {evaluations:,} evaluations, of which none was timed yet,"
-    return f"{said}; {batches:,} more{many} will take about {_duration(rest)}"
+        many = f" (without {_evaluations(evaluations)}, not timed yet)"
+    return f"{said}; {batches:,} more{many} will take about {duration(rest)}"
 
 
-def _duration(seconds: float) -> str:
+def _evaluations(count: int) -> str:
+    return f"{count:,} evaluation{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that fits.
+
+    Example:
+        >>> duration(20), duration(300), duration(9000)
+        ('20 seconds', '5.0 minutes', '2.5 hours')
+    """
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"

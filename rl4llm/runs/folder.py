@@ -13,6 +13,25 @@ def versions(root: Path, name: str) -> list[int]:
     return sorted(int(number) for number in found if number.isdigit())
 
 
+def new_folder(root: Path, name: str, *, first: bool, rehearsal: bool) -> Path:
+    """Return the folder of a new run.
+
+    Args:
+        root: Folder of all runs.
+        name: The recipe's name.
+        first: Whether this is the first process of the run, which creates the folder.
+        rehearsal: Whether the run leaves no files, so that nothing is created.
+
+    Raises:
+        UsageError: The folder cannot be created or written to.
+    """
+    if first and not rehearsal:
+        return claim_folder(root, name)
+    if not rehearsal:
+        check_writable(root)  # started by torchrun or srun: where the first rank fails here, none waits for it
+    return root / name / f"version_{max(versions(root, name), default=-1) + 1}"
+
+
 def claim_folder(root: Path, name: str) -> Path:
     """Create the next free run folder. Two runs that start at the same moment get two folders.
 

@@ -50,16 +50,16 @@ def check_matches(checkpoint: Mapping[str, Any], *, recipe: str, expected: Mappi
     header = checkpoint.get("rl4llm", {})
     file = f"checkpoint '{header.get('file', 'in memory')}'"
     if header.get("format", FORMAT) > FORMAT:
-        raise UsageError(f"{file} is of format {header['format']}, not {FORMAT}; install a newer rl4llm.")
+        raise UsageError(f"{file} has format {header['format']}, not {FORMAT}; install a newer rl4llm.")
     theirs, ours = (header.get("recipe", recipe), header.get("critics")), (recipe, expected["critics"])
     if theirs[0] != recipe or theirs[1] not in (None, ours[1]):
         remedy = f"Give --ckpt_path a checkpoint of {recipe}"
         remedy += f", or run recipes/{theirs[0]}.py" if theirs[0] != recipe else ", or change --model.critics"
-        raise UsageError(f"{file} is of recipe {_described(*theirs)}; this run is {_described(*ours)}. {remedy}.")
+        raise UsageError(f"{file} belongs to recipe {_described(*theirs)}; this run is {_described(*ours)}. {remedy}.")
     differences = _differences(_shapes(checkpoint["state_dict"]), expected["shapes"])
     if differences:
         raise UsageError(
-            f"{file} is of another model: {'; '.join(differences)}. "
+            f"{file} belongs to another model: {'; '.join(differences)}. "
             "Set --model.policy and --model.critics to what it was saved with, or give --ckpt_path another file."
         )
 

@@ -33,7 +33,7 @@ def check_same_kind(states: Sequence[Mapping[str, Any]], optimizers: Sequence[Op
         )
         if saved != present:
             raise UsageError(
-                f"the checkpoint holds the state of another optimizer than {type(optimizer).__name__}; a run goes on "
+                f"the checkpoint holds the state of an optimizer other than {type(optimizer).__name__}; a run goes on "
                 "with the classes that it began with: leave out --model.optimizer and --model.critic_optimizer."
             )
 

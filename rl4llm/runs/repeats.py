@@ -8,6 +8,8 @@ from math import isnan, nan
 from pathlib import Path
 from statistics import stdev
 
+from rl4llm.progress import progress
+
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # 97.5 %, by seeds
 
 
@@ -36,11 +38,14 @@ def repeat(
         place: Folder for all runs.
         jobs: Number of runs side by side.
     """
-    with ThreadPoolExecutor(jobs) as pool:
+    total = len(settings) * len(seeds)
+    with progress.phase(f"training {total} runs in '{place}'", total, "runs"), ThreadPoolExecutor(jobs) as pool:
         started = {
             name: [pool.submit(launch, script, seed, flags, place / str(index) / str(seed)) for seed in seeds]
             for index, (name, (script, flags)) in enumerate(settings.items())
         }
+        for run in (run for runs in started.values() for run in runs):
+            run.add_done_callback(lambda _: progress.advance())
         for name, runs in started.items():
             yield name, [run.result() for run in runs]
 

@@ -2,18 +2,31 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from rl4llm.models import Policy
+from rl4llm.progress import progress
 from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.curves import draw_curves
+from rl4llm.runs.first_batch import duration
 from rl4llm.runs.history import History
+from rl4llm.runs.settings import Setting, log_settings
 
+_BATCHES = 10  # rollout batches at the start and at the end of a run that training metrics are averaged over
+_FILES = {
+    "curves.png": "learning curves",
+    "policy": "the trained policy, a model folder",
+    "metrics.csv": "every logged metric",
+    "summary.json": "these numbers",
+}
 _PACKAGES = ("rl4llm", "torch", "lightning", "transformers")
 
 
@@ -28,6 +41,7 @@ class Summary(Callback):
     def __init__(self, history: History, recipe: str) -> None:
         self.history, self.recipe = history, recipe
         self.seed: int | None = None
+        self.settings: dict[str, Setting] = {}
         self.earlier, self.started, self.ended = 0.0, 0.0, 0.0
 
     @property
@@ -45,7 +59,8 @@ class Summary(Callback):
         self.ended = time.perf_counter()
         folder, policy = _folder(trainer), getattr(module, "policy", None)
         if isinstance(policy, Policy) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            policy.save(folder / "policy", write=_writes(trainer))
+            with progress.phase("saving the policy", quick=True):
+                policy.save(folder / "policy", write=_writes(trainer))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the minutes of training so far."""
@@ -60,8 +75,13 @@ class Summary(Callback):
         folder = _folder(trainer)
         if not _writes(trainer):
             return
-        draw_curves(self.history, folder / "curves.png", title=self.recipe)
+        with progress.phase("drawing the curves", quick=True):
+            draw_curves(self.history, folder / "curves.png", title=self.recipe)
         self.write(folder, trainer.global_step, status="finished")
+        _, after = self._held_out()
+        final = {f"val/{name}": x for name, x in after[1].items()}
+        final |= {f"train/{name}": x for name, x in self._training()[2].items()}
+        log_settings(trainer.loggers, self.settings, final, trainer.global_step)
         print(self._table(trainer.global_step, folder))
 
     def write(self, folder: Path, steps: int, *, status: str, reason: str | None = None) -> None:
@@ -73,8 +93,7 @@ class Summary(Callback):
             status: `finished`, `stopped` (by a signal) or `failed`.
             reason: Why, unless finished.
         """
-        validation = self.history.validation
-        before, after = (validation[0], validation[-1]) if validation else ((0, {}), (0, {}))
+        before, after = self._held_out()
         content = {
             "recipe": self.recipe,
             "status": status,
@@ -82,28 +101,71 @@ class Summary(Callback):
             "seed": self.seed,
             "steps": steps,
             "minutes": round(self.minutes, 3),
-            "before": {"step": before[0], **_bare(before[1])},
-            "after": {"step": after[0], **_bare(after[1])},
+            "before": {"step": before[0], **before[1]},
+            "after": {"step": after[0], **after[1]},
+            "training": dict(zip(("batches", "first", "last"), self._training(), strict=True)),
             "folder": str(folder),
             "versions": {name: _version(name) for name in _PACKAGES},
         }
         write_atomically(folder / "summary.json", (json.dumps(content, indent=2) + "\n").encode())
 
+    def _held_out(self) -> tuple[tuple[int, dict[str, float]], tuple[int, dict[str, float]]]:
+        """Return step and metrics of the first and the latest evaluation of the run; empty without any."""
+        found = [(step, _bare(metrics, "val/")) for step, metrics in self.history.validation] or [(0, {})]
+        return found[0], found[-1]
+
+    def _training(self) -> tuple[int, dict[str, float], dict[str, float]]:
+        """Return a number of rollout batches, and the mean training metrics over that many at the start and the end."""
+        logged = [_bare(metrics, "train/") for _, metrics in self.history.training]
+        count = min(_BATCHES, max(1, len(logged) // 2))
+        return count, _means(logged[:count]), _means(logged[-count:])
+
     def _table(self, steps: int, folder: Path) -> str:
-        lines = [f"\n{self.recipe}: {steps} steps in {self.minutes:.1f} minutes of training\n"]
-        if self.history.validation:
-            before, after = (_bare(self.history.validation[index][1]) for index in (0, -1))
-            lines.append(f"{'held out':24}{'before':>10}{'after':>10}")
-            for name, value in after.items():
-                lines.append(f"{name.replace('_', ' '):24}{before.get(name, float('nan')):>10.3f}{value:>10.3f}")
-        what = {"run folder": "", "learning curves": "curves.png", "policy": "policy", "metrics": "metrics.csv"}
-        what["summary"] = "summary.json"
-        lines += ["", *(f"{label:18}{folder / name}" for label, name in what.items() if (folder / name).exists())]
+        lines = [f"\n{self.recipe}: {steps} steps in {duration(60 * self.minutes)} of training"]
+        (_, before), (_, after) = self._held_out()
+        batches, first, last = self._training()
+        each = "rollout batch" if batches == 1 else f"{batches} batches"
+        lines += _columns("held out", ("before", before), ("after", after))
+        lines += _columns("training", (f"first {each}", first), (f"last {each}", last)) if not after else []
+        lines += ["", f"run folder  {folder}"]
+        lines += [f"  {name:14}{what}" for name, what in _FILES.items() if (folder / name).exists()]
         return "\n".join(lines)
 
 
-def _bare(metrics: dict[str, float]) -> dict[str, float]:
-    return {name.removeprefix("val/"): value for name, value in metrics.items()}
+def _bare(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Return the metrics of a prefix without it, except those that are not finite, which say nothing."""
+    own = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return {name: value for name, value in own.items() if isfinite(value)}
+
+
+def measured_table(metrics: Mapping[str, Any], prefix: str) -> str:
+    """Return a table of what an evaluation measured, as a text.
+
+    Args:
+        metrics: Metrics by name.
+        prefix: Which of them: those named `<prefix>/...`.
+    """
+    found = {name: float(value) for name, value in metrics.items()}
+    return "\n".join(_columns("held out", ("now", _bare(found, f"{prefix}/"))))
+
+
+def _columns(title: str, *columns: tuple[str, Mapping[str, float]]) -> list[str]:
+    """Return a table of metrics, reward first; a dash stands where a column lacks one."""
+    names = dict.fromkeys(name for _, column in reversed(columns) for name in column)
+    if not names:
+        return []
+    lines = ["", f"{title:24}" + "".join(f"{head:>{max(10, len(head) + 2)}}" for head, _ in columns)]
+    for name in sorted(names, key=lambda name: name != "reward"):
+        cells = [f"{column[name]:.3f}" if name in column else "-" for _, column in columns]
+        widths = [max(10, len(head) + 2) for head, _ in columns]
+        lines.append(f"{name.replace('_', ' '):24}" + "".join(map(str.rjust, cells, widths)))
+    return lines
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
 
 def _version(package: str) -> str | None:

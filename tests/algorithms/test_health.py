@@ -259,7 +259,7 @@ def test_ever_new_reasons_are_listed_a_few_times_only(tiny_policy):
     with pytest.warns(UserWarning, match="could not score") as seen:
         [health.scored(batch, some, mine) for some in reasons]
     assert len(seen) == 6
-    assert str(seen[-1].message) == "reward 'mine' fails for ever new reasons, of which no more are listed."
+    assert str(seen[-1].message) == "reward 'mine' keeps failing for new reasons, of which no more are listed."
 
 
 def test_only_batches_in_a_row_without_any_score_end_the_run(tiny_policy):

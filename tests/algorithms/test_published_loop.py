@@ -186,7 +186,7 @@ def test_a_resumed_run_knows_that_the_warm_up_has_ended(tiny_policy, tiny_critic
 
 
 def test_an_end_without_a_warm_up_is_refused(tiny_policy, tiny_critic):
-    with pytest.raises(UsageError, match=r"warmup_until=0.5 ends a warm-up, and there is none; set .*critic_warmup=50"):
+    with pytest.raises(UsageError, match=r"warmup_until=0.5 ends a warm-up, but there is none; set .*critic_warmup=50"):
         loop(tiny_policy, critics=MiniCritics(tiny_critic), advantage=GAE(), critic_warmup_until=0.5)
 
 
@@ -219,17 +219,17 @@ def test_unfinished_completions_score_what_was_said(unchecked_shapes):
     [
         (
             {"objective": REBEL(), "advantage": None, "correction": TruncatedImportance()},
-            r"correction=TruncatedImportance weighs advantages, and objective=REBEL reads none; set --model.correction",
+            r"correction=TruncatedImportance weights the advantages, but objective=REBEL does not read them; set --m",
         ),
         (
             {"objective": Reinforce(), "replay": FIFOReplay()},
-            r"replay=FIFOReplay brings responses of earlier policies, and objective=Reinforce has no ratio",
+            r"replay=FIFOReplay brings responses of earlier policies, but objective=Reinforce has no importance",
         ),
         (
             {"critics": MonteCarloValues(segmenter=FixedTokens(2)), "replay": FIFOReplay()},
-            r"critics=MonteCarloValues asks for the prompts of a batch, and those of replay=FIFOReplay are no longer",
+            r"critics=MonteCarloValues needs the prompts of a batch, but those of replay=FIFOReplay are no longer",
         ),
-        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue asks for the prompts"),
+        ({"critics": GreedyValue(), "replay": FIFOReplay()}, r"critics=GreedyValue needs the prompts"),
     ],
     ids=["correction", "reinforce", "vine", "greedy"],
 )

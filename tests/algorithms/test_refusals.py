@@ -27,7 +27,7 @@ WRONG = [
     ({"sampling": Sampling(top_k=5)}, "top_k=5"),
     ({"sampling": Sampling(temperature=0.0)}, "temperature=0"),
     ({"critic_warmup": 3}, "critic_warmup=3, but there are no critics"),
-    ({"objective": DPPO(divergence="topk_tv")}, r"engine HuggingFaceRollout tells none.*top_log_probs=20"),
+    ({"objective": DPPO(divergence="topk_tv")}, r"engine HuggingFaceRollout does not report them.*top_log_probs=20"),
     ({"regularizers": {"value": ValueRegression(0.5)}}, r"value=ValueRegression trains a value head.*TrunkCritic"),
     ({"advantage": None}, r"objective=PPOClip needs advantages.*set --model\.advantage"),
     ({"advantage": SegmentMonteCarlo()}, r"advantage=SegmentMonteCarlo needs (segment_ids|values), but there are no"),

@@ -158,7 +158,11 @@ def rows(file):
 def test_samples_are_on_the_console_in_the_loggers_and_in_the_run_folder(tiny_policy, tmp_path, capsys):
     _, fake = fit(tiny_policy, tmp_path, training_samples_every=2)
     printed = capsys.readouterr().out
-    for title in ("validation samples after 0 steps", "training samples of step 2", "validation samples after 2 steps"):
+    for title in (
+        "validation samples before training",
+        "training samples of step 2",
+        "validation samples after 2 steps",
+    ):
         assert printed.count(title) == 1
     assert "training samples of step 1" not in printed
     folder = tmp_path / "x/version_0/samples"

@@ -148,7 +148,7 @@ def test_surveys_of_different_things_without_a_name_lie_side_by_side(policy, tmp
 
 
 def test_prompts_need_an_identity(policy, tmp_path):
-    for uids, message in (((1, -1), "uid -1 is no identity"), ((1, 1), "uid 1 is that of two prompts")):
+    for uids, message in (((1, -1), "uid -1 is not a valid identity"), ((1, 1), "uid 1 is that of two prompts")):
         examples = [Example(f"{index}2=", "1", uid) for index, uid in enumerate(uids)]
         with pytest.raises(UsageError, match=message):
             survey(Runtime(), answering(policy), PromptBatch(examples, TASK), samples=1, cache=None, folder=tmp_path)

@@ -183,14 +183,14 @@ def test_every_choice_trains(tiny_policy, tiny_critic, choice):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, r"truncation=bootstrap reads the critics' value at the cut, and there are no critics that have one"),
-        ({"critics": BatchMean(), "advantage": GAE()}, r"there are no critics that have one"),
-        ({"critics": Tether(), "advantage": GAE(lam=1.0)}, r"there are no critics that have one"),
-        ({"critics": Privileged(shuffled=True), "advantage": GAE()}, r"there are no critics that have one"),
-        ({"critics": GreedyValue()}, r"there are no critics that have one; set --model.critics=MiniCritics"),
+        ({}, r"truncation=bootstrap needs the critics' value at the cut, but no critics provide one"),
+        ({"critics": BatchMean(), "advantage": GAE()}, r"no critics provide one"),
+        ({"critics": Tether(), "advantage": GAE(lam=1.0)}, r"no critics provide one"),
+        ({"critics": Privileged(shuffled=True), "advantage": GAE()}, r"no critics provide one"),
+        ({"critics": GreedyValue()}, r"no critics provide one; set --model.critics=MiniCritics"),
         (
             {"critics": SymmetricCritic(), "advantage": GroupRelative()},
-            r"advantage=GroupRelative does not go on from it with values; set --model.advantage=GAE",
+            r"advantage=GroupRelative does not bootstrap from values; set --model.advantage=GAE",
         ),
     ],
 )

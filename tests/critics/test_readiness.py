@@ -427,12 +427,12 @@ def test_what_cannot_be_gated_is_one_line(tiny_policy, tiny_critic):
     [
         (
             {"truncation": "terminal"},
-            r"critics=Readiness decides which values at cuts are used, and truncation=ter",
+            r"critics=Readiness decides which values at cuts are used, but truncation=ter",
         ),
         ({"truncation": "drop"}, r"critics=Readiness decides which values [^\n]* set --model.truncation=bootstrap or "),
         ({"critics": Privileged(Readiness()), "truncation": "actor_only"}, r"critics=Privileged decides which values"),
-        ({"critics": Tether(Readiness()), "truncation": "bootstrap"}, r"truncation=bootstrap reads the critics' value"),
-        ({"critics": Readiness(Tether()), "truncation": "bootstrap"}, r"truncation=bootstrap reads the critics' value"),
+        ({"critics": Tether(Readiness()), "truncation": "bootstrap"}, r"truncation=bootstrap needs the critics' value"),
+        ({"critics": Readiness(Tether()), "truncation": "bootstrap"}, r"truncation=bootstrap needs the critics' value"),
         (
             {"truncation": "bootstrap", "learn_critics_first": True},
             r"learn_critics_first=true would show critics=Readiness the scores that",

@@ -155,7 +155,7 @@ def untrue(prompt, response):
         ([*FEW, "--temperature=-1"], "Sampling: temperature must be in [0, inf), got -1.0."),
         ([*FEW, "--prompts_at_once=0"], "evaluate: prompts_at_once must be a whole number of at least 1"),
         ([*FEW, "--split=train"], "split"),
-        (["--model=rl4llm/digits", "--tasks.a=Nope"], "'Nope' is no known class"),
+        (["--model=rl4llm/digits", "--tasks.a=Nope"], "there is no Task named 'Nope'"),
         (["--model=rl4llm/digits", "--tasks={}"], "evaluate: tasks is empty"),
         (
             [

@@ -167,7 +167,7 @@ def test_only_heads_that_say_it_fill_the_field(tiny_critic):
 @pytest.mark.parametrize("critics", [MiniCritics(), SymmetricCritic(), BatchMean(), TrunkCritic()])
 def test_a_gate_by_a_spread_that_nobody_says_is_refused(critics):
     composition = Composition(Rollout(), Credit(GAE(), critics), Loss(PPOClip(), gate=WideReturns()))
-    with pytest.raises(UsageError, match=r"^gate=WideReturns reads the spread of the return, and critics="):
+    with pytest.raises(UsageError, match=r"^gate=WideReturns reads the spread of the return, but critics="):
         composition.check()
     some = replace(composition, credit=Credit(GAE(), MiniCritics(head=QuantileHead())))
     some.check()

@@ -253,11 +253,15 @@ def test_the_help_of_standard_slots_is_written_once():
         (["rollout.engine.row=1"], "--model.rollout.engine=Local has no setting 'row'; it has rows, top."),
         (["policy.typ=half"], "--model.policy=Named has no setting 'typ'; it has name, dtype, layers."),
         (["critics=Symmetric", "critics.model.dtype=half"], "--model.critics.model=Named needs name; "),
-        (["correction.fraction=0.1"], "--model.correction holds no class that could be built; name one first"),
+        (["correction.fraction=0.1"], "--model.correction holds no class whose settings could be changed; n"),
         (["entropy.where.fraction=much"], "--model.entropy.where.fraction: expected a number, got much."),
-        (["entropy.where=Nope"], "--model.entropy.where: 'Nope' is no known class"),
+        (
+            ["entropy.where=Divergenc"],
+            "--model.entropy.where: there is no Gate named 'Divergenc'; did you mean Divergence? "
+            "--model.entropy=Entropy --model.entropy.where.help lists the choices.",
+        ),
         (["entropy.where=no.Such"], "--model.entropy.where: no.Such cannot be imported (No module named 'no')"),
-        ([f"gate={HERE}KL"], "--model.gate takes a Gate, and the class given is none"),
+        ([f"gate={HERE}KL"], f"--model.gate: '{HERE}KL' is not a Gate. --model.gate.help lists the choices."),
         (["rollout.sampling.top=1"], "unknown flag --model.rollout.sampling.top; did you mean --model.rollout.sampl"),
     ],
     ids=lambda x: str(x)[:50],

@@ -97,7 +97,7 @@ def test_a_reward_is_named_by_its_class_or_its_path(flags, reward, here):
 
 
 FAULTS = [
-    (["--data.task.reward=NumericMach"], "'NumericMach' is no known class, but NumericMatch is one"),
+    (["--data.task.reward=NumericMach"], "there is no Verifier named 'NumericMach'; did you mean NumericMatch?"),
     (["--data.task.reward=mine:nothing"], "--data.task.reward: module 'mine' has no attribute 'nothing'"),
     (["--data.task.reward=nowhere:nothing"], "--data.task.reward: No module named 'nowhere'"),
     (["--data.task.reward=NumericMatch", "--data.task.reward.tolerence=1"], "has no setting 'tolerence'; it has where"),

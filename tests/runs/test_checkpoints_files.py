@@ -113,7 +113,7 @@ def test_files_of_other_kinds_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
         archive.writestr("a", "b")
     with pytest.warns(UserWarning, match="no digest"):
-        assert "is not a checkpoint of torch" in refusal(tmp_path / "zip.ckpt")
+        assert "is not a torch checkpoint" in refusal(tmp_path / "zip.ckpt")
 
 
 def test_without_a_digest_the_checksums_of_the_tensors_decide(tmp_path):

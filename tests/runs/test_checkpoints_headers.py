@@ -28,7 +28,7 @@ def test_a_checkpoint_of_the_same_run_matches():
 
 def test_another_recipe_is_named_with_what_to_do():
     assert refusal(saved(Module(0), "grpo"), Module(2), "asyppo") == (
-        "checkpoint 'runs/last.ckpt' is of recipe grpo with 0 critics; this run is asyppo with 2 critics. "
+        "checkpoint 'runs/last.ckpt' belongs to recipe grpo with 0 critics; this run is asyppo with 2 critics. "
         "Give --ckpt_path a checkpoint of asyppo, or run recipes/grpo.py."
     )
 
@@ -41,7 +41,7 @@ def test_another_recipe_with_as_many_critics_is_named():
 def test_another_number_of_critics_is_named():
     said = refusal(saved(Module(1), "asyppo"), Module(2), "asyppo")
     assert said.endswith(
-        "is of recipe asyppo with 1 critic; this run is asyppo with 2 critics. "
+        "belongs to recipe asyppo with 1 critic; this run is asyppo with 2 critics. "
         "Give --ckpt_path a checkpoint of asyppo, or change --model.critics."
     )
 
@@ -75,7 +75,9 @@ def test_the_trainer_refuses_before_anything_is_loaded(tmp_path):
     trainer([Checkpoints("grpo", folder=tmp_path)], tmp_path, logger=False, max_steps=1).fit(Module(0), Data())
     module = Module(2)
     before = torch.clone(module.policy[0].weight)
-    with pytest.raises(UsageError, match=r"last\.ckpt' is of recipe grpo with 0 critics; this run is asyppo with 2"):
+    with pytest.raises(
+        UsageError, match=r"last\.ckpt' belongs to recipe grpo with 0 critics; this run is asyppo with 2"
+    ):
         trainer([Checkpoints("asyppo", folder=tmp_path)], tmp_path, logger=False).fit(
             module, Data(), ckpt_path=tmp_path / "last.ckpt"
         )

@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, capsys):
     assert left.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: checkpoint")
-    assert "other.ckpt' is of another model" in line
+    assert "other.ckpt' belongs to another model" in line
     assert "critics.0.head" in line
 
 
@@ -198,7 +198,7 @@ def test_another_class_of_optimizer_is_one_line(tmp_path, capsys, monkeypatch):
         run(tmp_path, "--ckpt_path=last", "--trainer.max_steps=3", "--model.lr=0.5")
     assert left.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: the checkpoint holds the state of another optimizer than Adam;")
+    assert line.startswith("error: the checkpoint holds the state of an optimizer other than Adam;")
     assert (tmp_path / "toy/version_0/config.yaml").read_text() == saved
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rl4llm import start
+from rl4llm.progress import RANKS, progress
 
-TOOLS = {"compare", "report"}
-RECIPES = sorted(path for path in Path("recipes").glob("*.py") if path.stem not in TOOLS)
+RECIPES = sorted(Path("recipes").glob("*.py"))
 PROBE = "import rl4llm.start, gc, sys\nprint(gc.isenabled(), *sorted({'torch', 'lightning'} & set(sys.modules)))\n"
 
 
@@ -23,10 +23,11 @@ def collecting():
     yield
     gc.enable()
     gc.unfreeze()
+    progress.hush()
 
 
 def python(*words, cwd):
-    environment = {name: text for name, text in os.environ.items() if name not in start.RANKS}
+    environment = {name: text for name, text in os.environ.items() if name not in RANKS}
     environment["PYTHONPATH"] = str(Path.cwd())
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
@@ -52,7 +53,7 @@ def test_every_recipe_imports_the_start_before_anything_else(path):
     assert ast.unparse(first) == "import rl4llm.start"
 
 
-@pytest.mark.parametrize("rank", start.RANKS)
+@pytest.mark.parametrize("rank", RANKS)
 def test_only_the_first_process_speaks(rank, collecting, capsys):
     start.begin("recipes/asyppo.py", {rank: "1"})
     assert capsys.readouterr().err == ""
