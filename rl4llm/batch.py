@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl4llm.axes import Axes, axes_of, check_axes, cut, padded
-from rl4llm.checks import UsageError, check_mask, check_ndim, check_response_tensors
+from rl4llm.axes import Axes, axes_of, check_axes, cut, dtype_of, padded
+from rl4llm.checks import UsageError, check_device, check_given, check_mask, check_ndim, check_response_tensors
 from rl4llm.masked import keep
+from rl4llm.roles import check_booleans, check_floats, check_integers, check_roles
 
 _REMEDIES = {
     "entropies": "call token_log_probs with entropy=True",
@@ -162,7 +163,14 @@ class RolloutBatch:
         for name, mask in {"response_mask": self.response_mask, "prompt_mask": self.prompt_mask}.items():
             check_ndim("RolloutBatch", 2, axes=" ".join(AXES[name]), **{name: mask})
             sizes = {**dict(zip(AXES[name], mask.shape, strict=True)), **sizes}
-        check_axes("RolloutBatch", self.tensors(), AXES, sizes)
+        tensors = self.tensors()
+        check_given("RolloutBatch", **{name: getattr(self, name) for name in _REQUIRED} | tensors)
+        check_axes("RolloutBatch", tensors, AXES, sizes)
+        check_device("RolloutBatch", **{"response_mask": self.response_mask} | tensors)
+        for name, tensor in tensors.items():
+            _CHECKS[name]("RolloutBatch", **{name: tensor})
+        # The loop reports rewards that are not finite, with the part that gave them.
+        check_roles("RolloutBatch", self.response_mask, **{n: x for n, x in tensors.items() if n != "rewards"})
 
     def __len__(self) -> int:
         return self.response_mask.shape[0]
@@ -266,6 +274,11 @@ AXES: Mapping[str, Axes] = {field.name: axes_of(field.type) for field in fields(
 SOURCES: Mapping[str, str] = {field.name: field.metadata["source"] for field in fields(RolloutBatch) if field.metadata}
 """Who gives a field that may be missing: "engine", "task", "reference", "critics", "advantage", "gate" or "replay"."""
 
+_REQUIRED = tuple(field.name for field in fields(RolloutBatch) if not field.metadata)
+_CHECKS = {
+    field.name: {"Float": check_floats, "Int": check_integers, "Bool": check_booleans}[dtype_of(field.type)]
+    for field in fields(RolloutBatch)
+}
 _PROVIDERS = {field.name: field.metadata["provider"] for field in fields(RolloutBatch) if field.metadata}
 
 

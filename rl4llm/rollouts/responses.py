@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_mask
+from rl4llm.checks import UsageError, check_device, check_mask
+from rl4llm.roles import check_roles
 
 _AXES = {"ended": 1, "policy_version": 1, "top_ids": 3, "top_log_probs": 3}  # every other field is batch × time
 
@@ -29,7 +30,8 @@ class Responses:
         top_log_probs: Their log-probs.
 
     Raises:
-        UsageError: If the mask is not boolean or the shape of another field does not fit it.
+        UsageError: If the mask is not boolean, the shape of another field does not fit it, ids are not integers, or
+            a log-prob of a sampled token is above 0.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -51,6 +53,8 @@ class Responses:
                 raise UsageError(
                     f"Responses: {name} has shape {tuple(tensor.shape)}, mask {shape}; expected {expected}."
                 )
+        check_device("Responses", mask=self.mask, **self.tensors())
+        check_roles("Responses", self.mask, **self.tensors())
 
     def __len__(self) -> int:
         return self.mask.shape[0]
