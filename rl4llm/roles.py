@@ -1,7 +1,7 @@
 """What the name of a tensor promises about its numbers, in every function of the library: checked once, here."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 
@@ -104,6 +104,13 @@ def check_floats(by: str, **numbers: Tensor) -> None:
     for name, x in numbers.items():
         if not x.is_floating_point():
             raise UsageError(f"{by}: {name} must hold floating numbers, got {x.dtype}; pass {name}.float().")
+
+
+def check_kinds(by: str, tensors: Mapping[str, Tensor], kinds: Mapping[str, str]) -> None:
+    """Raise unless every tensor holds numbers of its kind, "Float", "Int" or "Bool"."""
+    checks = {"Float": check_floats, "Int": check_integers, "Bool": check_booleans}
+    for name, x in tensors.items():
+        checks[kinds[name]](by, **{name: x})
 
 
 def refuse(

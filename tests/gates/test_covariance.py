@@ -20,6 +20,7 @@ from rl4llm.gates import (
 from rl4llm.objectives import ppo_clip
 from rl4llm.testing.reference.offpolicy import loop_covariance
 from rl4llm.testing.strategies import masks, rollouts, tensors
+from tests.log_probs import moved
 
 fractions = st.sampled_from([0.0, 0.002, 0.1, 0.3, 0.7])
 bounds = st.sampled_from([(1.0, 5.0), (0.2, 2.0), (-1.0, math.inf), (-math.inf, math.inf), (40.0, 50.0)])
@@ -197,7 +198,7 @@ def test_shapes_are_checked(unchecked_shapes):
 def test_a_token_is_clipped_where_the_objective_has_no_gradient(batch, low, high):
     old, mask = batch.old_log_probs, batch.response_mask
     advantages = (4 * batch.advantages).round() / 4  # some are exactly 0, some between 0 and 1
-    log_probs = (old + 0.5 * batch.values).requires_grad_()
+    log_probs = moved(old, 0.5 * batch.values).requires_grad_()
     clipped = clipped_tokens(log_probs, old, advantages, mask, clip_low=low, clip_high=high)
     ppo_clip(log_probs, old, advantages, mask, clip_low=low, clip_high=high).sum().backward()
     ratio = (log_probs - old).exp()
