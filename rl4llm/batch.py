@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.axes import Axes, axes_of, check_axes, cut, dtype_of, padded
-from rl4llm.checks import UsageError, check_device, check_given, check_mask, check_response_tensors
+from rl4llm.checks import UsageError, check_device, check_given, check_mask, check_ndim, check_response_tensors
 from rl4llm.masked import keep
 from rl4llm.roles import check_kinds, check_roles
 
@@ -157,6 +157,8 @@ class RolloutBatch:
     def __post_init__(self) -> None:
         tensors = {name: getattr(self, name) for name in _REQUIRED} | self.tensors()
         check_given("RolloutBatch", **tensors)
+        check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
+        check_ndim("RolloutBatch", 2, axes="batch time", response_mask=self.response_mask)
         check_axes("RolloutBatch", tensors, AXES, {})
         check_device("RolloutBatch", **tensors)
         check_kinds("RolloutBatch", tensors, _KINDS)

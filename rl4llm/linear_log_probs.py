@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -96,12 +96,7 @@ def linear_log_probs(
         tensor([-0.6931])
     """
     last = _checked_scale("linear_log_probs", scale, soft_cap, temperature)
-    _check("linear_log_probs", hidden, weight, bias, ids)
-    if hidden.shape[:-1] != ids.shape:
-        raise UsageError(
-            f"linear_log_probs: hidden has shape {tuple(hidden.shape)}, ids {tuple(ids.shape)}, weight "
-            f"{tuple(weight.shape)}; expected hidden (*ids.shape, {weight.shape[1]})."
-        )
+    _check("linear_log_probs", hidden, weight, bias, ids, "ids.shape")
     check_ids("linear_log_probs", ids, len(weight))
     size = max(1, CHUNK_ELEMENTS // len(weight)) if chunk_size is None else chunk_size
     check_at_least("linear_log_probs", 1, chunk_size=size)
@@ -148,7 +143,7 @@ def listed_linear_log_probs(
     """
     by = "listed_linear_log_probs"
     last = _checked_scale(by, scale, soft_cap, temperature)
-    _check(by, hidden, weight, bias, ids)
+    _check(by, hidden, weight, bias, ids, "ids.shape[:-1]")
     check_given(by, logsumexp=logsumexp)
     check_listed(by, ids, len(weight), hidden=hidden[..., 0], logsumexp=logsumexp)
     dtype = _product_dtype(hidden, weight)
@@ -166,14 +161,24 @@ def _checked_scale(by: str, scale: float, soft_cap: float | None, temperature: f
     return HeadScale(scale, soft_cap, temperature)
 
 
-def _check(by: str, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> None:
+def _check(
+    by: str,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ids: Tensor,
+    positions: Literal["ids.shape", "ids.shape[:-1]"],
+) -> None:
     check_ndim(by, 2, axes="vocab width", weight=weight)
     named = {"hidden": hidden, "ids": ids} | ({} if bias is None else {"bias": bias})
     check_given(by, **named)
     check_device(by, weight=weight, **named)
     vocab, width = weight.shape
-    if hidden.shape[-1:] != (width,):
-        raise UsageError(f"{by}: hidden has shape {tuple(hidden.shape)}; expected (*ids.shape, {width}).")
+    if hidden.shape != (*(ids.shape if positions == "ids.shape" else ids.shape[:-1]), width):
+        raise UsageError(
+            f"{by}: hidden has shape {tuple(hidden.shape)}, ids {tuple(ids.shape)}, weight {tuple(weight.shape)}; "
+            f"expected hidden (*{positions}, {width})."
+        )
     if bias is not None and bias.shape != (vocab,):
         raise UsageError(f"{by}: bias has shape {tuple(bias.shape)}; expected ({vocab},).")
 

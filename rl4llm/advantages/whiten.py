@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_choice, check_mask, check_ndim, check_response_tensors, check_same_shape
+from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_mask, check_ndim, check_same_shape
 from rl4llm.groups import centred_in_group, group_max, group_std
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, result_dtype
 from rl4llm.parts import Part
@@ -94,7 +94,8 @@ def whiten(
     check_same_shape("whiten", mask=mask, x=x)
     check_choice("whiten", _LEVELS, level=level)
     if group_ids is not None:
-        check_response_tensors("whiten", mask, group_ids=group_ids)
+        check_group_tensors("whiten", group_ids)
+        check_same_shape("whiten", responses=mask.sum(-1), group_ids=group_ids, remedy="pass one id per response")
     kept = keep(at_least_float32(x), mask)
     if level == "token":
         deviation, std = _from_tokens(kept, mask, unbiased)

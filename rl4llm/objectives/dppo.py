@@ -1,7 +1,7 @@
 """DPPO: a divergence between policies decides which tokens are dropped, not their ratio."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -181,7 +181,8 @@ def _check_tensors(
     if named:
         check_ndim("dppo", 3, axes="batch time top", **named)
         check_same_shape("dppo", remedy="pass one entry per listed token", **named)
-        check_token_tensors("dppo", response_mask, **{name: x[..., :0].sum(-1) for name, x in named.items()})
+        shapes: dict[str, Any] = {name: x[..., :0].sum(-1) for name, x in named.items()}
+        check_token_tensors("dppo", response_mask, **shapes)
         check_roles("dppo", response_mask, **named)
 
 

@@ -16,6 +16,7 @@ from tests.contracts.arguments import FAMILIES, arguments, functions
 # Functions of which others are made.
 INNER = (
     "token_log_ratio",
+    "token_ratio",
     "weighted_reinforce",
     "reinforce",
     "covariance",
@@ -196,7 +197,7 @@ def many_ratios():
     generator = torch.Generator().manual_seed(0)
     new, move, advantages = (torch.rand(12, 40, generator=generator, dtype=torch.float64) for _ in range(3))
     sizes = torch.logspace(-4, 0.6, 12, dtype=torch.float64)[:, None]
-    return -1 - new, -1 - new + sizes * (2 * move - 0.8), advantages - 0.4, torch.ones(12, 40, dtype=torch.bool)
+    return -7 - new, -7 - new + sizes * (2 * move - 0.8), advantages - 0.4, torch.ones(12, 40, dtype=torch.bool)
 
 
 RATIO_OBJECTIVES = [x for x in vars(objectives).values() if isinstance(x, type) and issubclass(x, RatioObjective)]

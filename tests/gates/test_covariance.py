@@ -53,7 +53,7 @@ def test_covariance_equals_the_loop_and_sums_to_that_of_the_batch(case):
 @given(pairs(), st.floats(-3, 3), st.floats(-3, 3))
 def test_covariance_does_not_see_constants(case, first, second):
     log_probs, advantages, mask = case
-    shifted = covariance(log_probs + first, advantages + second, mask)
+    shifted = covariance(log_probs + first - 3, advantages + second, mask)
     torch.testing.assert_close(shifted, covariance(*case), rtol=1e-9, atol=1e-9)
 
 
@@ -237,13 +237,14 @@ def test_a_clipped_token_is_no_candidate(widths, expected):
 @given(rollouts(max_batch=5, max_time=5))
 def test_the_component_compares_with_the_policy_that_drew(batch):
     """A token whose probability has grown tenfold is clipped where its advantage is positive, and so no candidate."""
-    moved = batch.replace(present_log_probs=batch.old_log_probs + math.log(10))
+    batch = batch.replace(old_log_probs=batch.old_log_probs - math.log(10))
+    grown = batch.replace(present_log_probs=batch.old_log_probs + math.log(10))
     gate = CovarianceGate(fraction=0.99, low=-math.inf, high=math.inf)
-    kept, candidates = gate(moved), batch.response_mask & (batch.advantages <= 0)
+    kept, candidates = gate(grown), batch.response_mask & (batch.advantages <= 0)
     assert kept[batch.response_mask & (batch.advantages > 0)].all()
     dropped = max(1, 99 * int(batch.lengths.sum()) // 100)
     assert (batch.response_mask & ~kept).sum() == min(candidates.sum(), dropped)
-    wider = replace(gate, clip_high=10.0)(moved)
+    wider = replace(gate, clip_high=10.0)(grown)
     assert (batch.response_mask & ~wider).sum() == min(batch.lengths.sum(), dropped)
     fallen = batch.replace(present_log_probs=batch.old_log_probs - math.log(10))
     kept = replace(gate, clip_low=0.5)(fallen)
@@ -258,7 +259,7 @@ def test_high_covariance_of_one_token_keeps_it():
 
 @pytest.mark.parametrize("name", ["log_probs", "advantages"])
 def test_shapes_of_clipped_tokens_are_checked(unchecked_shapes, name):
-    x, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    x, mask = -torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
     given = {"log_probs": x, "old_log_probs": x, "advantages": x} | {name: x[:, :1]}
     with pytest.raises(UsageError, match=rf"^clipped_tokens: {name} has shape \(2, 1\), response_mask \(2, 3\)"):
         clipped_tokens(**given, response_mask=mask)
