@@ -126,8 +126,8 @@ def with_gradient(batch: RolloutBatch) -> RolloutBatch:
 
 def without_gradient(batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with the constants of an update detached, for parts that refuse them with a graph."""
-    constants = {name: tensor.detach() for name, tensor in floats(batch).items() if name in CONSTANTS}
-    return batch.replace(**constants)
+    refused = CONSTANTS | {"values", "entropies", "top_log_probs"}  # the names of fields that others call old or rollout
+    return batch.replace(**{name: x.detach() for name, x in floats(batch).items() if name in refused})
 
 
 def with_padding(batch: RolloutBatch, columns: int) -> RolloutBatch:
