@@ -8,7 +8,16 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_mask, check_ndim, check_same_shape
+from rl4llm.checks import (
+    UsageError,
+    check_choice,
+    check_device,
+    check_given,
+    check_group_tensors,
+    check_mask,
+    check_same_shape,
+    check_token_tensors,
+)
 from rl4llm.groups import centred_in_group, group_max, group_std
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, result_dtype
 from rl4llm.parts import Part
@@ -90,8 +99,9 @@ def whiten(
         Xu and Ding, 2025 (SPO: over the responses of the batch). arXiv:2509.13232, eq. 9.
     """
     check_mask("whiten", mask=mask)
-    check_ndim("whiten", 2, axes="batch time", mask=mask)
-    check_same_shape("whiten", mask=mask, x=x)
+    check_given("whiten", x=x)
+    check_device("whiten", mask=mask, x=x)
+    check_token_tensors("whiten", mask, x=x)
     check_choice("whiten", _LEVELS, level=level)
     if group_ids is not None:
         check_group_tensors("whiten", group_ids)

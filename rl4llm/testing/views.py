@@ -126,7 +126,11 @@ def with_gradient(batch: RolloutBatch) -> RolloutBatch:
 
 def without_gradient(batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with the constants of an update detached, for parts that refuse them with a graph."""
-    refused = CONSTANTS | {"values", "entropies", "top_log_probs"}  # the names of fields that others call old or rollout
+    refused = CONSTANTS | {
+        "values",
+        "entropies",
+        "top_log_probs",
+    }  # the names of fields that others call old or rollout
     return batch.replace(**{name: x.detach() for name, x in floats(batch).items() if name in refused})
 
 
