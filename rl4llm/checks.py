@@ -20,6 +20,7 @@ def kind_of(given: object) -> str:
     """Describe a value for an error message: dtype and shape of a tensor, the type of anything else.
 
     Example:
+        >>> import torch
         >>> kind_of(torch.zeros(2, 3)), kind_of(None)
         ('float32 of shape (2, 3)', 'NoneType')
     """
