@@ -23,8 +23,23 @@ def axes_of(annotation: Any) -> Axes:
         >>> axes_of(Float[Tensor, "critic batch time"] | None)
         ('critic', 'batch', 'time')
     """
+    return tuple(_array(annotation).dim_str.split())
+
+
+def dtype_of(annotation: Any) -> str:
+    """Return the kind of numbers in a jaxtyping annotation, which may be optional.
+
+    Example:
+        >>> from jaxtyping import Float
+        >>> dtype_of(Float[Tensor, " batch"] | None)
+        'Float'
+    """
+    return _array(annotation).dtype.__name__
+
+
+def _array(annotation: Any) -> Any:
     (array,) = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    return tuple(array.dim_str.split())
+    return array
 
 
 def padded(tensor: Tensor, axes: Axes, widths: Mapping[str, int]) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl4llm.axes import Axes, axes_of, check_axes, cut, padded
-from rl4llm.checks import UsageError, check_mask, check_ndim, check_response_tensors
+from rl4llm.axes import Axes, axes_of, check_axes, cut, dtype_of, padded
+from rl4llm.checks import UsageError, check_device, check_given, check_mask, check_ndim, check_response_tensors
 from rl4llm.masked import keep
+from rl4llm.roles import check_kinds, check_roles
 
 _REMEDIES = {
     "entropies": "call token_log_probs with entropy=True",
@@ -65,10 +66,7 @@ _RETURN_SPREAD = {
     "source": "critics",
     "provider": "critics whose head says how returns are spread (QuantileHead, HistogramHead or SigmoidHead)",
 }
-_SEGMENTS = {
-    "source": "critics",
-    "provider": "a value source that cuts responses into steps (for example MonteCarloValues)",
-}
+_SEGMENTS = {"source": "critics", "provider": "a value source that cuts responses into steps (MonteCarloValues does)"}
 _ADVANTAGES = {"source": "advantage", "provider": "an advantage estimator (the `advantage` slot)"}
 _RETURNS = {"source": "advantage", "provider": "an advantage estimator that gives value targets (for example GAE)"}
 _WEIGHTS = {"source": "critics", "provider": "a value loss that weighs responses, from `prepare` on the whole batch"}
@@ -157,12 +155,15 @@ class RolloutBatch:
     correct: Bool[Tensor, " batch"] | None = field(default=None, metadata=_TASK)
 
     def __post_init__(self) -> None:
+        tensors = {name: getattr(self, name) for name in _REQUIRED} | self.tensors()
+        check_given("RolloutBatch", **tensors)
         check_mask("RolloutBatch", response_mask=self.response_mask, prompt_mask=self.prompt_mask)
-        sizes: dict[str, int] = {}
-        for name, mask in {"response_mask": self.response_mask, "prompt_mask": self.prompt_mask}.items():
-            check_ndim("RolloutBatch", 2, axes=" ".join(AXES[name]), **{name: mask})
-            sizes = {**dict(zip(AXES[name], mask.shape, strict=True)), **sizes}
-        check_axes("RolloutBatch", self.tensors(), AXES, sizes)
+        check_ndim("RolloutBatch", 2, axes="batch time", response_mask=self.response_mask)
+        check_axes("RolloutBatch", tensors, AXES, {})
+        check_device("RolloutBatch", **tensors)
+        check_kinds("RolloutBatch", tensors, _KINDS)
+        del tensors["rewards"]  # the loop reports rewards that are not finite, with the part that gave them
+        check_roles("RolloutBatch", self.response_mask, **tensors)
 
     def __len__(self) -> int:
         return self.response_mask.shape[0]
@@ -252,11 +253,8 @@ class RolloutBatch:
 
     def require(self, *names: str, by: str) -> tuple[Tensor, ...]:
         """The named fields. Raises if one is not there, naming who needs it and what provides it."""
-        for name in names:
-            if getattr(self, name) is None:
-                raise UsageError(
-                    f"{by} needs {name}, which this batch does not hold; it comes from {_PROVIDERS[name]}."
-                )
+        for name in (name for name in names if getattr(self, name) is None):
+            raise UsageError(f"{by} needs {name}, which this batch does not hold; it comes from {_PROVIDERS[name]}.")
         return tuple(getattr(self, name) for name in names)
 
 
@@ -266,6 +264,9 @@ AXES: Mapping[str, Axes] = {field.name: axes_of(field.type) for field in fields(
 SOURCES: Mapping[str, str] = {field.name: field.metadata["source"] for field in fields(RolloutBatch) if field.metadata}
 """Who gives a field that may be missing: "engine", "task", "reference", "critics", "advantage", "gate" or "replay"."""
 
+# The masks are first, as the sizes are theirs.
+_REQUIRED = ("response_mask", "prompt_mask", *(field.name for field in fields(RolloutBatch) if not field.metadata))
+_KINDS = {field.name: dtype_of(field.type) for field in fields(RolloutBatch)}
 _PROVIDERS = {field.name: field.metadata["provider"] for field in fields(RolloutBatch) if field.metadata}
 
 

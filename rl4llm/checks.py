@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rl4llm.errors import UsageError
+from rl4llm.roles import check_booleans, check_integers, check_roles
 
 LARGEST_WEIGHT = 1e6  # a model with a weight beyond this has diverged: it is neither trained on nor saved
 
@@ -20,6 +20,7 @@ def kind_of(given: object) -> str:
     """Describe a value for an error message: dtype and shape of a tensor, the type of anything else.
 
     Example:
+        >>> import torch
         >>> kind_of(torch.zeros(2, 3)), kind_of(None)
         ('float32 of shape (2, 3)', 'NoneType')
     """
@@ -45,34 +46,43 @@ def check_given(by: str, **tensors: object) -> None:
     check_tensors(by, **tensors)
 
 
-def check_same_shape(by: str, *, remedy: str = "pass one entry per response token", **tensors: Tensor | None) -> None:
-    """Raise unless all tensors (None is skipped) have the shape of the first.
+def check_same_shape(by: str, *, remedy: str = "pass one entry per response token", **tensors: Tensor) -> None:
+    """Raise unless all tensors have the shape and the device of the first.
 
     Raises:
         UsageError: Naming the argument, both shapes and the remedy.
     """
-    check_tensors(by, **tensors)
-    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
-    first_name, first = given[0]
-    for name, tensor in given[1:]:
+    check_given(by, **tensors)
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
         if tensor.shape != first.shape:
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, {first_name} {_sizes(first)}; {remedy}.")
+    check_device(by, **tensors)
 
 
-def check_ndim(by: str, ndim: int, *, axes: str, **tensors: Tensor | None) -> None:
+def check_device(by: str, **tensors: Tensor) -> None:
+    """Raise unless all tensors are on the device of the first."""
+    (first_name, first), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != first.device:
+            raise UsageError(
+                f"{by}: {name} is on {tensor.device}, {first_name} on {first.device}; pass "
+                f"{name}.to({first_name}.device)."
+            )
+
+
+def check_ndim(by: str, ndim: int, *, axes: str, **tensors: Tensor) -> None:
     """Raise unless every tensor has `ndim` axes; `axes` names them in the message."""
-    check_tensors(by, **tensors)
+    check_given(by, **tensors)
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.ndim != ndim:
+        if tensor.ndim != ndim:
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}; expected {ndim} axes: {axes}.")
 
 
 def check_mask(by: str, **masks: Tensor) -> None:
-    """Raise unless every mask is boolean (an integer or float mask would select by arithmetic, not by truth)."""
+    """Raise unless every mask is a boolean tensor."""
     check_given(by, **masks)
-    for name, mask in masks.items():
-        if mask.dtype != torch.bool:
-            raise UsageError(f"{by}: {name} must be a bool tensor, got {mask.dtype}; pass {name}.bool().")
+    check_booleans(by, **masks)
 
 
 def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = None, **tensors: Tensor) -> None:
@@ -84,6 +94,8 @@ def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = 
         if tensor.shape != response_mask.shape:
             hint = remedy or _token_hint(name, tensor, response_mask)
             raise UsageError(f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; {hint}.")
+    check_device(by, response_mask=response_mask, **tensors)
+    check_roles(by, response_mask, **tensors)
 
 
 def _token_hint(name: str, tensor: Tensor, response_mask: Tensor) -> str:
@@ -92,29 +104,29 @@ def _token_hint(name: str, tensor: Tensor, response_mask: Tensor) -> str:
     return "pass one entry per response token"
 
 
-def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor | None) -> None:
+def check_group_tensors(by: str, group_ids: Tensor, **tensors: Tensor) -> None:
     """Raise unless `group_ids` is an integer vector and every other tensor has its shape."""
-    check_given(by, group_ids=group_ids)
-    check_tensors(by, **tensors)
     check_ndim(by, 1, axes="batch", group_ids=group_ids)
-    if group_ids.is_floating_point() or group_ids.dtype == torch.bool:
-        raise UsageError(f"{by}: group_ids must hold integers, got {group_ids.dtype}; pass group_ids.long().")
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != group_ids.shape:
-            raise UsageError(
-                f"{by}: {name} has shape {_sizes(tensor)}, group_ids {_sizes(group_ids)}; pass one entry per response."
-            )
+    check_integers(by, group_ids=group_ids)
+    _check_rows(by, "group_ids", group_ids, tensors)
 
 
-def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor | None) -> None:
-    """Raise unless every tensor (None is skipped) has one entry per row of the mask."""
-    check_tensors(by, **tensors)
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != response_mask.shape[:1]:
+def check_response_tensors(by: str, response_mask: Tensor, **tensors: Tensor) -> None:
+    """Raise unless every tensor has one entry per row of the mask."""
+    check_mask(by, response_mask=response_mask)
+    _check_rows(by, "response_mask", response_mask, tensors)
+
+
+def _check_rows(by: str, name: str, rows: Tensor, tensors: dict[str, Tensor]) -> None:
+    """Raise unless every tensor has one entry per row of `rows`, the argument `name`."""
+    check_given(by, **tensors)
+    for other, tensor in tensors.items():
+        if tensor.shape != rows.shape[:1]:
             raise UsageError(
-                f"{by}: {name} has shape {_sizes(tensor)}, response_mask {_sizes(response_mask)}; "
-                "pass one entry per response."
+                f"{by}: {other} has shape {_sizes(tensor)}, {name} {_sizes(rows)}; pass one entry per response."
             )
+    check_device(by, **{name: rows}, **tensors)
+    check_roles(by, **tensors)
 
 
 def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -> None:
@@ -126,6 +138,7 @@ def check_critic_values(by: str, critic_values: Tensor, response_mask: Tensor) -
             f"{by}: critic_values has shape {_sizes(critic_values)}, response_mask {_sizes(response_mask)}; "
             "expected (critic, *response_mask.shape): stack the critics' values along a first axis."
         )
+    check_device(by, response_mask=response_mask, critic_values=critic_values)
 
 
 def check_interval(

@@ -7,11 +7,12 @@ every reader downstream masks it.
 from jaxtyping import Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError
+from rl4llm.checks import UsageError, check_given
 from rl4llm.masked import at_least_float32
 
 
 def _check_critics(by: str, critic_values: Tensor) -> None:
+    check_given(by, critic_values=critic_values)
     if critic_values.ndim != 3 or critic_values.shape[0] == 0:
         raise UsageError(
             f"{by}: critic_values has shape {tuple(critic_values.shape)}; expected (critic, batch, time) with at "

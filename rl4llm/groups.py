@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from rl4llm.checks import check_group_tensors, check_integers, check_ndim
 from rl4llm.masked import at_least_float32, keep
 
 
@@ -14,6 +15,8 @@ def first_rows(places: Int[Tensor, " batch"], count: int) -> Int[Tensor, " place
         >>> first_rows(torch.tensor([1, 0, 1]), 2)
         tensor([1, 0])
     """
+    check_ndim("first_rows", 1, axes="batch", places=places)
+    check_integers("first_rows", places=places)
     rows = torch.arange(len(places), device=places.device)
     return rows.new_full((count,), len(places)).scatter_reduce(0, places, rows, "amin")
 
@@ -25,6 +28,7 @@ def dense_group_ids(group_ids: Int[Tensor, " batch"]) -> tuple[Int[Tensor, " bat
         >>> dense_group_ids(torch.tensor([7, 3, 7]))
         (tensor([0, 1, 0]), 2)
     """
+    check_group_tensors("dense_group_ids", group_ids)
     unique, inverse = torch.unique(group_ids, return_inverse=True)
     return first_rows(inverse, len(unique)).argsort().argsort()[inverse], len(unique)
 
@@ -36,6 +40,7 @@ def position_in_group(group_ids: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]
         >>> position_in_group(torch.tensor([7, 3, 7]))
         tensor([0, 0, 1])
     """
+    check_group_tensors("position_in_group", group_ids)
     order = group_ids.argsort(stable=True)
     grouped = group_ids[order]
     rows = torch.arange(len(group_ids), device=group_ids.device)
@@ -54,6 +59,7 @@ def group_sum(
         >>> group_sum(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0, 1, 0]), torch.tensor([True, True, True]))
         tensor([3., 5., 3.])
     """
+    check_group_tensors("group_sum", group_ids, x=x, mask=mask)
     ids, count = dense_group_ids(group_ids)
     kept = keep(at_least_float32(x), mask)
     return torch.zeros(count, dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
@@ -63,6 +69,7 @@ def group_max(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Largest counted x of each group, given back to every row; −inf where a group has no counted row."""
+    check_group_tensors("group_max", group_ids, x=x, mask=mask)
     ids, count = dense_group_ids(group_ids)
     kept = keep(at_least_float32(x), mask, -torch.inf)
     largest = torch.full((count,), -torch.inf, dtype=kept.dtype, device=kept.device)
@@ -71,6 +78,7 @@ def group_max(
 
 def group_count(group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """How many rows of each group count, given back to every row."""
+    check_group_tensors("group_count", group_ids, mask=mask)
     return group_sum(mask.float(), group_ids, torch.ones_like(mask))
 
 
@@ -78,6 +86,7 @@ def group_mean(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Mean of the counted rows of each group, given back to every row; 0 where none counts."""
+    check_group_tensors("group_mean", group_ids, x=x, mask=mask)
     total = group_sum(x, group_ids, mask)
     return total / group_count(group_ids, mask).to(total.dtype).clamp(min=1)
 
@@ -86,6 +95,7 @@ def varies_in_group(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
 ) -> Bool[Tensor, " batch"]:
     """True for the rows of groups whose counted values are not all exactly equal (so rounding never makes a signal)."""
+    check_group_tensors("varies_in_group", group_ids, x=x, mask=mask)
     return mask & (group_max(x, group_ids, mask) != -group_max(-x, group_ids, mask))
 
 
@@ -98,6 +108,7 @@ def centred_in_group(
         >>> centred_in_group(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([0, 0, 1]), torch.tensor([True, True, True]))
         tensor([-1., 1., 0.])
     """
+    check_group_tensors("centred_in_group", group_ids, x=x, counted=counted)
     x = at_least_float32(x)
     centred = x - group_mean(x, group_ids, counted)
     # The first mean is rounded at the size of x, not of its spread; the second pass takes what that left.
@@ -118,5 +129,6 @@ def group_std(
         >>> group_std(torch.tensor([-1.0, 1.0]), torch.tensor([0, 0]), torch.tensor([True, True]), unbiased=False)
         tensor([1., 1.])
     """
+    check_group_tensors("group_std", group_ids, centred=centred, counted=counted)
     squares = group_sum(centred**2, group_ids, counted)
     return (squares / (group_count(group_ids, counted).to(squares.dtype) - int(unbiased)).clamp(min=1)).sqrt()

@@ -4,8 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_token_tensors
-from rl4llm.masked import at_least_float32
-from rl4llm.ratios import tangent_exp, token_log_ratio
+from rl4llm.ratios import masked_log_ratio, tangent_exp
 
 
 def kl_k1(
@@ -97,7 +96,7 @@ def kl_k3(
 
 def _log_ratio(by: str, log_probs: Tensor, ref_log_probs: Tensor, response_mask: Tensor) -> Tensor:
     check_token_tensors(by, response_mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
-    return token_log_ratio(at_least_float32(log_probs), ref_log_probs, response_mask)
+    return masked_log_ratio(log_probs, ref_log_probs, response_mask)
 
 
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}

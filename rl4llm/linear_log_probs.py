@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_interval, check_ndim
-from rl4llm.log_probs import Incoming, TokenLogProbs, check_ids, chunk_statistics
+from rl4llm.checks import UsageError, check_at_least, check_device, check_given, check_interval, check_ndim
+from rl4llm.log_probs import Incoming, TokenLogProbs, check_ids, check_listed, chunk_statistics
 from rl4llm.masked import at_least_float32
 
 CHUNK_ELEMENTS = 2**25  # logits in memory at a time: 128 MiB in float32
@@ -95,13 +95,12 @@ def linear_log_probs(
         >>> linear_log_probs(hidden, weight, torch.tensor([1]))
         tensor([-0.6931])
     """
-    check_interval("linear_log_probs", 0.0, ends="()", temperature=temperature)
-    check_interval("linear_log_probs", -math.inf, ends="()", scale=scale)
-    check_interval("linear_log_probs", 0.0, ends="()", **({} if soft_cap is None else {"soft_cap": soft_cap}))
-    _check(hidden, weight, bias, ids)
+    last = _checked_scale("linear_log_probs", scale, soft_cap, temperature)
+    _check("linear_log_probs", hidden, weight, bias, ids, "ids.shape")
+    check_ids("linear_log_probs", ids, len(weight))
     size = max(1, CHUNK_ELEMENTS // len(weight)) if chunk_size is None else chunk_size
     check_at_least("linear_log_probs", 1, chunk_size=size)
-    flat, options = hidden.reshape(-1, hidden.shape[-1]), (HeadScale(scale, soft_cap, temperature), entropy, size)
+    flat, options = hidden.reshape(-1, hidden.shape[-1]), (last, entropy, size)
     results = _LinearStatistics.apply(flat, weight, bias, ids.reshape(-1).long(), *options)
     log_probs, normalizers = (x.reshape(ids.shape) for x in results[:2])
     if not (entropy or logsumexp):
@@ -142,7 +141,12 @@ def listed_linear_log_probs(
         >>> listed_linear_log_probs(hidden, weight, torch.tensor([[0, 3]]), torch.tensor([4.0]).log())
         tensor([[-1.3863, -1.3863]])
     """
-    dtype, last = _product_dtype(hidden, weight), HeadScale(scale, soft_cap, temperature)
+    by = "listed_linear_log_probs"
+    last = _checked_scale(by, scale, soft_cap, temperature)
+    _check(by, hidden, weight, bias, ids, "ids.shape[:-1]")
+    check_given(by, logsumexp=logsumexp)
+    check_listed(by, ids, len(weight), hidden=hidden[..., 0], logsumexp=logsumexp)
+    dtype = _product_dtype(hidden, weight)
     z = [
         at_least_float32((weight[column].to(dtype) * hidden.to(dtype)).sum(-1))
         for column in ids.unbind(-1)  # one token per position at a time, to gather few rows of W
@@ -151,17 +155,32 @@ def listed_linear_log_probs(
     return x.to(logsumexp.dtype) - logsumexp[..., None]
 
 
-def _check(hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor) -> None:
-    check_ndim("linear_log_probs", 2, axes="vocab width", weight=weight)
+def _checked_scale(by: str, scale: float, soft_cap: float | None, temperature: float) -> HeadScale:
+    check_interval(by, 0.0, ends="()", temperature=temperature, soft_cap=soft_cap)
+    check_interval(by, -math.inf, ends="()", scale=scale)
+    return HeadScale(scale, soft_cap, temperature)
+
+
+def _check(
+    by: str,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ids: Tensor,
+    positions: Literal["ids.shape", "ids.shape[:-1]"],
+) -> None:
+    check_ndim(by, 2, axes="vocab width", weight=weight)
+    named = {"hidden": hidden, "ids": ids} | ({} if bias is None else {"bias": bias})
+    check_given(by, **named)
+    check_device(by, weight=weight, **named)
     vocab, width = weight.shape
-    if hidden.shape[-1:] != (width,) or hidden.shape[:-1] != ids.shape:
+    if hidden.shape != (*(ids.shape if positions == "ids.shape" else ids.shape[:-1]), width):
         raise UsageError(
-            f"linear_log_probs: hidden has shape {tuple(hidden.shape)}, ids {tuple(ids.shape)}, weight "
-            f"{tuple(weight.shape)}; expected hidden (*ids.shape, {width})."
+            f"{by}: hidden has shape {tuple(hidden.shape)}, ids {tuple(ids.shape)}, weight {tuple(weight.shape)}; "
+            f"expected hidden (*{positions}, {width})."
         )
     if bias is not None and bias.shape != (vocab,):
-        raise UsageError(f"linear_log_probs: bias has shape {tuple(bias.shape)}; expected ({vocab},).")
-    check_ids("linear_log_probs", ids, vocab)
+        raise UsageError(f"{by}: bias has shape {tuple(bias.shape)}; expected ({vocab},).")
 
 
 def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:

@@ -7,8 +7,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_interval
+from rl4llm.checks import (
+    UsageError,
+    check_at_least,
+    check_device,
+    check_given,
+    check_integers,
+    check_interval,
+    check_same_shape,
+)
 from rl4llm.masked import at_least_float32
+from rl4llm.roles import refuse
 
 
 class TokenLogProbs(NamedTuple):
@@ -107,6 +116,8 @@ def token_log_probs(
     """
     check_interval("token_log_probs", 0.0, ends="()", temperature=temperature)
     check_at_least("token_log_probs", 1, chunk_size=chunk_size)
+    check_given("token_log_probs", logits=logits, ids=ids)
+    check_device("token_log_probs", logits=logits, ids=ids)
     if logits.shape[:-1] != ids.shape:
         raise UsageError(
             f"token_log_probs: ids has shape {tuple(ids.shape)}, logits {tuple(logits.shape)}; "
@@ -143,14 +154,24 @@ def listed_log_probs(
         >>> listed_log_probs(torch.zeros(1, 4), torch.tensor([[0, 3]]), torch.tensor([4.0]).log())
         tensor([[-1.3863, -1.3863]])
     """
+    check_interval("listed_log_probs", 0.0, ends="()", temperature=temperature)
+    check_given("listed_log_probs", logits=logits, ids=ids, logsumexp=logsumexp)
+    check_listed("listed_log_probs", ids, logits.shape[-1], logits=logits[..., 0], logsumexp=logsumexp)
     listed = at_least_float32(logits.detach().gather(-1, ids.long())) / temperature
     return listed - logsumexp.detach()[..., None]
 
 
+def check_listed(by: str, ids: Tensor, vocab: int, **positions: Tensor) -> None:
+    """Raise unless `ids` are lists of ids of the vocabulary, one at each position of the other tensors."""
+    check_integers(by, ids=ids)
+    check_same_shape(by, remedy="pass a list of ids per position", **positions, ids=ids[..., 0])
+    rule, remedy = f"ids must be in [0, {vocab})", "list ids of the vocabulary"
+    refuse(by, "ids", ids, None, rule, remedy, wrong=lambda x: (x < 0) | (x >= vocab))
+
+
 def check_ids(by: str, ids: Tensor, vocab: int) -> None:
     """Raise unless ids are integers in a vocabulary of this size."""
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise UsageError(f"{by}: ids must hold integers, got {ids.dtype}; pass ids.long().")
+    check_integers(by, ids=ids)
     outside = (ids < 0) | (ids >= vocab)
     if outside.any():
         raise UsageError(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from rl4llm.checks import check_interval, check_mask, check_same_shape
+from rl4llm.checks import check_device, check_interval, check_mask, check_ndim, check_response_tensors, check_same_shape
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -21,6 +21,8 @@ def keep(x: Num[Tensor, "*axes"], mask: Bool[Tensor, "*axes"], fill: float = 0.0
         >>> keep(torch.tensor([1.0, float("nan")]), torch.tensor([True, False]))
         tensor([1., 0.])
     """
+    check_mask("keep", mask=mask)
+    check_same_shape("keep", x=x, mask=mask, remedy="pass one truth value per entry")
     return torch.where(mask, x, torch.full((), fill, dtype=x.dtype, device=x.device))
 
 
@@ -32,6 +34,11 @@ def spread(per_response: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time
         tensor([[1., 0.],
                 [2., 2.]])
     """
+    check_mask("spread", mask=mask)
+    check_ndim("spread", 2, axes="batch time", mask=mask)
+    check_ndim("spread", 1, axes="batch", per_response=per_response)
+    check_device("spread", mask=mask, per_response=per_response)
+    check_response_tensors("spread", mask, per_response=per_response)
     return keep(per_response[:, None].expand(mask.shape), mask)
 
 
@@ -47,6 +54,7 @@ def result_dtype(*inputs: Tensor) -> torch.dtype:
 
 
 def _checked(by: str, x: Tensor, mask: Tensor) -> Tensor:
+    check_mask(by, mask=mask)
     check_mask(by, mask=mask)
     check_same_shape(by, x=x, mask=mask, remedy="pass one truth value per entry")
     return keep(at_least_float32(x), mask)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import check_token_tensors
+from rl4llm.checks import check_given, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 
 MAX_LOG_RATIO = 20.0
@@ -40,9 +40,7 @@ def token_log_ratio(
         tensor([[0.5000, 0.0000, 0.0000]])
     """
     check_token_tensors("token_log_ratio", response_mask, log_probs=log_probs, old_log_probs=old_log_probs)
-    new = keep(at_least_float32(log_probs), response_mask)
-    old = keep(at_least_float32(old_log_probs.detach()), response_mask)
-    return (new - old).to(log_probs.dtype)
+    return masked_log_ratio(log_probs, old_log_probs, response_mask).to(log_probs.dtype)
 
 
 def token_ratio(
@@ -60,7 +58,14 @@ def token_ratio(
         >>> token_ratio(torch.tensor([[-1.0, 9.0]]), torch.tensor([[-1.0, 0.0]]), torch.tensor([[True, False]]))
         tensor([[1., 1.]])
     """
-    return tangent_exp(token_log_ratio(at_least_float32(log_probs), old_log_probs, response_mask))
+    check_token_tensors("token_ratio", response_mask, log_probs=log_probs, old_log_probs=old_log_probs)
+    return tangent_exp(masked_log_ratio(log_probs, old_log_probs, response_mask))
+
+
+def masked_log_ratio(log_probs: Tensor, old_log_probs: Tensor, response_mask: Tensor) -> Tensor:
+    """Compute [token_log_ratio][] in float32 or wider, for callers that have checked its arguments."""
+    new = keep(at_least_float32(log_probs), response_mask)
+    return new - keep(at_least_float32(old_log_probs.detach()), response_mask)
 
 
 def tangent_exp(x: Float[Tensor, "*axes"], *, minus_one: bool = False) -> Float[Tensor, "*axes"]:
@@ -82,5 +87,6 @@ def tangent_exp(x: Float[Tensor, "*axes"], *, minus_one: bool = False) -> Float[
         >>> tangent_exp(torch.tensor([0.0, 21.0])) / torch.tensor([1.0, 4.8516520e8])
         tensor([1., 2.])
     """
+    check_given("tangent_exp", x=x)
     exp = torch.expm1 if minus_one else torch.exp
     return exp(x.clamp(max=MAX_LOG_RATIO)) + math.exp(MAX_LOG_RATIO) * torch.relu(x - MAX_LOG_RATIO)

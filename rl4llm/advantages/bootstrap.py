@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import place_scores
-from rl4llm.checks import UsageError, check_interval, check_token_tensors
+from rl4llm.checks import check_interval, check_response_tensors, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 
 
@@ -47,10 +47,6 @@ def bootstrap_truncated(
     """
     check_interval("bootstrap_truncated", 0.0, 1.0, gamma=gamma)
     check_token_tensors("bootstrap_truncated", response_mask, rewards=rewards)
-    if end_values.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"bootstrap_truncated: end_values has shape {tuple(end_values.shape)}, response_mask "
-            f"{tuple(response_mask.shape)}; pass one value per response."
-        )
+    check_response_tensors("bootstrap_truncated", response_mask, end_values=end_values)
     ends = place_scores(gamma * at_least_float32(end_values), response_mask)
     return (keep(at_least_float32(rewards), response_mask) + ends).to(rewards.dtype)

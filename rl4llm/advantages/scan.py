@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from rl4llm.checks import check_given
 from rl4llm.masked import at_least_float32
 
 _BLOCK = 64
@@ -34,6 +35,7 @@ def reverse_linear_scan(a: Num[Tensor, "..."] | float, b: Num[Tensor, "*batch ti
     References:
         Blelloch, 1990. Prefix sums and their applications, CMU-CS-90-190, §1.4 (recurrences).
     """
+    check_given("reverse_linear_scan", b=b)
     inputs = at_least_float32(b)
     time = inputs.shape[-1]
     if not inputs.numel():

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_ndim, check_token_tensors
+from rl4llm.checks import UsageError, check_device, check_given, check_ndim, check_token_tensors
 from rl4llm.masked import keep, result_dtype
 from rl4llm.segment_ids import consecutive_segments, segment_starts
 
@@ -65,6 +65,7 @@ def segment_advantages(
 def _check(boundary_values: Tensor, scores: Tensor, segment_ids: Tensor, response_mask: Tensor) -> None:
     by = "segment_advantages"
     check_token_tensors(by, response_mask, segment_ids=segment_ids)
+    check_given(by, scores=scores)
     check_ndim(by, 2, axes="batch segment", boundary_values=boundary_values)
     for name, tensor in {"boundary_values": boundary_values, "scores": scores}.items():
         if tensor.shape[:1] != response_mask.shape[:1] or (name == "scores" and tensor.ndim != 1):
@@ -72,6 +73,7 @@ def _check(boundary_values: Tensor, scores: Tensor, segment_ids: Tensor, respons
                 f"{by}: {name} has shape {tuple(tensor.shape)}, response_mask {tuple(response_mask.shape)}; "
                 "pass one row a response."
             )
+    check_device(by, response_mask=response_mask, boundary_values=boundary_values, scores=scores)
     if not torch.equal(keep(segment_ids, response_mask).long(), consecutive_segments(segment_ids, response_mask)):
         raise UsageError(
             f"{by}: segment_ids must run 0, 1, ... over the trained tokens of each response; renumber them with "

@@ -8,7 +8,16 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_choice, check_group_tensors, check_same_shape, check_token_tensors
+from rl4llm.checks import (
+    UsageError,
+    check_choice,
+    check_device,
+    check_given,
+    check_group_tensors,
+    check_mask,
+    check_same_shape,
+    check_token_tensors,
+)
 from rl4llm.groups import centred_in_group, group_max, group_std
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var, result_dtype
 from rl4llm.parts import Part
@@ -89,8 +98,14 @@ def whiten(
         Hu et al., 2025 (REINFORCE++: over the tokens of the batch). arXiv:2501.03262.
         Xu and Ding, 2025 (SPO: over the responses of the batch). arXiv:2509.13232, eq. 9.
     """
+    check_mask("whiten", mask=mask)
+    check_given("whiten", x=x)
+    check_device("whiten", mask=mask, x=x)
     check_token_tensors("whiten", mask, x=x)
     check_choice("whiten", _LEVELS, level=level)
+    if group_ids is not None:
+        check_group_tensors("whiten", group_ids)
+        check_same_shape("whiten", responses=mask.sum(-1), group_ids=group_ids, remedy="pass one id per response")
     kept = keep(at_least_float32(x), mask)
     if level == "token":
         deviation, std = _from_tokens(kept, mask, unbiased)
@@ -109,9 +124,6 @@ def _groups(level: str, group_ids: Tensor | None, mask: Tensor) -> Tensor:
         return torch.zeros(len(mask), dtype=torch.long, device=mask.device)
     if group_ids is None:
         raise UsageError("whiten: level 'group' needs group_ids, got None; pass one integer per response.")
-    check_group_tensors("whiten", group_ids)
-    remedy = "pass one id per response"
-    check_same_shape("whiten", responses=mask.sum(-1), group_ids=group_ids, remedy=remedy)
     return group_ids
 
 

@@ -6,7 +6,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_interval, check_response_tensors, check_token_tensors
+from rl4llm.checks import (
+    UsageError,
+    check_at_least,
+    check_device,
+    check_given,
+    check_interval,
+    check_response_tensors,
+    check_token_tensors,
+)
 from rl4llm.critic_values import critic_mean
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_quantile, spread
 
@@ -181,12 +189,15 @@ def trusted_mean(
         Pan et al., 2026 (EVPO; one critic). arXiv:2604.19485.
     """
     check_interval("trusted_mean", threshold=threshold)
+    named = {"explained_variances": explained_variances, "baselines": baselines}
+    check_given("trusted_mean", critic_values=critic_values, **named)
     expected = {"explained_variances": critic_values.shape[:1], "baselines": critic_values.shape[1:]}
-    for name, given in (("explained_variances", explained_variances), ("baselines", baselines)):
+    for name, given in named.items():
         if given.shape != expected[name]:
             raise UsageError(
                 f"trusted_mean: {name} has shape {tuple(given.shape)}, critic_values {tuple(critic_values.shape)}; "
                 f"expected {tuple(expected[name])}."
             )
+    check_device("trusted_mean", critic_values=critic_values, **named)
     trusted = explained_variances > threshold
     return critic_mean(critic_values[trusted]) if trusted.any() else baselines.to(critic_values.dtype)

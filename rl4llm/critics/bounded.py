@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl4llm.checks import check_range
+from rl4llm.checks import check_given, check_range
 from rl4llm.masked import at_least_float32
 
 
@@ -39,6 +39,7 @@ def bounded_value(logits: Float[Tensor, "*axes"], *, low: float = 0.0, high: flo
         Qi et al., 2026. arXiv:2608.23566 (BPCO).
     """
     check_range("bounded_value", low=low, high=high)
+    check_given("bounded_value", logits=logits)
     wide = at_least_float32(logits)
     ends = wide.new_tensor([low, high])
     return torch.lerp(ends[0], ends[1], 0.5 + wide.atan() / math.pi).to(logits.dtype)

@@ -4,7 +4,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_critic_values, check_token_tensors
+from rl4llm.checks import (
+    UsageError,
+    check_at_least,
+    check_critic_values,
+    check_device,
+    check_given,
+    check_token_tensors,
+)
 from rl4llm.critic_values import critic_mean, critic_std
 from rl4llm.masked import at_least_float32, keep, masked_mean, masked_var
 
@@ -173,6 +180,8 @@ def _ranks(x: Float[Tensor, " state"]) -> Float[Tensor, " state"]:
 
 def _check_states(caller: str, **vectors: Tensor) -> None:
     (name, one), (other, two) = vectors.items()
+    check_given(caller, **vectors)
+    check_device(caller, **vectors)
     if one.dim() != 1 or one.shape != two.shape:
         raise UsageError(
             f"{caller}: {name} has shape {tuple(one.shape)}, {other} {tuple(two.shape)}; "

@@ -7,7 +7,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_choice, check_interval, check_ndim, check_range, check_token_tensors
+from rl4llm.checks import (
+    UsageError,
+    check_choice,
+    check_device,
+    check_interval,
+    check_ndim,
+    check_range,
+    check_token_tensors,
+)
 from rl4llm.masked import at_least_float32, keep
 
 Target = Literal["mass", "density"]
@@ -66,6 +74,7 @@ def hl_gauss_loss(
     check_token_tensors("hl_gauss_loss", response_mask, returns=returns)
     check_interval("hl_gauss_loss", 0.0, math.inf, "()", sigma=sigma)
     check_choice("hl_gauss_loss", TARGETS, target=target)
+    check_device("hl_gauss_loss", response_mask=response_mask, logits=logits)
     if logits.shape[:2] != response_mask.shape:
         raise UsageError(
             f"hl_gauss_loss: logits has shape {tuple(logits.shape)}, response_mask {tuple(response_mask.shape)}; "

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_interval, check_mask, check_range
+from rl4llm.checks import UsageError, check_at_least, check_device, check_interval, check_mask, check_range
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.ridge import RidgeFit, ridge_fit, ridge_predict
 from rl4llm.critics.siblings import check_siblings, leave_one_out_mean
@@ -94,6 +94,7 @@ def probe_features(
 def _check_mask(states: Tensor, **masks: Tensor) -> None:
     check_mask("probe_features", **masks)
     for name, mask in masks.items():
+        check_device("probe_features", states=states, **{name: mask})
         if mask.shape != states.shape[:2]:
             raise UsageError(
                 f"probe_features: {name} has shape {tuple(mask.shape)}, the states {tuple(states.shape)}; pass one "

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from rl4llm.checks import (
     check_at_least,
+    check_device,
+    check_given,
     check_group_tensors,
     check_interval,
     check_mask,
@@ -104,6 +106,8 @@ def proved_prompts(
         Wen et al., 2026 (AC2). arXiv:2609.39247, as in a public fork of the authors' code.
     """
     check_bounds("proved_prompts", step, prompt)
+    check_given("proved_prompts", errors=errors, recent_errors=recent_errors)
+    check_device("proved_prompts", errors=errors, recent_errors=recent_errors)
     return (errors < prompt) & (at_least_float32(recent_errors).mean() < step)
 
 

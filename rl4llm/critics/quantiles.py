@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_interval, check_ndim, check_token_tensors
+from rl4llm.checks import UsageError, check_device, check_interval, check_ndim, check_token_tensors
 from rl4llm.critic_values import critic_std
 from rl4llm.masked import at_least_float32, keep
 
@@ -56,6 +56,7 @@ def quantile_loss(
     _check("quantile_loss", quantiles)
     check_token_tensors("quantile_loss", response_mask, returns=returns)
     check_interval("quantile_loss", 0.0, math.inf, "()", kappa=kappa)
+    check_device("quantile_loss", response_mask=response_mask, quantiles=quantiles)
     if quantiles.shape[:2] != response_mask.shape:
         raise UsageError(
             f"quantile_loss: quantiles has shape {tuple(quantiles.shape)}, response_mask "

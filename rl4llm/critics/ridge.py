@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_interval, check_ndim
+from rl4llm.checks import UsageError, check_device, check_given, check_interval, check_ndim
 from rl4llm.masked import at_least_float32
 
 
@@ -62,6 +62,8 @@ def ridge_fit(
     """
     check_interval("ridge_fit", 0.0, ends="()", ridge=ridge)
     check_ndim("ridge_fit", 2, axes="row feature", features=features)
+    check_given("ridge_fit", targets=targets)
+    check_device("ridge_fit", features=features, targets=targets)
     if targets.shape != features.shape[:1]:
         raise UsageError(
             f"ridge_fit: targets has shape {tuple(targets.shape)}, features {tuple(features.shape)}; pass one target "
@@ -112,6 +114,8 @@ def ridge_predict(fit: RidgeFit, features: Float[Tensor, "row feature"]) -> Floa
     References:
         Choi et al., 2026 (POISE). arXiv:2605.07579.
     """
+    check_given("ridge_predict", features=features)
+    check_device("ridge_predict", weights=fit.weights, features=features)
     if features.ndim != 2 or features.shape[1] != len(fit.weights):
         raise UsageError(
             f"ridge_predict: features has shape {tuple(features.shape)}, the fit has {len(fit.weights)} features; pass "

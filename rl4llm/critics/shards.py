@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_at_least, check_group_tensors, check_ndim
+from rl4llm.checks import UsageError, check_at_least, check_group_tensors, check_integers, check_ndim
 from rl4llm.groups import dense_group_ids, group_count, position_in_group
 from rl4llm.randomness import generator
 
@@ -155,6 +155,7 @@ def learns_from(shards: Int[Tensor, " batch"], critic: int) -> Bool[Tensor, " ba
     """
     check_at_least("learns_from", 0, critic=critic)
     check_ndim("learns_from", 1, axes="batch", shards=shards)
+    check_integers("learns_from", shards=shards)
     return (shards == critic) | (shards == EVERY_CRITIC)
 
 

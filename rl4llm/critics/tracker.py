@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval, check_same_shape
+from rl4llm.checks import UsageError, check_at_least, check_choice, check_given, check_interval, check_same_shape
 from rl4llm.critics.base import Survey, ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.last_responses import LastResponses
 from rl4llm.critics.prompts import check_uids, find
@@ -66,6 +67,7 @@ def beta_tracker_update(
     check_interval(by, 0.0, ends="(]", half_life=half_life)
     check_interval(by, 0.0, 1.0, rho_min=rho_min)
     check_interval(by, rho_min, 1.0, rho_max=rho_max)
+    check_given(by, **{name: x for name, x in given.items() if not isinstance(x, Real)})
     tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
     if tensors:
         check_same_shape(by, remedy="pass one number per prompt", **tensors)

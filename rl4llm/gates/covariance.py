@@ -8,7 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_fraction, check_interval, check_token_tensors
+from rl4llm.checks import (
+    UsageError,
+    check_at_least,
+    check_fraction,
+    check_interval,
+    check_response_tensors,
+    check_token_tensors,
+)
 from rl4llm.gates.base import Gate
 from rl4llm.gates.share import drop_smallest, random_gate, whole_part
 from rl4llm.masked import at_least_float32, keep, masked_mean
@@ -107,11 +114,7 @@ def covariance_gate(
     """
     check_covariance_gate("covariance_gate", fraction, low, high, seed, clip_low, clip_high)
     check_token_tensors("covariance_gate", response_mask, response_ids=response_ids)
-    if prompt_uids.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"covariance_gate: prompt_uids has shape {tuple(prompt_uids.shape)}, response_mask "
-            f"{tuple(response_mask.shape)}; pass one identity per response."
-        )
+    check_response_tensors("covariance_gate", response_mask, prompt_uids=prompt_uids)
     covariances = covariance(log_probs, advantages, response_mask)
     candidates = response_mask & (covariances > low) & (covariances < high)
     if old_log_probs is not None:

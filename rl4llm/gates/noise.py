@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import RolloutBatch
-from rl4llm.checks import UsageError, check_at_least, check_token_tensors
+from rl4llm.checks import check_at_least, check_response_tensors, check_token_tensors
 from rl4llm.randomness import generator, seed_of
 
 
@@ -51,11 +51,7 @@ def content_noise(
     """
     check_token_tensors(by, response_mask, response_ids=response_ids)
     check_at_least(by, 0, seed=seed)
-    if prompt_uids.shape != response_mask.shape[:1]:
-        raise UsageError(
-            f"{by}: prompt_uids has shape {tuple(prompt_uids.shape)}, response_mask "
-            f"{tuple(response_mask.shape)}; pass one identity per response."
-        )
+    check_response_tensors(by, response_mask, prompt_uids=prompt_uids)
     mask = response_mask.cpu()
     rows = [
         seed_of(uid, *ids[trained].tolist())

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from rl4llm.checks import UsageError, check_at_least, check_same_shape
+from rl4llm.checks import UsageError, check_at_least, check_integers, check_same_shape
 
 
 def pass_at_k_rate(
@@ -37,6 +37,7 @@ def pass_at_k_rate(
     """
     check_at_least("pass_at_k_rate", 1, k=k)
     check_same_shape("pass_at_k_rate", correct=correct, responses=responses, remedy="pass one count a prompt")
+    check_integers("pass_at_k_rate", correct=correct, responses=responses)
     if responses.numel() and int(responses.min()) < k:
         raise UsageError(f"pass_at_k_rate: k={k} needs {k} responses a prompt, one has {int(responses.min())}.")
     i = torch.arange(k, device=correct.device, dtype=torch.float64)[:, None]

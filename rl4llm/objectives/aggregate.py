@@ -128,6 +128,7 @@ def token_count(mask: Mask) -> Int[Tensor, ""]:
         >>> token_count(torch.tensor([[True, False], [True, True]]))
         tensor(3)
     """
+    check_mask("token_count", mask=mask)
     return mask.sum()
 
 
@@ -138,6 +139,7 @@ def response_count(mask: Mask) -> Int[Tensor, ""]:
         >>> response_count(torch.tensor([[True, False], [False, False]]))
         tensor(1)
     """
+    check_mask("response_count", mask=mask)
     return mask.any(-1).sum() if mask.ndim > 1 else mask.sum()
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_choice, check_interval, check_response_tensors
+from rl4llm.checks import check_choice, check_interval, check_response_tensors, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective
 from rl4llm.objectives.responses import at_first_token, response_log_ratio, scored_responses
@@ -65,14 +65,11 @@ def trajectory_bellman_residual(
     """
     by = "trajectory_bellman_residual"
     check_interval(by, 0.0, float("inf"), "()", beta=beta)
+    check_token_tensors(by, response_mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     log_ratios = response_log_ratio(log_probs, ref_log_probs, response_mask)
-    check_response_tensors(
-        by,
-        response_mask,
-        initial_logsumexp=initial_logsumexp,
-        scores=scores,
-        ref_initial_logsumexp=ref_initial_logsumexp,
-    )
+    check_response_tensors(by, response_mask, initial_logsumexp=initial_logsumexp, scores=scores)
+    if ref_initial_logsumexp is not None:
+        check_response_tensors(by, response_mask, ref_initial_logsumexp=ref_initial_logsumexp)
     counted = scored_responses(scores, response_mask)
     values = keep(at_least_float32(initial_logsumexp), counted)
     if ref_initial_logsumexp is not None:

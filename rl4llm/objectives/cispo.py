@@ -6,6 +6,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rl4llm.checks import check_token_tensors
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
 from rl4llm.objectives.reinforce import weighted_reinforce
@@ -57,6 +58,7 @@ def cispo(
         MiniMax-M1, 2025. arXiv:2506.13585; insensitivity to the ceiling: ScaleRL, 2025. arXiv:2510.13786.
     """
     check_bounds("cispo", clip_low, clip_high)
+    check_token_tensors("cispo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     ratios = token_ratio(log_probs, old_log_probs, response_mask).detach()
     weights = ratios.clamp(1.0 - clip_low, 1.0 + clip_high)
     return weighted_reinforce(log_probs, weights, advantages, response_mask)

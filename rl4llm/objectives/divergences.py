@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rl4llm.checks import check_device, check_same_shape
 from rl4llm.masked import at_least_float32
+from rl4llm.roles import check_roles
 
 _SMALLEST_MASS = 1e-12
+_CELLS = "pass one mass per cell"
 
 
 def binary_tv(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -23,6 +26,7 @@ def binary_tv(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float
         >>> binary_tv(torch.tensor([0.5]).log(), torch.tensor([0.25]).log())
         tensor([0.2500])
     """
+    check_same_shape("binary_tv", new=new, old=old)
     return (new.exp() - old.exp()).abs()
 
 
@@ -40,6 +44,7 @@ def binary_kl(new: Float[Tensor, "*axes"], old: Float[Tensor, "*axes"]) -> Float
         >>> binary_kl(torch.tensor([0.5]).log(), torch.tensor([0.5]).log())
         tensor([0.])
     """
+    check_same_shape("binary_kl", new=new, old=old)
     tiny = torch.finfo(new.dtype).eps
     log_other_new, log_other_old = ((-x.expm1()).clamp(min=tiny).log() for x in (new, old))
     other = -old.expm1()
@@ -71,6 +76,12 @@ def top_masses(
         >>> top_masses(half, listed, torch.tensor([7]), torch.tensor([[7, 3]]))
         tensor([[5.0000e-01, 1.0000e-12, 2.5000e-01, 2.5000e-01]])
     """
+    check_same_shape("top_masses", log_probs=log_probs, ids=ids, remedy="pass one entry per position")
+    check_same_shape(
+        "top_masses", top_log_probs=top_log_probs, top_ids=top_ids, remedy="pass one entry per listed token"
+    )
+    check_device("top_masses", log_probs=log_probs, top_log_probs=top_log_probs)
+    check_roles("top_masses", log_probs=log_probs, top_log_probs=top_log_probs, ids=ids, top_ids=top_ids)
     sampled = at_least_float32(log_probs.detach()).exp()[..., None]
     listed = torch.where(top_ids == ids[..., None], 0.0, at_least_float32(top_log_probs.detach()).exp())
     other = 1.0 - sampled - listed.sum(-1, keepdim=True)
@@ -84,6 +95,7 @@ def mass_tv(new: Float[Tensor, "*axes cells"], old: Float[Tensor, "*axes cells"]
         >>> mass_tv(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
         tensor(0.2500)
     """
+    check_same_shape("mass_tv", new=new, old=old, remedy=_CELLS)
     return (new - old).abs().sum(-1) / 2
 
 
@@ -94,4 +106,5 @@ def mass_kl(new: Float[Tensor, "*axes cells"], old: Float[Tensor, "*axes cells"]
         >>> mass_kl(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]))
         tensor(0.)
     """
+    check_same_shape("mass_kl", new=new, old=old, remedy=_CELLS)
     return (old * (old.log() - new.log())).sum(-1)

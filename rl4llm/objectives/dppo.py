@@ -1,7 +1,7 @@
 """DPPO: a divergence between policies decides which tokens are dropped, not their ratio."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,6 +13,7 @@ from rl4llm.objectives.base import PolicyObjective, options_of
 from rl4llm.objectives.divergences import binary_kl, binary_tv, mass_kl, mass_tv, top_masses
 from rl4llm.objectives.reinforce import weighted_reinforce
 from rl4llm.ratios import token_ratio
+from rl4llm.roles import check_roles
 
 Divergence = Literal["tv", "kl", "topk_tv", "topk_kl"]
 _LISTS = ("top_log_probs", "rollout_top_log_probs", "top_ids", "response_ids")
@@ -96,7 +97,7 @@ def dppo(
     if divergence in ("tv", "kl"):
         distances = binary_tv(new, old) if divergence == "tv" else binary_kl(new, old)
     else:
-        distances = _top_divergence(divergence, new, old, *lists)  # type: ignore[arg-type]
+        distances = _top_divergence(divergence, new, old, response_mask, *lists)  # type: ignore[arg-type]
     kept = divergence_mask(new - old, distances, advantages, delta_low=delta_low, delta_high=delta_high)
     ratios = token_ratio(log_probs, rollout_log_probs, response_mask).detach()
     weights = ratios if weight_cap is None else ratios.clamp(max=weight_cap)
@@ -121,6 +122,8 @@ def divergence_mask(
         >>> divergence_mask(log_ratios, distances, torch.tensor([[1.0, -1.0, -1.0]]), delta_low=0.2, delta_high=0.2)
         tensor([[False,  True, False]])
     """
+    check_same_shape("divergence_mask", log_ratios=log_ratios, distances=distances, advantages=advantages)
+    check_roles("divergence_mask", advantages=advantages)
     up = (advantages > 0) & (log_ratios > 0) & (distances > delta_high)
     down = (advantages < 0) & (log_ratios < 0) & (distances > delta_low)
     return ~(up | down)
@@ -130,13 +133,15 @@ def _top_divergence(
     divergence: str,
     new: Tensor,
     old: Tensor,
+    response_mask: Tensor,
     top_log_probs: Tensor,
     rollout_top_log_probs: Tensor,
     top_ids: Tensor,
     response_ids: Tensor,
 ) -> Tensor:
-    policy = top_masses(new, top_log_probs, response_ids, top_ids)
-    behaviour = top_masses(old, rollout_top_log_probs, response_ids, top_ids)
+    listed = response_mask[..., None].expand(top_ids.shape)
+    policy = top_masses(new, keep(top_log_probs, listed), response_ids, top_ids)
+    behaviour = top_masses(old, keep(rollout_top_log_probs, listed), response_ids, top_ids)
     return mass_tv(policy, behaviour) if divergence == "topk_tv" else mass_kl(policy, behaviour)
 
 
@@ -163,20 +168,22 @@ def check_dppo(
 def _check_tensors(
     divergence: str, anchor: str, old: Tensor | None, lists: tuple[Tensor | None, ...], response_mask: Tensor
 ) -> None:
-    if anchor == "old":
-        if old is None:
-            raise UsageError("dppo: anchor='old' needs old_log_probs, got None; pass log π_old of the response tokens.")
+    if old is not None:
         check_token_tensors("dppo", response_mask, old_log_probs=old)
-    if not divergence.startswith("topk"):
-        return
+    elif anchor == "old":
+        raise UsageError("dppo: anchor='old' needs old_log_probs, got None; pass log π_old of the response tokens.")
     named = {name: tensor for name, tensor in zip(_LISTS, lists, strict=True) if tensor is not None}
     missing = [name for name in _LISTS if name not in named]
-    if missing:
+    if missing and divergence.startswith("topk"):
         raise UsageError(f"dppo: divergence={divergence!r} needs {missing[0]}, got None; or use 'tv' or 'kl'.")
-    check_token_tensors("dppo", response_mask, response_ids=named.pop("response_ids"))
-    check_ndim("dppo", 3, axes="batch time top", **named)
-    check_same_shape("dppo", remedy="pass one entry per listed token", **named)
-    check_token_tensors("dppo", response_mask, top_log_probs=named["top_log_probs"].sum(-1))
+    if "response_ids" in named:
+        check_token_tensors("dppo", response_mask, response_ids=named.pop("response_ids"))
+    if named:
+        check_ndim("dppo", 3, axes="batch time top", **named)
+        check_same_shape("dppo", remedy="pass one entry per listed token", **named)
+        shapes: dict[str, Any] = {name: x[..., :0].sum(-1) for name, x in named.items()}
+        check_token_tensors("dppo", response_mask, **shapes)
+        check_roles("dppo", response_mask, **named)
 
 
 @dataclass(frozen=True)

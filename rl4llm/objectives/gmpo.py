@@ -57,7 +57,7 @@ def gmpo(
         Zhao et al., 2025. arXiv:2507.20673 (one-sided bound as derived from the authors' code).
     """
     check_gmpo("gmpo", clip)
-    check_token_tensors("gmpo", response_mask, advantages=advantages)
+    check_token_tensors("gmpo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     means = masked_mean(advantages.detach(), response_mask, dim=-1)
     log_ratios = token_log_ratio(at_least_float32(log_probs), old_log_probs, response_mask)
     bounded = torch.where(means[:, None] >= 0, log_ratios.clamp(max=clip), log_ratios.clamp(min=-clip))

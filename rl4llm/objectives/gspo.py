@@ -59,7 +59,7 @@ def gspo(
         Zheng et al., 2025. arXiv:2507.18071, §4.1 (as in the code of frameworks that cite it).
     """
     check_bounds("gspo", clip_low, clip_high)
-    check_token_tensors("gspo", response_mask, advantages=advantages)
+    check_token_tensors("gspo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     costs = -masked_mean(advantages.detach(), response_mask, dim=-1)
     ratios = _response_ratio(log_probs, old_log_probs, response_mask)
     return _clipped(ratios, costs, clip_low, clip_high).to(log_probs.dtype)
@@ -98,7 +98,9 @@ def gspo_token(
         Zheng et al., 2025. arXiv:2507.18071, §4.3 (as in the code of frameworks that cite it).
     """
     check_bounds("gspo_token", clip_low, clip_high)
-    check_token_tensors("gspo_token", response_mask, log_probs=log_probs, advantages=advantages)
+    check_token_tensors(
+        "gspo_token", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages
+    )
     costs = keep(-at_least_float32(advantages.detach()), response_mask)
     kept = keep(at_least_float32(log_probs), response_mask)
     ratios = _response_ratio(log_probs.detach(), old_log_probs, response_mask)[:, None] * (kept - kept.detach()).exp()

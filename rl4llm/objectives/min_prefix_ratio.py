@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import check_choice
+from rl4llm.checks import check_choice, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
@@ -65,6 +65,9 @@ def min_prefix_ratio(
         Lei et al., 2026. arXiv:2601.22718 (equation as reproduced by others).
     """
     check_min_prefix_ratio("min_prefix_ratio", clip_low, clip_high, cap_prefix_at_one)
+    check_token_tensors(
+        "min_prefix_ratio", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages
+    )
     log_ratios = token_log_ratio(at_least_float32(log_probs.detach()), old_log_probs, response_mask)
     smallest = smallest_before(log_ratios, response_mask)
     prefix = smallest.clamp(max=0.0) if cap_prefix_at_one else smallest

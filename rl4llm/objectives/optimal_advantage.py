@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_interval, check_response_tensors
+from rl4llm.checks import check_interval, check_response_tensors, check_token_tensors
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective
 from rl4llm.objectives.responses import at_first_token, response_log_ratio, scored_responses
@@ -61,6 +61,7 @@ def optimal_advantage_regression(
     """
     by = "optimal_advantage_regression"
     check_interval(by, 0.0, float("inf"), "()", beta=beta)
+    check_token_tensors(by, response_mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     log_ratios = response_log_ratio(log_probs, ref_log_probs, response_mask)
     check_response_tensors(by, response_mask, scores=scores, optimal_values=optimal_values)
     advantages = at_least_float32(scores.detach()) - at_least_float32(optimal_values.detach())

@@ -56,7 +56,9 @@ def ratio_variance(
         Luo et al., 2026. arXiv:2601.03320 (penalty form inferred).
     """
     check_ratio_variance("ratio_variance", multiplier)
-    check_token_tensors("ratio_variance", response_mask, advantages=advantages)
+    check_token_tensors(
+        "ratio_variance", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages
+    )
     kept = keep(at_least_float32(advantages.detach()), response_mask)
     ratios = token_ratio(log_probs, old_log_probs, response_mask)
     return (multiplier * (ratios - 1.0) ** 2 - ratios * kept).to(log_probs.dtype)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
-from rl4llm.checks import check_group_tensors, check_interval, check_response_tensors
+from rl4llm.checks import check_group_tensors, check_interval, check_response_tensors, check_token_tensors
 from rl4llm.groups import group_count, group_mean
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import PolicyObjective
@@ -62,6 +62,7 @@ def rebel(
         Gao et al., 2024. arXiv:2404.16767, eq. of the regression over pairs (as in the authors' code, over η²).
     """
     check_interval("rebel", 0.0, float("inf"), "()", eta=eta)
+    check_token_tensors("rebel", response_mask, log_probs=log_probs, old_log_probs=old_log_probs)
     log_ratios = response_log_ratio(log_probs, old_log_probs, response_mask)
     check_response_tensors("rebel", response_mask, scores=scores, group_ids=group_ids)
     check_group_tensors("rebel", group_ids)

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import check_token_tensors
+from rl4llm.checks import check_response_tensors, check_token_tensors
 from rl4llm.masked import at_least_float32, keep, masked_sum
 from rl4llm.ratios import token_log_ratio
 
@@ -26,6 +26,7 @@ def response_log_ratio(
         >>> response_log_ratio(torch.tensor([[-1.0, -2.0, 9.0]]), torch.tensor([[-1.5, -2.0, 0.0]]), mask)
         tensor([0.5000])
     """
+    check_token_tensors("response_log_ratio", response_mask, log_probs=log_probs, ref_log_probs=ref_log_probs)
     log_ratios = token_log_ratio(at_least_float32(log_probs), ref_log_probs, response_mask)
     return masked_sum(log_ratios, response_mask, dim=-1)
 
@@ -55,4 +56,5 @@ def scored_responses(
         >>> scored_responses(torch.tensor([1.0, float("nan")]), torch.tensor([[True], [True]]))
         tensor([ True, False])
     """
+    check_response_tensors("scored_responses", response_mask, scores=scores)
     return response_mask.any(-1) & ~scores.isnan()

@@ -56,7 +56,7 @@ def sapo(
         SAPO, 2025. arXiv:2511.20347 (as in the code of frameworks that cite it).
     """
     check_sapo("sapo", tau_positive, tau_negative)
-    check_token_tensors("sapo", response_mask, advantages=advantages)
+    check_token_tensors("sapo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     kept = keep(at_least_float32(advantages.detach()), response_mask)
     ratios = token_ratio(log_probs, old_log_probs, response_mask)
     tau = torch.where(kept > 0, torch.full_like(ratios, tau_positive), tau_negative)

@@ -55,7 +55,9 @@ def sols(
         Succeed or Learn Slowly, 2025. arXiv:2509.01720 (equation as noted by a third party).
     """
     check_sols("sols", clip)
-    check_token_tensors("sols", response_mask, advantages=advantages)
+    check_token_tensors(
+        "sols", response_mask, log_probs=log_probs, rollout_log_probs=rollout_log_probs, advantages=advantages
+    )
     kept = keep(at_least_float32(advantages.detach()), response_mask)
     ratios = token_ratio(log_probs, rollout_log_probs, response_mask)
     near = (ratios.detach() - 1.0).abs() <= clip

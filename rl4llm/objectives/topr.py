@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl4llm.checks import check_choice
+from rl4llm.checks import check_choice, check_token_tensors
 from rl4llm.masked import at_least_float32, masked_sum
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.reinforce import weighted_reinforce
@@ -58,6 +58,7 @@ def topr(
         Le Roux et al., 2025. arXiv:2503.14286, as in framework code that cites it.
     """
     check_topr("topr", whole_response)
+    check_token_tensors("topr", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     log_ratios = token_log_ratio(at_least_float32(log_probs.detach()), old_log_probs, response_mask)
     log_weights = masked_sum(log_ratios, response_mask, dim=-1)[:, None] if whole_response else log_ratios
     weights = torch.where(advantages > 0, 1.0, log_weights.clamp(max=0.0).exp())

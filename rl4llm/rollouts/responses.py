@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl4llm.checks import UsageError, check_mask
+from rl4llm.axes import dtype_of
+from rl4llm.checks import UsageError, check_device, check_given, check_mask, check_tensors
+from rl4llm.roles import check_kinds, check_roles
 
 _AXES = {"ended": 1, "policy_version": 1, "top_ids": 3, "top_log_probs": 3}  # every other field is batch × time
 
@@ -29,7 +31,8 @@ class Responses:
         top_log_probs: Their log-probs.
 
     Raises:
-        UsageError: If the mask is not boolean or the shape of another field does not fit it.
+        UsageError: If the mask is not boolean, the shape of another field does not fit it, ids are not integers, or
+            a log-prob of a sampled token is above 0.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -42,6 +45,8 @@ class Responses:
     top_log_probs: Float[Tensor, "batch time top"] | None = None
 
     def __post_init__(self) -> None:
+        check_given("Responses", **{field.name: getattr(self, field.name) for field in fields(self) if field.default})
+        check_tensors("Responses", **self.tensors())
         check_mask("Responses", mask=self.mask)
         shape = tuple(self.mask.shape)
         for name, tensor in self.tensors().items():
@@ -51,6 +56,9 @@ class Responses:
                 raise UsageError(
                     f"Responses: {name} has shape {tuple(tensor.shape)}, mask {shape}; expected {expected}."
                 )
+        check_device("Responses", **{"mask": self.mask} | self.tensors())
+        check_kinds("Responses", self.tensors(), _KINDS)
+        check_roles("Responses", self.mask, **self.tensors())
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -88,6 +96,9 @@ class Responses:
         shared = set.intersection(*(set(piece.tensors()) for piece in pieces))
         joined = {name: torch.cat([_widened(getattr(piece, name), width) for piece in pieces]) for name in shared}
         return cls(**joined)
+
+
+_KINDS = {field.name: dtype_of(field.type) for field in fields(Responses)}
 
 
 def _widened(tensor: Tensor, width: int) -> Tensor:

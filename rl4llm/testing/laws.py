@@ -15,6 +15,7 @@ from rl4llm.testing.views import (
     cast,
     floats,
     outputs,
+    outputs_with_gradient,
     own_inputs,
     with_garbage,
     with_gradient,
@@ -135,7 +136,8 @@ def what_is_missing_is_named(part: Any, batch: RolloutBatch, random: Random) -> 
 
 def no_graph(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Results carry no gradient."""
-    for result in outputs(part, with_gradient(batch)):
+    _, results = outputs_with_gradient(part, with_gradient(batch))
+    for result in results:
         assert not result.requires_grad, "the result is attached to the graph of its inputs"
 
 
@@ -143,7 +145,7 @@ def gradient_reaches_own_inputs_only(part: Any, batch: RolloutBatch, random: Ran
     """Gradient reaches trained positions of what the policy gave, is finite, and reaches nothing else."""
     leaves = with_gradient(with_garbage(batch, float("nan")))
     inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
-    (result,) = outputs(part, leaves, inputs)
+    leaves, (result,) = outputs_with_gradient(part, leaves, inputs)
     assert result.requires_grad, "no gradient reaches the policy"
     result.sum().backward()
     for name, tensor in floats(leaves).items():

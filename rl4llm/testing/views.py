@@ -10,9 +10,11 @@ from rl4llm.advantages import Whiten
 from rl4llm.axes import aligned
 from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
 from rl4llm.critics import Head, ValueLoss
+from rl4llm.errors import GraphError
 from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.parts import Part
 from rl4llm.regularizers import Regularizer
+from rl4llm.roles import CONSTANTS
 
 _TOKENS = AXES["response_mask"]
 
@@ -56,6 +58,26 @@ def outputs(part: Any, batch: RolloutBatch, inputs: Mapping[str, Tensor] | None 
     return [given] if isinstance(given, Tensor) else [tensor for tensor in given if tensor is not None]
 
 
+def outputs_with_gradient(
+    part: Any, leaves: RolloutBatch, inputs: Mapping[str, Tensor] | None = None
+) -> tuple[RolloutBatch, list[Tensor]]:
+    """Call a part on a batch with gradient, or without that of the constants if the part refuses them.
+
+    Args:
+        part: The part.
+        leaves: The result of `with_gradient`.
+        inputs: As for `outputs`.
+
+    Returns:
+        The batch that the part accepted, and what it gave.
+    """
+    try:
+        return leaves, outputs(part, leaves, inputs)
+    except GraphError:
+        leaves = without_gradient(leaves)
+        return leaves, outputs(part, leaves, inputs)
+
+
 def in_domain(part: Any, batch: RolloutBatch) -> RolloutBatch:
     """The batch with scores that the part is made for: any, at least 0, or 0 and 1; or with returns from 0 to 1."""
     domain = getattr(part, "domain", "real")
@@ -95,8 +117,21 @@ def with_garbage(batch: RolloutBatch, garbage: float) -> RolloutBatch:
 
 
 def with_gradient(batch: RolloutBatch) -> RolloutBatch:
-    """The batch with every floating field a leaf that wants a gradient."""
-    return batch.replace(**{name: tensor.clone().requires_grad_() for name, tensor in floats(batch).items()})
+    """The batch with every floating field a leaf with a gradient, set behind the back of its checks."""
+    leaves = batch.replace(**{name: tensor.clone() for name, tensor in floats(batch).items()})
+    for tensor in floats(leaves).values():
+        tensor.requires_grad_()
+    return leaves
+
+
+def without_gradient(batch: RolloutBatch) -> RolloutBatch:
+    """Return the batch with the constants of an update detached, for parts that refuse them with a graph."""
+    refused = CONSTANTS | {
+        "values",
+        "entropies",
+        "top_log_probs",
+    }  # the names of fields that others call old or rollout
+    return batch.replace(**{name: x.detach() for name, x in floats(batch).items() if name in refused})
 
 
 def with_padding(batch: RolloutBatch, columns: int) -> RolloutBatch:

@@ -34,6 +34,7 @@ from rl4llm.randomness import generator
 from rl4llm.regularizers import EntropyBonus, KLPenalty
 from rl4llm.testing.strategies import rollouts
 from tests.algorithms.helpers import on_ranks
+from tests.log_probs import random_log_probs
 
 AGGREGATORS = [TokenMean(), SequenceMean(), SequenceSum(), ConstantNorm(max_tokens=7)]
 REGULARIZERS = {"entropy": EntropyBonus(0.5), "kl": KLPenalty(0.5, "k2")}
@@ -114,7 +115,7 @@ def some_batch(seed, rows=7, time=5):
         scores=torch.randn(rows, generator=random, dtype=torch.float64),
         truncated=torch.zeros(rows, dtype=torch.bool),
         rewards=zeros,
-        rollout_log_probs=torch.randn(rows, time, generator=random, dtype=torch.float64),
+        rollout_log_probs=random_log_probs(rows, time, generator=random),
         old_log_probs=zeros,
     )
 

@@ -1,7 +1,6 @@
 """Every public function refuses what does not fit, in one line with its own name and that of the argument."""
 
 import functools
-import importlib
 import inspect
 import math
 import re
@@ -9,55 +8,15 @@ import re
 import pytest
 import torch
 
-from rl4llm import advantages, critics, gates, masked, metrics, objectives, regularizers
+from rl4llm import advantages, critics, gates, masked, objectives, regularizers
 from rl4llm.checks import UsageError
 from rl4llm.objectives.base import RatioObjective, options_of
+from tests.contracts.arguments import FAMILIES, arguments, functions
 
-FAMILIES = ("advantages", "corrections", "critics", "gates", "objectives", "regularizers", "rewards", "metrics")
-SIZES = {
-    "batch": 2,
-    "time": 3,
-    "critic": 2,
-    "segment": 3,
-    "bin": 4,
-    "group": 2,
-    "axes": 3,
-    "state": 3,
-    "quantile": 3,
-    "prompt": 2,
-    "error": 3,
-}
-SIZES |= {"row": 2, "feature": 3, "width": 2}
-OPTIONS = {
-    "k": 2,
-    "bins": 2,
-    "width": 2,
-    "noise": 1.0,
-    "num_critics": 2,
-    "critic": 0,
-    "low": 0.5,
-    "high": 2.0,
-    "level": "token",
-    "fraction": 0.2,
-    "q": 0.5,
-}
-OPTIONS |= {"fit": critics.ridge_fit(torch.eye(3), torch.arange(3.0))}
-OPTIONS |= {"states": critics.PolicyStates(torch.ones(2, 2, 2), torch.ones(2, 3, 2), torch.ones(2, 3))}
-OPTIONS |= {"max_tokens": 6, "cache_tokens": 2, "delta_low": 0.1, "delta_high": 0.1, "score": 1.0, "divergence": 0.1}
-OPTIONS |= {"answers": ["1", "1"], "correct": [True, False]}
-OPTIONS |= {"measures": [metrics.Measure(torch.ones(3), torch.ones(3))], "means": torch.ones(3)}
-NUMBERS = {
-    "scores": 1.0,
-    "entropies": 1.0,
-    "old_entropies": 1.0,
-    "correct": 1,
-    "responses": 2,
-    "lengths": 3,
-    "returns": 0.5,
-}
 # Functions of which others are made.
 INNER = (
     "token_log_ratio",
+    "token_ratio",
     "weighted_reinforce",
     "reinforce",
     "covariance",
@@ -77,36 +36,13 @@ UNREAD = {  # by default, or only as far as it is needed
 OF_NUMBERS_TOO = {"beta_tracker_update"}  # takes numbers or tensors, broadcast together
 
 
-def functions():
+def promising():
     """Public functions of the families whose documents promise errors, and the masked reductions."""
-    packages = [importlib.import_module(f"rl4llm.{name}") for name in FAMILIES]
-    named = {name: getattr(package, name) for package in packages for name in package.__all__}
+    named = functions(*FAMILIES)
     named |= {name: getattr(masked, name) for name in ("keep", "masked_mean", "masked_var", "masked_quantile")}
     promises = re.compile(r"Raises:|[Ee]rrors\s+as\s+in")
-    named = {name: thing for name, thing in named.items() if inspect.isfunction(thing) and name not in OF_NUMBERS_TOO}
+    named = {name: function for name, function in named.items() if name not in OF_NUMBERS_TOO}
     return {name: function for name, function in named.items() if promises.search(inspect.getdoc(function) or "")}
-
-
-def axes_of(parameter):
-    """The dtype and the axes that an annotation names; None where it is no tensor's."""
-    text = getattr(parameter.annotation, "__name__", "") or str(parameter.annotation)
-    text = text if "[Tensor" in text else str(parameter.annotation)
-    found = re.search(r"(Float|Num|Int|Bool)\[Tensor, '([\w* ]+)'\]", text)
-    return found and (found[1], [axis.lstrip("*") for axis in found[2].split()])
-
-
-def arguments(function):
-    """Something valid for every required argument, and for every tensor."""
-    given = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        found = axes_of(parameter)
-        if found and all(axis in SIZES for axis in found[1]):
-            dtype = {"Int": torch.long, "Bool": torch.bool}.get(found[0], torch.float64)
-            number = NUMBERS.get(name, {"Int": 0, "Bool": 1}.get(found[0], -1.0))
-            given[name] = torch.full([SIZES[axis] for axis in found[1]], number, dtype=dtype)
-        elif parameter.default is parameter.empty:
-            given[name] = OPTIONS[name]
-    return given
 
 
 def tensors_of(name):
@@ -121,7 +57,7 @@ def numbers_of(name):
     return [p for p, hint in hints.items() if "float" in hint and "Tensor" not in hint and p != "fill"]
 
 
-FUNCTIONS = functions()
+FUNCTIONS = promising()
 TENSORS = [(name, argument) for name in FUNCTIONS for argument in tensors_of(name) if (name, argument) not in UNREAD]
 NUMBERS_OF = [(name, argument) for name in FUNCTIONS for argument in numbers_of(name)]
 
@@ -261,7 +197,7 @@ def many_ratios():
     generator = torch.Generator().manual_seed(0)
     new, move, advantages = (torch.rand(12, 40, generator=generator, dtype=torch.float64) for _ in range(3))
     sizes = torch.logspace(-4, 0.6, 12, dtype=torch.float64)[:, None]
-    return -1 - new, -1 - new + sizes * (2 * move - 0.8), advantages - 0.4, torch.ones(12, 40, dtype=torch.bool)
+    return -7 - new, -7 - new + sizes * (2 * move - 0.8), advantages - 0.4, torch.ones(12, 40, dtype=torch.bool)
 
 
 RATIO_OBJECTIVES = [x for x in vars(objectives).values() if isinstance(x, type) and issubclass(x, RatioObjective)]

@@ -27,7 +27,7 @@ NUMBERS = torch.zeros(2, 3)
 
 WRONG = [
     (
-        lambda: check_same_shape("f", first=torch.zeros(2), none=None, second=torch.zeros(3)),
+        lambda: check_same_shape("f", first=torch.zeros(2), second=torch.zeros(3)),
         "f: second has shape (3,), first (2,); pass one entry per response token.",
     ),
     (
@@ -35,7 +35,7 @@ WRONG = [
         "f: b has shape (2, 1), a (2,); mend it.",
     ),
     (
-        lambda: check_ndim("f", 1, axes="batch", none=None, x=NUMBERS),
+        lambda: check_ndim("f", 1, axes="batch", x=NUMBERS),
         "f: x has shape (2, 3); expected 1 axes: batch.",
     ),
     (lambda: check_mask("f", m=NUMBERS), "f: m must be a bool tensor, got torch.float32; pass m.bool()."),
@@ -63,11 +63,11 @@ WRONG = [
         "f: group_ids must hold integers, got torch.bool; pass group_ids.long().",
     ),
     (
-        lambda: check_group_tensors("f", torch.tensor([0, 1]), none=None, x=torch.zeros(3)),
+        lambda: check_group_tensors("f", torch.tensor([0, 1]), x=torch.zeros(3)),
         "f: x has shape (3,), group_ids (2,); pass one entry per response.",
     ),
     (
-        lambda: check_response_tensors("f", MASK, none=None, x=torch.zeros(3)),
+        lambda: check_response_tensors("f", MASK, x=torch.zeros(3)),
         "f: x has shape (3,), response_mask (2, 3); pass one entry per response.",
     ),
     (
@@ -102,8 +102,8 @@ def test_critic_values_are_a_stack_of_at_least_one(shape):
 
 
 def test_what_is_right_passes():
-    check_same_shape("f", a=None, b=NUMBERS, c=NUMBERS)
-    check_ndim("f", 2, axes="batch time", x=NUMBERS, y=None)
+    check_same_shape("f", b=NUMBERS, c=NUMBERS)
+    check_ndim("f", 2, axes="batch time", x=NUMBERS)
     check_mask("f", m=MASK)
     check_token_tensors("f", MASK, x=NUMBERS)
     check_group_tensors("f", torch.tensor([3, -1]), x=torch.zeros(2))

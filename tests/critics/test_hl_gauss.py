@@ -119,9 +119,8 @@ def test_a_support_without_margin_draws_the_mean_inwards():
 @pytest.mark.parametrize("kind", TARGETS)
 def test_the_gradient_is_the_softmax_minus_the_histogram(kind, case):
     logits, returns, mask = case
-    logits, returns = logits.requires_grad_(), returns.requires_grad_()
+    logits.requires_grad_()
     hl_gauss_loss(logits, returns, mask, target=kind).sum().backward()
-    assert returns.grad is None
     for position in mask.nonzero().tolist():
         place = tuple(position)
         expected = logits[place].softmax(-1) - target(returns[place].item(), logits.shape[-1], target=kind)

@@ -242,7 +242,7 @@ def test_priorities_are_symmetric_and_largest_where_least_is_known():
 
 
 def test_everything_travels_bit_for_bit():
-    source, world = tracker(), World(log_probs=lambda batch: batch.response_ids.float() / 7)
+    source, world = tracker(), World(log_probs=lambda batch: -batch.response_ids.float() / 7)
     source.learn(batch_of([9, 2], [1.0, 0.0], ids=[[1, 2, 3], [4, 5, 0]], mask=[[1, 0, 1], [1, 1, 0]]), world.context)
     file = io.BytesIO()
     torch.save(source.state_dict(), file)
@@ -254,7 +254,7 @@ def test_everything_travels_bit_for_bit():
     for name, x in restored.get_extra_state().items():
         assert torch.equal(x, before[name]), name
         assert x.dtype == before[name].dtype, name
-    world.log_probs = lambda batch: batch.response_ids.float() / 6.9
+    world.log_probs = lambda batch: -batch.response_ids.float() / 6.9
     snapshot = source.get_extra_state()
     for one in (source, restored):
         one.learn(batch_of([2, 5, 9], [1.0, 0.0, 0.0]), world.context)

@@ -20,6 +20,7 @@ from rl4llm.gates import (
 from rl4llm.objectives import ppo_clip
 from rl4llm.testing.reference.offpolicy import loop_covariance
 from rl4llm.testing.strategies import masks, rollouts, tensors
+from tests.log_probs import moved
 
 fractions = st.sampled_from([0.0, 0.002, 0.1, 0.3, 0.7])
 bounds = st.sampled_from([(1.0, 5.0), (0.2, 2.0), (-1.0, math.inf), (-math.inf, math.inf), (40.0, 50.0)])
@@ -52,7 +53,7 @@ def test_covariance_equals_the_loop_and_sums_to_that_of_the_batch(case):
 @given(pairs(), st.floats(-3, 3), st.floats(-3, 3))
 def test_covariance_does_not_see_constants(case, first, second):
     log_probs, advantages, mask = case
-    shifted = covariance(log_probs + first, advantages + second, mask)
+    shifted = covariance(log_probs + first - 3, advantages + second, mask)
     torch.testing.assert_close(shifted, covariance(*case), rtol=1e-9, atol=1e-9)
 
 
@@ -197,7 +198,7 @@ def test_shapes_are_checked(unchecked_shapes):
 def test_a_token_is_clipped_where_the_objective_has_no_gradient(batch, low, high):
     old, mask = batch.old_log_probs, batch.response_mask
     advantages = (4 * batch.advantages).round() / 4  # some are exactly 0, some between 0 and 1
-    log_probs = (old + 0.5 * batch.values).requires_grad_()
+    log_probs = moved(old, 0.5 * batch.values).requires_grad_()
     clipped = clipped_tokens(log_probs, old, advantages, mask, clip_low=low, clip_high=high)
     ppo_clip(log_probs, old, advantages, mask, clip_low=low, clip_high=high).sum().backward()
     ratio = (log_probs - old).exp()
@@ -236,13 +237,14 @@ def test_a_clipped_token_is_no_candidate(widths, expected):
 @given(rollouts(max_batch=5, max_time=5))
 def test_the_component_compares_with_the_policy_that_drew(batch):
     """A token whose probability has grown tenfold is clipped where its advantage is positive, and so no candidate."""
-    moved = batch.replace(present_log_probs=batch.old_log_probs + math.log(10))
+    batch = batch.replace(old_log_probs=batch.old_log_probs - math.log(10))
+    grown = batch.replace(present_log_probs=batch.old_log_probs + math.log(10))
     gate = CovarianceGate(fraction=0.99, low=-math.inf, high=math.inf)
-    kept, candidates = gate(moved), batch.response_mask & (batch.advantages <= 0)
+    kept, candidates = gate(grown), batch.response_mask & (batch.advantages <= 0)
     assert kept[batch.response_mask & (batch.advantages > 0)].all()
     dropped = max(1, 99 * int(batch.lengths.sum()) // 100)
     assert (batch.response_mask & ~kept).sum() == min(candidates.sum(), dropped)
-    wider = replace(gate, clip_high=10.0)(moved)
+    wider = replace(gate, clip_high=10.0)(grown)
     assert (batch.response_mask & ~wider).sum() == min(batch.lengths.sum(), dropped)
     fallen = batch.replace(present_log_probs=batch.old_log_probs - math.log(10))
     kept = replace(gate, clip_low=0.5)(fallen)
@@ -257,7 +259,7 @@ def test_high_covariance_of_one_token_keeps_it():
 
 @pytest.mark.parametrize("name", ["log_probs", "advantages"])
 def test_shapes_of_clipped_tokens_are_checked(unchecked_shapes, name):
-    x, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    x, mask = -torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
     given = {"log_probs": x, "old_log_probs": x, "advantages": x} | {name: x[:, :1]}
     with pytest.raises(UsageError, match=rf"^clipped_tokens: {name} has shape \(2, 1\), response_mask \(2, 3\)"):
         clipped_tokens(**given, response_mask=mask)

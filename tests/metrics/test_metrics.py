@@ -12,6 +12,7 @@ from rl4llm.checks import UsageError
 from rl4llm.metrics import PassAtK, approximate_kl, pass_at_k_rate, silenced_tokens
 from rl4llm.objectives import PPOClip
 from rl4llm.testing.strategies import rollouts
+from tests.log_probs import moved
 
 
 @given(st.integers(1, 7), st.data())
@@ -37,7 +38,7 @@ def test_the_metric_is_the_mean_over_all_prompts_however_they_come():
 
 @given(rollouts())
 def test_silenced_tokens_are_the_clipped_ones(batch):
-    log_probs = (batch.old_log_probs + 0.4 * (batch.ref_log_probs - batch.rollout_log_probs)).requires_grad_()
+    log_probs = moved(batch.old_log_probs, 0.4 * (batch.ref_log_probs - batch.rollout_log_probs)).requires_grad_()
     loss = PPOClip(clip_low=0.05, clip_high=0.05)(PolicyOutput(log_probs), batch)
     ratio = (log_probs - batch.old_log_probs).exp().detach()
     up, down = (batch.advantages > 0) & (ratio > 1.05), (batch.advantages < 0) & (ratio < 0.95)

@@ -27,6 +27,7 @@ from rl4llm.objectives import (
     topr,
 )
 from rl4llm.testing.strategies import masks, tensors
+from tests.log_probs import moved
 
 PROBABILITIES = [1e-5, 1e-3, 0.05, 0.3, 0.45, 0.8, 0.99]
 ADVANTAGES = [-2.0, -0.5, 0.0, 0.5, 3.0]
@@ -144,7 +145,7 @@ def test_topr_weighs_a_bad_response_by_the_product_of_its_ratios():
 def sequences(draw):
     mask = draw(masks())
     old = draw(tensors(tuple(mask.shape), -4.0, -0.1))
-    return old + 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0)), old, draw(tensors(tuple(mask.shape))), mask
+    return moved(old, 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0))), old, draw(tensors(tuple(mask.shape))), mask
 
 
 @given(sequences())

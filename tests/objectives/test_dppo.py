@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rl4llm.batch import PolicyOutput
 from rl4llm.objectives import DPPO, binary_kl, binary_tv, divergence_mask, dppo, ppo_clip
 from rl4llm.testing.strategies import masks, rollouts, tensors
+from tests.log_probs import moved
 
 any_kind = st.sampled_from(["tv", "kl"])
 
@@ -22,7 +23,7 @@ def coefficient(objective, new, old, advantages, mask):
 def sequences(draw):
     mask = draw(masks())
     old = draw(tensors(tuple(mask.shape), -4.0, -0.1))
-    return old + 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0)), old, draw(tensors(tuple(mask.shape))), mask
+    return moved(old, 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0))), old, draw(tensors(tuple(mask.shape))), mask
 
 
 @given(sequences(), st.floats(0.0, 0.5), st.floats(0.0, 0.5))

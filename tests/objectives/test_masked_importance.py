@@ -16,6 +16,7 @@ from rl4llm.objectives import (
     reinforce,
 )
 from rl4llm.testing.strategies import masks, rollouts, tensors
+from tests.log_probs import moved
 
 low_widths, high_widths = st.sampled_from([0.1, 0.3, 0.8, 1.0]), st.sampled_from([0.1, 3.0, 5.0, torch.inf])
 
@@ -33,7 +34,7 @@ def sequences(draw):
     mask = draw(masks())
     shape = tuple(mask.shape)
     sampled = draw(tensors(shape, -4.0, -0.1))
-    return sampled + draw(tensors(shape)), sampled, draw(tensors(shape)), mask
+    return moved(sampled, draw(tensors(shape))), sampled, draw(tensors(shape)), mask
 
 
 @given(sequences(), low_widths, high_widths)
@@ -110,20 +111,19 @@ def test_widths_that_leave_no_ratio_of_one_inside_are_refused(options):
 
 def test_a_ratio_at_a_bound_is_outside():
     """π/μ = ½ and 2, exact in floating point, with bounds of ½ and 2."""
-    logs = torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * torch.tensor(2.0, dtype=torch.float64).log()
-    ratios, mask, ones = logs.exp(), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.float64)
+    logs = torch.tensor([[-2.0, 0.0]], dtype=torch.float64) * torch.tensor(2.0, dtype=torch.float64).log()
+    old = torch.full_like(logs, logs[0, 0].item() / 2)
+    ratios, mask, ones = (logs - old).exp(), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.float64)
     low, high = 1 - ratios[0, 0].item(), ratios[0, 1].item() - 1
-    found = coefficient(masked_importance_weighted, logs, 0 * logs, ones, mask, clip_low=low, clip_high=high)
+    found = coefficient(masked_importance_weighted, logs, old, ones, mask, clip_low=low, clip_high=high)
     assert found.tolist() == [[0.0, 0.0]]
-    inside = coefficient(
-        masked_importance_weighted, logs, 0 * logs, ones, mask, clip_low=low + 1e-9, clip_high=high + 1e-9
-    )
+    inside = coefficient(masked_importance_weighted, logs, old, ones, mask, clip_low=low + 1e-9, clip_high=high + 1e-9)
     torch.testing.assert_close(inside, ratios)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_shapes_are_checked(unchecked_shapes, place):
-    tensors_ = [torch.ones(2, 3) for _ in range(3)]
+    tensors_ = [-torch.ones(2, 3) for _ in range(3)]
     tensors_[place] = tensors_[place][:, :1]
     name = ("log_probs", "rollout_log_probs", "advantages")[place]
     with pytest.raises(UsageError, match=rf": {name} has shape \(2, 1\), response_mask"):

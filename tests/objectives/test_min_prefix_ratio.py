@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rl4llm.objectives import min_prefix_ratio
 from rl4llm.testing.strategies import masks, tensors
+from tests.log_probs import moved
 
 
 def coefficient(objective, new, old, advantages, mask):
@@ -26,7 +27,7 @@ def clip(x, low, high):
 def sequences(draw):
     mask = draw(masks())
     old = draw(tensors(tuple(mask.shape), -4.0, -0.1))
-    return old + 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0)), old, draw(tensors(tuple(mask.shape))), mask
+    return moved(old, 0.5 * draw(tensors(tuple(mask.shape), -1.0, 1.0))), old, draw(tensors(tuple(mask.shape))), mask
 
 
 @given(sequences(), st.booleans())

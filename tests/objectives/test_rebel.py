@@ -14,6 +14,7 @@ from rl4llm.checks import UsageError
 from rl4llm.objectives import REBEL, PolicyObjective, rebel, reinforce
 from rl4llm.testing.reference.regression import TokenTree, loop_rebel_pairs
 from rl4llm.testing.strategies import group_ids, masks, rollouts, scores, tensors
+from tests.log_probs import moved, random_log_probs
 
 ETAS = st.sampled_from([0.5, 1.0, 3.0])
 
@@ -23,7 +24,7 @@ def groups(draw, unscorable=True):
     """Log-probs, those of the snapshot nearby, scores, group ids and mask."""
     mask = draw(masks())
     log_probs = draw(tensors(tuple(mask.shape), -6.0, -0.01))
-    old = log_probs + 0.3 * draw(tensors(tuple(mask.shape)))
+    old = moved(log_probs, 0.3 * draw(tensors(tuple(mask.shape))))
     return [log_probs, old, draw(scores(len(mask), unscorable)), draw(group_ids(len(mask))), mask]
 
 
@@ -136,11 +137,11 @@ def test_masked_positions_and_unscorable_responses_are_inert(drawn, garbage):
     gradients = []
     for clean in (True, False):
         x, y = (z if clean else z.masked_fill(~mask, garbage) for z in (log_probs, old))
-        inputs = [z.clone().requires_grad_() for z in (x, y, r)]
-        loss = rebel(*inputs, ids, mask)
+        x, scores = (z.clone().requires_grad_() for z in (x, r))
+        loss = rebel(x, y, scores, ids, mask)
         loss.sum().backward()
-        assert [z.grad for z in inputs[1:]] == [None, None]
-        gradients.append(inputs[0].grad)
+        assert scores.grad is None
+        gradients.append(x.grad)
     assert torch.equal(*gradients)
     there = counted(r, mask)
     assert not gradients[0][~mask | ~there[:, None]].any()
@@ -159,7 +160,7 @@ def test_sums_are_formed_in_float32_and_given_back_in_the_inputs_dtype(dtype):
 
 def test_autograd_agrees_with_finite_differences():
     generator = torch.Generator().manual_seed(0)
-    x, old = torch.randn(2, 4, 3, dtype=torch.float64, generator=generator)
+    x, old = random_log_probs(2, 4, 3, generator=generator)
     r, ids = torch.randn(4, dtype=torch.float64, generator=generator), torch.tensor([5, 2, 5, 5])
     mask = torch.rand(4, 3, generator=generator) < 0.7
     assert torch.autograd.gradcheck(lambda x: rebel(x, old, r, ids, mask, eta=0.7), x.requires_grad_())

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from rl4llm.batch import PolicyOutput
 from rl4llm.checks import UsageError
+from rl4llm.errors import GraphError
 from rl4llm.objectives import GMPO, GSPO, GSPOToken, gmpo, gspo, gspo_token, sequence_mean
 from rl4llm.testing.reference.objectives import loop_gmpo, loop_gspo, loop_gspo_token
 from rl4llm.testing.strategies import masks, rollouts, tensors
+from tests.log_probs import moved, random_log_probs
 
 BOUNDS = st.sampled_from([(3e-4, 4e-4), (0.1, 0.2), (1.0, math.inf), (0.0, 0.0)])
 CLIPS = st.sampled_from([0.0, 0.1, 0.4, math.inf])
@@ -29,7 +31,7 @@ def sequences(draw):
     """Log-probs, those of a policy nearby, advantages and mask."""
     mask = draw(masks())
     old = draw(tensors(tuple(mask.shape), -4.0, -0.1))
-    return [old + draw(tensors(tuple(mask.shape), -1.0, 1.0)), old, draw(tensors(tuple(mask.shape))), mask]
+    return [moved(old, draw(tensors(tuple(mask.shape), -1.0, 1.0))), old, draw(tensors(tuple(mask.shape))), mask]
 
 
 def coefficient(objective, new, *others):
@@ -150,12 +152,15 @@ def test_masked_positions_are_never_read_and_get_no_gradient(objective, garbage,
 
 
 @given(any_of_them, sequences())
-def test_gradient_reaches_the_log_probs_only(objective, drawn):
+def test_gradient_reaches_the_log_probs_and_the_constants_have_no_graph(objective, drawn):
     *inputs, mask = drawn
-    inputs = [x.clone().requires_grad_() for x in inputs]
+    inputs[0] = inputs[0].clone().requires_grad_()
     objective(*inputs, mask).sum().backward()
     assert inputs[0].grad is not None
-    assert [x.grad for x in inputs[1:]] == [None, None]
+    for constant in (1, 2):
+        traced = [x.clone().requires_grad_() if place == constant else x for place, x in enumerate(inputs)]
+        with pytest.raises(GraphError):
+            objective(*traced, mask)
 
 
 @given(any_of_them, sequences())
@@ -177,8 +182,9 @@ def test_nothing_to_train_gives_zero_loss_and_zero_gradient(objective, shape):
 @pytest.mark.parametrize("objective", WHOLE.values(), ids=WHOLE)
 def test_autograd_agrees_with_finite_differences(objective):
     generator = torch.Generator().manual_seed(1)
-    new = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    old, advantages = torch.randn(2, 3, 5, dtype=torch.float64, generator=generator)
+    new, old = random_log_probs(2, 3, 5, generator=generator)
+    new.requires_grad_()
+    advantages = torch.randn(3, 5, dtype=torch.float64, generator=generator)
     mask = torch.rand(3, 5, generator=generator) < 0.7
     assert torch.autograd.gradcheck(lambda x: objective(x, old, advantages, mask), new)
 
@@ -197,7 +203,7 @@ def test_a_bad_response_that_ran_away_keeps_a_finite_gradient(objective):
 def test_losses_have_the_dtype_of_the_log_probs_and_ratios_more_digits(objective, dtype):
     generator = torch.Generator().manual_seed(0)
     new = -torch.rand(2, 64, generator=generator).to(dtype)
-    old, advantages = new.float() + 0.01, torch.randn(2, 64, generator=generator)
+    old, advantages = new.float() - 0.01, torch.randn(2, 64, generator=generator)
     mask = torch.ones(2, 64, dtype=torch.bool)
     loss = objective(new, old, advantages, mask)
     assert loss.dtype == dtype

@@ -75,7 +75,7 @@ def small(scores, groups=None, uids=None, first=0, **changes):
         "truncated": torch.zeros(batch, dtype=torch.bool),
         "rewards": place_scores(scores, mask),
         "rollout_log_probs": log_probs,
-        "old_log_probs": log_probs + 0.1,
+        "old_log_probs": log_probs - 0.1,
     }
     return RolloutBatch(**{**given, **changes})
 
@@ -128,7 +128,7 @@ def test_the_oldest_groups_go_whole():
 @FEWER
 @given(histories(), specs)
 def test_rows_are_stored_small_and_without_what_depends_on_the_present(history, spec):
-    traced = [b.replace(old_log_probs=b.old_log_probs.clone().requires_grad_() * 1) for b in history]
+    traced = [b.replace(entropies=b.entropies.clone().requires_grad_() * 1) for b in history]
     for unit in filled(spec, traced).units:
         assert unit.rows.replayed is None
         assert all(getattr(unit.rows, name) is None for name in FORGOTTEN)
