@@ -54,18 +54,18 @@ def group_sum(
         >>> group_sum(torch.tensor([1.0, 5.0, 2.0]), torch.tensor([0, 1, 0]), torch.tensor([True, True, True]))
         tensor([3., 5., 3.])
     """
-    ids, count = dense_group_ids(group_ids)
+    groups, ids = torch.unique(group_ids, return_inverse=True)
     kept = keep(at_least_float32(x), mask)
-    return torch.zeros(count, dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
+    return torch.zeros(len(groups), dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
 
 
 def group_max(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Largest counted x of each group, given back to every row; −inf where a group has no counted row."""
-    ids, count = dense_group_ids(group_ids)
+    groups, ids = torch.unique(group_ids, return_inverse=True)
     kept = keep(at_least_float32(x), mask, -torch.inf)
-    largest = torch.full((count,), -torch.inf, dtype=kept.dtype, device=kept.device)
+    largest = torch.full((len(groups),), -torch.inf, dtype=kept.dtype, device=kept.device)
     return largest.scatter_reduce(0, ids, kept, "amax")[ids]
 
 

@@ -16,6 +16,7 @@ from rl4llm.testing.views import (
     floats,
     outputs,
     own_inputs,
+    short,
     with_garbage,
     with_gradient,
     with_padding,
@@ -45,9 +46,11 @@ class Law:
 
 def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
     """Raise unless equal up to the rounding of another order of summation."""
-    torch.testing.assert_close(
-        got, expected, rtol=1e-9, atol=1e-9, equal_nan=True, msg=lambda detail: f"{what} differs: {detail}"
-    )
+    for name in ("shape", "dtype"):
+        one, other = getattr(got, name), getattr(expected, name)
+        assert one == other, f"{what} has the {name} {one}, and {other} is expected"
+    same = torch.allclose(got, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+    assert same, f"{what} is {short(got)}, and {short(expected)} is expected"
 
 
 def finite_and_zero_outside(part: Any, batch: RolloutBatch, random: Random) -> None:

@@ -131,7 +131,12 @@ def describe(batch: RolloutBatch, part: Any = None) -> str:
     if isinstance(part, PolicyObjective | Regularizer):
         shown += ["rollout_log_probs", "old_log_probs"]
     found = {name: getattr(batch, name) for name in dict.fromkeys(shown)}
-    return "\n".join(f"{name}=torch.tensor({_short(x.tolist())})" for name, x in found.items() if x is not None)
+    return "\n".join(f"{name}=torch.tensor({short(x)})" for name, x in found.items() if x is not None)
+
+
+def short(tensor: Tensor) -> str:
+    """Return the numbers of a tensor as Python text with six digits each."""
+    return _short(tensor.tolist())
 
 
 def _short(numbers: Any) -> str:
@@ -139,5 +144,5 @@ def _short(numbers: Any) -> str:
         return f"[{', '.join(map(_short, numbers))}]"
     if isinstance(numbers, float):
         text = f"{numbers:.6g}"
-        return 'float("nan")' if numbers != numbers else text if set(text) & set(".en") else f"{text}.0"
+        return text if set(text) & set(".e") else f"{text}.0" if numbers - numbers == 0 else f'float("{text}")'
     return str(numbers)
