@@ -53,9 +53,9 @@ def _finding(part: Any, laws: Sequence[Law], cause: str, examples: int, domain: 
     """Return the law that says most about the cause, with a small example on the plainest batches that break it."""
     law = next((law for law in laws if law.about == cause), laws[0])
     within = domain.kinds().get(cause, domain.narrow())
-    found = broken(part, law, examples=examples, strategy=within.strategy())
+    found = broken(part, law, examples=examples, domain=within)
     if found is None:  # it takes several kinds of batches at once
-        found = broken(part, law, examples=examples, strategy=domain.strategy())
+        found = broken(part, law, examples=examples, domain=domain)
     assert found is not None
     others = tuple(other.name for other in laws if other is not law)
     return replace(found, also=others, kind=cause if cause in NARROW else None)

@@ -1,6 +1,6 @@
 """Runs laws on a part and says all that are broken, with the smallest counterexample of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -8,13 +8,13 @@ from random import Random
 from textwrap import wrap
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.testing.domains import EVERYTHING, NARROW, SAID, Domain
 from rl4llm.testing.laws import Law
+from rl4llm.testing.shrinking import smallest
 from rl4llm.testing.strategies import rollouts
 from rl4llm.testing.views import describe
 
@@ -66,66 +66,67 @@ class BrokenLawsError(AssertionError):
         super().__init__("\n".join(lines))
 
 
-def broken(
-    part: Any,
-    law: Law,
-    *,
-    examples: int = 100,
-    strategy: SearchStrategy[RolloutBatch] | None = None,
-) -> Broken | None:
-    """Return the law's smallest counterexample, or None if it holds on all batches that were drawn.
+def broken(part: Any, law: Law, *, examples: int = 100, domain: Domain = EVERYTHING) -> Broken | None:
+    """Return a small counterexample to the law, or None if it holds on all batches that were drawn.
 
     Args:
         part: What is tested.
         law: What shall hold.
         examples: Batches to draw.
-        strategy: Where they come from; [rollouts][rl4llm.testing.strategies.rollouts] by default.
+        domain: Which batches; by default all.
     """
-    if strategy is None and holds(part, law, examples):
+    found = _failure(part, law, examples, domain)
+    if found is None:
         return None
-    search, drawn = _Search(), rollouts() if strategy is None else strategy
-    try:  # again, for a small counterexample
-        _examine(lambda batch, seed: search.look(part, law, batch, seed), examples, drawn)
-    except (Exception, _EnoughError):  # whatever a part raises on a valid batch breaks the law
-        if search.reason is None:
-            raise
-    return None if search.reason is None else Broken(law, search.reason, search.example, part)
-
-
-def _examine(look: Callable[[RolloutBatch, int], None], examples: int, strategy: SearchStrategy[RolloutBatch]) -> None:
-    """Show batches and seeds to a function, and simplify the first one on which it raises."""
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    @given(batch=strategy, seed=st.integers(0, 2**16))
-    def trial(batch: RolloutBatch, seed: int) -> None:
-        look(batch, seed)
-
-    trial()
+    batch, seed = found
+    batch = smallest(batch, domain.restrict, lambda smaller: bool(_reason(part, law, smaller, seed)))
+    return Broken(law, _reason(part, law, batch, seed), batch, part)
 
 
 @cache
 def _drawn(examples: int, domain: Domain = EVERYTHING) -> tuple[tuple[RolloutBatch, int], ...]:
-    """Return what `_examine` shows to every law that holds: drawing it takes longer than most laws do."""
+    """Return batches and seeds that every law is tested on: drawing them takes longer than most laws do."""
+    if domain != EVERYTHING:
+        return tuple((domain.restrict(batch), seed) for batch, seed in _drawn(examples))
     found: list[tuple[RolloutBatch, int]] = []
-    _examine(lambda batch, seed: found.append((batch, seed)), examples, domain.strategy())
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(batch=rollouts(), seed=st.integers(0, 2**16))
+    def draw(batch: RolloutBatch, seed: int) -> None:
+        found.append((batch, seed))
+
+    draw()
     return tuple(found)
 
 
 def holds(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> bool:
-    """Return whether a law holds on all drawn batches, each copied because a part may write into it."""
-    try:
-        for batch, seed in _drawn(examples, domain):
-            law.test(part, _copied(batch), Random(seed))
-    except Exception:
-        return False
-    return True
+    """Return whether a law holds on all drawn batches."""
+    return _failure(part, law, examples, domain) is None
+
+
+def _failure(part: Any, law: Law, examples: int, domain: Domain) -> tuple[RolloutBatch, int] | None:
+    """Return the first drawn batch on which a law is broken, with its seed."""
+    return next((pair for pair in _drawn(examples, domain) if _reason(part, law, *pair, again=0)), None)
+
+
+def _reason(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) -> str:
+    """Return why the law is broken on a batch with one of some seeds, the given one first; empty if it is not.
+
+    The batch is copied because a part may write into it.
+    """
+    for one in (seed, *range(again)):
+        try:
+            law.test(part, _copied(batch), Random(one))
+        except Exception as error:  # whatever a part raises on a valid batch breaks the law
+            return _first_lines(error)
+    return ""
 
 
 def _copied(batch: RolloutBatch) -> RolloutBatch:
@@ -134,33 +135,6 @@ def _copied(batch: RolloutBatch) -> RolloutBatch:
     for name, tensor in batch.tensors().items():
         object.__setattr__(twin, name, tensor.clone())
     return twin
-
-
-class _EnoughError(BaseException):
-    """Ends the search for a smaller counterexample; no Exception, so that Hypothesis does not take it for a failure."""
-
-
-class _Search:
-    """The smallest counterexample so far, and how long to look for a smaller one."""
-
-    patience = 60
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self.example: RolloutBatch | None = None
-        self.looked = 0
-
-    def look(self, part: Any, law: Law, batch: RolloutBatch, seed: int) -> None:
-        """Test the law on a batch; keep it if it is a counterexample and no larger than the one that is known."""
-        self.looked += self.reason is not None
-        if self.looked > self.patience:
-            raise _EnoughError
-        try:
-            law.test(part, batch, Random(seed))
-        except Exception as error:
-            if self.example is None or batch.response_mask.numel() <= self.example.response_mask.numel():
-                self.reason, self.example = _first_lines(error), batch
-            raise
 
 
 def _first_lines(error: Exception) -> str:

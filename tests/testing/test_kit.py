@@ -36,7 +36,6 @@ from rl4llm.testing import (
     laws_of,
     policy_gradient,
     require,
-    rollouts,
     runner,
 )
 from tests.testing import wrong_estimators, wrong_losses
@@ -47,9 +46,8 @@ CAUGHT = [*wrong_estimators.CAUGHT, *wrong_losses.CAUGHT]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch, unchecked_shapes):
-    """Smaller counterexamples are nicer to read, and slower to find; so is what the annotations forbid."""
-    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 8)
+def with_wrong_shapes(unchecked_shapes):
+    """Wrong parts give what the annotations forbid."""
 
 
 @pytest.mark.parametrize(("part", "law"), CAUGHT, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
@@ -313,8 +311,7 @@ def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
 
 
 @pytest.mark.long
-def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
-    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 60)
+def test_the_page_says_what_the_kit_says(capsys):
     page = (Path(__file__).parents[2] / "docs" / "guide" / "is-my-estimator-right.md").read_text(encoding="utf-8")
     names = {"__name__": "page"}
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -331,12 +328,11 @@ def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
 # --- batches drawn once ---------------------------------------------------------------------------------------------
 
 
-def test_a_law_that_holds_sees_every_batch_that_is_drawn():
-    seen, drawn = [], []
-    assert broken(GAE(), Law("sees", lambda *given: seen.append(given), ""), examples=FEW) is None
-    runner._examine(lambda *given: drawn.append(given), FEW, rollouts())
-    assert len(seen) == len(drawn) == FEW
-    for (_, batch, random), (expected, seed) in zip(seen, drawn, strict=True):
+def test_a_law_that_holds_is_tested_on_every_batch_that_is_drawn():
+    tested = []
+    assert broken(GAE(), Law("tested", lambda *given: tested.append(given), ""), examples=FEW) is None
+    assert len(tested) == len(runner._drawn(FEW)) == FEW
+    for (_, batch, random), (expected, seed) in zip(tested, runner._drawn(FEW), strict=True):
         assert random.getstate() == Random(seed).getstate()
         same = {f.name: (getattr(batch, f.name), getattr(expected, f.name)) for f in dataclasses.fields(batch)}
         for name, (got, wanted) in same.items():
