@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -43,18 +44,31 @@ def load_part(place: str) -> Any:
         place: Module and name; the working folder is looked in first.
 
     Raises:
-        UsageError: If there is none, or the class needs arguments.
+        UsageError: If there is none, its module cannot be imported, or the class needs arguments.
     """
     module, colon, name = place.partition(":")
     if not (module and colon and name):
-        raise UsageError(f"rl4llm check: '{place}' is no part; give module:name, for example mine:MyEstimator.")
+        raise UsageError(f"{place!r} names no part; give module:name, for example mine:MyEstimator.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"rl4llm check: {place}: {error}; give module:name, for example mine:MyEstimator.") from error
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module == missing or module.startswith(f"{missing}."):
+            raise UsageError(f"{place}: {error}; give module:name, for example mine:MyEstimator.") from error
+        raise UsageError(f"{place}: importing {module} needs {missing}, which is not installed.") from error
+    except AttributeError as error:
+        raise UsageError(f"{place}: {error}{_nearest(name, module)}") from error
+    except Exception as error:
+        raise UsageError(f"{place}: importing {module} raises {type(error).__name__}: {error}.") from error
     try:
         return found() if isinstance(found, type) else found
     except TypeError as error:
-        raise UsageError(f"rl4llm check: {place}: {error}; name an instance instead of the class.") from error
+        raise UsageError(f"{place}: {error}; name an instance instead of the class.") from error
+
+
+def _nearest(name: str, module: str) -> str:
+    """Return a suggestion for a name that a module does not have, if there is one."""
+    near = get_close_matches(name, dir(sys.modules[module]), n=1) if module in sys.modules else []
+    return f"; did you mean {near[0]}?" if near else "."

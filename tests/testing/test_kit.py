@@ -85,11 +85,36 @@ def test_all_broken_laws_are_in_one_message_with_example_and_remedy():
     assert "response_mask=torch.tensor([[" in said
 
 
-def test_the_wrong_family_and_bare_functions_are_one_line():
-    with pytest.raises(UsageError, match=r"check_gate: .* is no Gate"):
-        check_gate(GAE())
-    with pytest.raises(UsageError, match="belongs to no family of parts; wrap a plain function"):
-        check(lambda batch: batch)
+class TakesNothing(LeaveOneOut):
+    def __call__(self):
+        return None
+
+
+MISTAKES = [
+    (lambda: check(None), "None is no part; pass an instance of a family"),
+    (lambda: check("GAE"), "'GAE' is no part"),
+    (lambda: check(LeaveOneOut), r"LeaveOneOut is a class; pass an instance, such as LeaveOneOut\(\)"),
+    (lambda: check(lambda batch: batch), "belongs to no family of parts; wrap a plain function with from_scores"),
+    (lambda: check(TakesNothing()), r"TakesNothing.__call__: too many .*; the loop calls it with \(batch\)"),
+    (lambda: check(GAE(), examples=0), "examples must be a whole number of at least 1, got 0"),
+    (lambda: check_gate(GAE()), r"check_gate: .* is no Gate"),
+    (lambda: check_gate(AgreementGate), "AgreementGate is a class"),
+    (lambda: from_scores(None), "None is not callable"),
+    (
+        lambda: from_scores(lambda scores: scores),
+        r"too many positional arguments; it is called as .*\(scores, group_ids",
+    ),
+    (lambda: from_scores(lambda scores: scores, order="scores", eps=1.0), r"unexpected keyword argument 'eps'"),
+    (lambda: from_scores(lambda a, b: a, order="scores group"), "order names 'group'; known are .*group_ids"),
+    (lambda: from_log_probs(lambda old, new: old), "too many positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("call", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_wrong_argument_is_one_line(call, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
 
 
 # --- one finding for each cause --------------------------------------------------------------------------------------
@@ -293,18 +318,30 @@ def pytest_on(folder, *args):
 
 
 @pytest.mark.long
-def test_the_plugin_says_what_is_wrong_with_its_argument(tmp_path):
-    for place, message in (("no.such:Thing", "No module named"), ("rl4llm.advantages:Nope", "has no attribute")):
-        code, said = pytest_on(tmp_path, "--rl4llm", place)
-        assert code == 4, said
-        assert message in said
+def test_the_plugin_says_what_is_wrong_with_its_arguments(tmp_path):
+    part = "rl4llm.advantages:LeaveOneOut"
+    code, said = pytest_on(tmp_path, "--rl4llm", part, "--rl4llm-domain", "row=any")
+    assert code == 4, said
+    assert "--rl4llm-domain row=any: " in said
+    code, said = pytest_on(tmp_path, "--rl4llm", part, "--rl4llm", "rl4llm.advantages:LeavOneOut")
+    assert code == 4, said
+    assert "did you mean LeaveOneOut?" in said
 
 
 @pytest.mark.long
-def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
-    code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "-q")
-    assert code == 0, said
-    assert f"{len(laws_of(LeaveOneOut()))} passed" in said
+def test_the_plugin_runs_one_test_per_law_and_fails_once_per_cause(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rl4llm.advantages import LeaveOneOut\n\n\nclass Refuses(LeaveOneOut):\n    def __call__(self, batch):\n"
+        "        assert batch.response_mask.any(-1).all(), 'an empty one'\n        return super().__call__(batch)\n"
+    )
+    code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "--rl4llm", "mine:Refuses", "-rs")
+    count = len(laws_of(LeaveOneOut()))
+    assert code == 1, said
+    passed, skipped = (int(re.search(rf"(\d+) {word}", said)[1]) for word in ("passed", "skipped"))
+    assert "1 failed" in said
+    assert passed + skipped + 1 == 2 * count
+    assert skipped > 5
+    assert "broken for the same cause as 'finite, and 0 where the mask is False'" in said
 
 
 # --- the page that goes from a wrong estimator to a right one ---------------------------------------------------------
