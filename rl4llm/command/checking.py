@@ -10,6 +10,15 @@ from typing import Any
 
 from rl4llm.errors import UsageError
 
+# The fields of `rl4llm.testing.Domain`, whose import takes seconds.
+_NARROW = {
+    "rows": "non-empty",
+    "masks": "contiguous",
+    "scores": "scored",
+    "groups": "differing",
+    "padding": "finite",
+}
+
 
 def check_part(arguments: Sequence[str]) -> int:
     """Examine a part and print what it breaks; the status is 1 if it breaks a law."""
@@ -32,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rl4llm check", description="Run the laws of rl4llm.testing on a part.")
     parser.add_argument("part", metavar="MODULE:NAME", help="a class without required arguments, or an instance")
     parser.add_argument("--examples", type=int, default=100, help="batches per law (default: 100)")
-    for name, narrow in {"rows": "non-empty", "masks": "contiguous", "scores": "scored", "groups": "differing"}.items():
+    for name, narrow in _NARROW.items():
         parser.add_argument(f"--{name}", choices=("any", narrow), default="any", help=f"{narrow}: made for those only")
     return parser
 

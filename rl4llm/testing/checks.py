@@ -93,10 +93,11 @@ def check(
     masks: Literal["any", "contiguous"] = "any",
     scores: Literal["any", "scored"] = "any",
     groups: Literal["any", "differing"] = "any",
+    padding: Literal["any", "finite"] = "any",
 ) -> None:
     """Run every law on a part and raise one error that names every cause for which laws are broken.
 
-    The last four arguments state what the part is made for, as [Domain][rl4llm.testing.domains.Domain] explains; by
+    The last five arguments state what the part is made for, as [Domain][rl4llm.testing.domains.Domain] explains; by
     default it is examined on every valid batch.
 
     Args:
@@ -106,6 +107,7 @@ def check(
         masks: "contiguous": for responses that begin in the first column and have no holes.
         scores: "scored": for responses that all could be scored.
         groups: "differing": for groups of at least two responses with different scores.
+        padding: "finite": for masked positions that hold ordinary numbers, not NaN or infinity.
 
     Raises:
         BrokenLawsError: With the smallest counterexample and the usual remedy for each cause.
@@ -116,7 +118,7 @@ def check(
         >>> check(LeaveOneOut(), examples=5)
     """
     check_at_least("check", 1, examples=examples)
-    domain = Domain(rows=rows, masks=masks, scores=scores, groups=groups)
+    domain = Domain(rows=rows, masks=masks, scores=scores, groups=groups, padding=padding)
     require(part, laws_of(part), examples=examples, domain=domain)
 
 

@@ -24,12 +24,14 @@ class Domain:
         masks: "contiguous": the tokens of a response begin in the first column and stand without a gap.
         scores: "scored": every response could be scored.
         groups: "differing": every response has a sibling, and no two responses have the same score.
+        padding: "finite": masked positions hold ordinary numbers; else they may hold NaN and infinity.
     """
 
     rows: Literal["any", "non-empty"] = "any"
     masks: Literal["any", "contiguous"] = "any"
     scores: Literal["any", "scored"] = "any"
     groups: Literal["any", "differing"] = "any"
+    padding: Literal["any", "finite"] = "any"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -88,13 +90,14 @@ def _apart(scores: Tensor) -> Tensor:
     return scores if len(known.unique()) == len(known) else scores + 1e-3 * scores.argsort(stable=True).argsort()
 
 
-NARROW = {"rows": "non-empty", "masks": "contiguous", "scores": "scored", "groups": "differing"}
+NARROW = {"rows": "non-empty", "masks": "contiguous", "scores": "scored", "groups": "differing", "padding": "finite"}
 
 SAID = {
     "rows": "responses without tokens",
     "masks": "masks with holes or padding on the left",
     "scores": "responses that could not be scored",
     "groups": "responses without siblings, or equal scores",
+    "padding": "NaN or infinity at masked positions",
 }
 
 EVERYTHING = Domain()

@@ -1,6 +1,6 @@
 """The laws of every part: what must make no difference to it, and what may not come out of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -23,7 +23,8 @@ from rl4llm.testing.views import (
     without_holes,
 )
 
-_GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
+_FINITE = (-7.0, 1e3)
+_ANYTHING = (float("nan"), float("inf"), -float("inf"), 1e30)
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,21 @@ def finite_and_zero_outside(part: Any, batch: RolloutBatch, random: Random) -> N
 
 def masked_never_read(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Numbers at masked positions change nothing."""
+    _ignores(part, batch, _FINITE)
+
+
+def anything_may_be_masked(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """NaN, infinity and numbers that overflow change nothing at masked positions."""
+    _ignores(part, batch, _ANYTHING)
+
+
+def _ignores(part: Any, batch: RolloutBatch, numbers: Iterable[float]) -> None:
     expected = outputs(part, batch)
-    for garbage in _GARBAGE:
+    for garbage in numbers:
         for result, clean in zip(outputs(part, with_garbage(batch, garbage)), expected, strict=True):
-            assert torch.equal(result, clean), f"{garbage} at masked positions changes {clean.tolist()}"
+            assert torch.equal(result, clean), (
+                f"with {garbage:g} at masked positions the result is {short(result)}, and {short(clean)} without it"
+            )
 
 
 def follows_rows(part: Any, batch: RolloutBatch, random: Random) -> None:
@@ -144,7 +156,16 @@ def no_graph(part: Any, batch: RolloutBatch, random: Random) -> None:
 
 def gradient_reaches_own_inputs_only(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Gradient reaches trained positions of what the policy gave, is finite, and reaches nothing else."""
-    leaves = with_gradient(with_garbage(batch, float("nan")))
+    _gradient_of(part, with_gradient(batch))
+
+
+def gradient_survives_anything_masked(part: Any, batch: RolloutBatch, random: Random) -> None:
+    """NaN and infinity at masked positions leave the gradient finite, and 0 there."""
+    for garbage in _ANYTHING[:2]:
+        _gradient_of(part, with_gradient(with_garbage(batch, garbage)))
+
+
+def _gradient_of(part: Any, leaves: RolloutBatch) -> None:
     inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
     (result,) = outputs(part, leaves, inputs)
     assert result.requires_grad, "no gradient reaches the policy"
@@ -154,7 +175,7 @@ def gradient_reaches_own_inputs_only(part: Any, batch: RolloutBatch, random: Ran
     for name, tensor in inputs.items():
         if tensor.grad is not None:
             assert tensor.grad.isfinite().all(), f"the gradient of {name} is not finite"
-            assert not tensor.grad[~batch.response_mask].any(), f"gradient reaches masked {name}"
+            assert not tensor.grad[~leaves.response_mask].any(), f"gradient reaches masked {name}"
 
 
 def subset_of_the_mask(part: Gate, batch: RolloutBatch, random: Random) -> None:
@@ -179,10 +200,12 @@ FINITE = Law(
 )
 UNIVERSAL = (
     FINITE,
+    Law("masked positions are never read", masked_never_read, "reduce over response_mask only, and return 0 elsewhere"),
     Law(
-        "masked positions are never read",
-        masked_never_read,
+        "masked positions may hold anything",
+        anything_may_be_masked,
         "select with torch.where(mask, x, 0) before any arithmetic; x * mask turns NaN into NaN",
+        about="padding",
     ),
     Law("permuted rows give permuted results", follows_rows, "go by group_ids, not by the order of rows"),
     Law("padding changes nothing", padding_inert, "divide by counts of the mask, never by the width of a tensor"),
@@ -202,7 +225,13 @@ DIFFERENTIABLE = (
     Law(
         "gradient reaches the policy's own outputs only",
         gradient_reaches_own_inputs_only,
-        "detach old log-probs and advantages; select with torch.where before exp and log",
+        "detach old log-probs and advantages, and leave the policy's own outputs attached",
+    ),
+    Law(
+        "the gradient is finite whatever is masked",
+        gradient_survives_anything_masked,
+        "select with torch.where before exp and log; the gradient of a masked infinity is NaN",
+        about="padding",
     ),
 )
 GATES = (Law("a subset of the response mask", subset_of_the_mask, "and the result with response_mask"),)

@@ -13,6 +13,7 @@ import torch
 
 from rl4llm.advantages import GAE, Advantages, GroupRelative, LeaveOneOut
 from rl4llm.checks import UsageError
+from rl4llm.command import checking
 from rl4llm.gates import AgreementGate
 from rl4llm.objectives import PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus
@@ -28,6 +29,7 @@ from rl4llm.testing import (
     check_objective,
     check_regularizer,
     check_reward,
+    domains,
     examine,
     expected_update,
     from_log_probs,
@@ -187,7 +189,7 @@ def test_a_part_that_fails_on_plain_batches_is_one_finding():
 
 
 def test_a_finding_names_the_other_laws_and_the_domain_to_state():
-    some = [law for law in laws_of(Refuses()) if law.name.startswith(("finite", "masked"))]
+    some = [law for law in laws_of(Refuses()) if law.name.startswith(("finite", "masked positions are"))]
     with pytest.raises(BrokenLawsError) as caught:
         require(Refuses(), some, examples=FEW)
     said = str(caught.value)
@@ -201,6 +203,10 @@ def test_a_part_is_examined_on_what_it_promises():
     check_advantage_estimator(wrong_estimators.NaNAsZero(), examples=5, scores="scored")
     with pytest.raises(UsageError, match="check: rows"):
         check(Refuses(), rows="full")
+
+
+def test_the_command_knows_the_fields_of_a_domain():
+    assert checking._NARROW == domains.NARROW
 
 
 def alone(batch):
@@ -259,7 +265,7 @@ def clipped(old_log_probs, log_probs, advantages, mask, clip=0.2):
 
 
 ADAPTED = [
-    (from_token_rewards(lambda r, v, m: r * m - v * m), "masked positions are never read", True),
+    (from_token_rewards(lambda r, v, m: r * m - v * m), "masked positions may hold anything", True),
     (from_scores(lambda scores, index: scores - scores.mean(), order="scores index"), "an advantage depends", True),
     (from_log_probs(clipped), "gradient reaches the policy's own outputs only", True),
     (from_log_probs(lambda o, n, a, m: clipped(o.detach(), n, a.detach(), m)), "gradient reaches the policy's", False),
