@@ -8,9 +8,9 @@ from torch import Tensor
 from rl4llm.advantages import AdvantageEstimator, Advantages
 from rl4llm.batch import RolloutBatch
 from rl4llm.testing.bias import expected_update, policy_gradient
-from rl4llm.testing.laws import Law, close
+from rl4llm.testing.laws import Law, RoundedError, close
 from rl4llm.testing.reference.oracles import ORACLES
-from rl4llm.testing.views import in_domain, outputs, with_scores
+from rl4llm.testing.views import in_domain, outputs, short, with_scores
 
 
 def _advantages(part: AdvantageEstimator, batch: RolloutBatch) -> Tensor:
@@ -73,10 +73,11 @@ def scale_invariant(part: AdvantageEstimator, batch: RolloutBatch, random: Rando
 
 def _near(part: AdvantageEstimator, batch: RolloutBatch, scores: Tensor, factor: float) -> None:
     before, after = (_advantages(part, with_scores(batch, given)) for given in (batch.scores, scores))
-    size = 1e-9 * (1.0 + batch.scores.nan_to_num().abs().max())
-    assert ((after - factor * before).abs() <= size + 1e-6 * before.abs()).all(), (
-        f"advantages {before.tolist()} become {after.tolist()}"
-    )
+    size = 1.0 + batch.scores.nan_to_num().abs().max()
+    apart = (after - factor * before).abs()
+    if (apart > 1e-9 * size + 1e-6 * before.abs()).any():
+        said = f"advantages {short(before)} become {short(after)}"
+        raise RoundedError(said) if (apart <= 1e-5 * size).all() else AssertionError(said)
 
 
 def higher_score_not_lower(part: AdvantageEstimator, batch: RolloutBatch, random: Random) -> None:
@@ -139,10 +140,8 @@ def expected_update_as_declared(part: AdvantageEstimator, batch: RolloutBatch, r
         got, true = expected_update(part, logits, scores, size), policy_gradient(logits, scores)
         if torch.allclose(got, -factor * true, atol=1e-9):
             return  # a flipped sign is a cause of its own
-        assert torch.allclose(got, factor * true, atol=1e-9), (
-            f"with groups of {size} the expected update is {got.tolist()}, and {factor:g} of the policy gradient is "
-            f"{(factor * true).tolist()}"
-        )
+        what = f"with groups of {size}, for which {factor:g} times the policy gradient is declared, the expected update"
+        close(got, factor * true, what)
 
 
 def equals_its_reference(part: AdvantageEstimator, batch: RolloutBatch, random: Random) -> None:

@@ -45,13 +45,28 @@ class Law:
     about: str | None = None
 
 
+class RoundedError(AssertionError):
+    """A difference no larger than the rounding of float32, where the inputs are float64."""
+
+    remedy = "compute in the dtype of the inputs, or in a wider one; constants such as torch.tensor(1.0) are float32"
+
+
 def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
-    """Raise unless equal up to the rounding of another order of summation."""
+    """Raise unless equal up to the rounding of another order of summation.
+
+    Raises:
+        RoundedError: If the difference may be the rounding of a narrower dtype.
+        AssertionError: If it is larger.
+    """
     for name in ("shape", "dtype"):
         one, other = getattr(got, name), getattr(expected, name)
         assert one == other, f"{what} has the {name} {one}, and {other} is expected"
-    same = torch.allclose(got, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
-    assert same, f"{what} is {short(got)}, and {short(expected)} is expected"
+    if torch.allclose(got, expected, rtol=1e-9, atol=1e-9, equal_nan=True):
+        return
+    said = f"{what} is {short(got)}, and {short(expected)} is expected"
+    if torch.allclose(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise RoundedError(f"{said}; they differ by at most {(got - expected).abs().nan_to_num().max():.1g}")
+    raise AssertionError(said)
 
 
 def finite_and_zero_outside(part: Any, batch: RolloutBatch, random: Random) -> None:

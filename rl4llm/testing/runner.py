@@ -29,6 +29,7 @@ class Broken:
         example: The smallest batch found on which it is broken; None if none could be drawn.
         part: What breaks it.
         also: Names of the other laws that are broken for the same cause.
+        remedy: What usually mends the part.
         kind: The kind of batch on which alone they are broken, as a field of
             [Domain][rl4llm.testing.domains.Domain]; None: they are broken on plain batches.
     """
@@ -38,10 +39,11 @@ class Broken:
     example: RolloutBatch | None
     part: Any = None
     also: tuple[str, ...] = ()
+    remedy: str = ""
     kind: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"  ✗ {self.law.name}", f"    {self.reason}", f"    remedy: {self.law.remedy}"]
+        lines = [f"  ✗ {self.law.name}", f"    {self.reason}", f"    remedy: {self.remedy or self.law.remedy}"]
         if self.kind is not None:
             option = f'{self.kind}="{NARROW[self.kind]}"'
             lines.append(f"    or, if it is not made for {SAID[self.kind]}: check(..., {option})")
@@ -79,8 +81,17 @@ def broken(part: Any, law: Law, *, examples: int = 100, domain: Domain = EVERYTH
     if found is None:
         return None
     batch, seed = found
-    batch = smallest(batch, domain.restrict, lambda smaller: bool(_reason(part, law, smaller, seed)))
-    return Broken(law, _reason(part, law, batch, seed), batch, part)
+    batch = smallest(batch, domain.restrict, lambda smaller: _error(part, law, smaller, seed) is not None)
+    error = _error(part, law, batch, seed)
+    assert error is not None
+    return Broken(law, _first_lines(error), batch, part, remedy=_remedy(law, error))
+
+
+def _remedy(law: Law, error: Exception) -> str:
+    """Return what mends the part: what the error says, or else the law if it was the law that raised."""
+    if not isinstance(error, AssertionError):
+        return "let it accept such a batch without raising; rl4llm.testing.rollouts() draws valid ones"
+    return getattr(error, "remedy", law.remedy)
 
 
 @cache
@@ -113,11 +124,11 @@ def holds(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> bo
 
 def _failure(part: Any, law: Law, examples: int, domain: Domain) -> tuple[RolloutBatch, int] | None:
     """Return the first drawn batch on which a law is broken, with its seed."""
-    return next((pair for pair in _drawn(examples, domain) if _reason(part, law, *pair, again=0)), None)
+    return next((pair for pair in _drawn(examples, domain) if _error(part, law, *pair, again=0)), None)
 
 
-def _reason(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) -> str:
-    """Return why the law is broken on a batch with one of some seeds, the given one first; empty if it is not.
+def _error(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) -> Exception | None:
+    """Return what a law raises on a batch with one of some seeds, the given one first; None if it holds.
 
     The batch is copied because a part may write into it.
     """
@@ -125,8 +136,8 @@ def _reason(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3)
         try:
             law.test(part, _copied(batch), Random(one))
         except Exception as error:  # whatever a part raises on a valid batch breaks the law
-            return _first_lines(error)
-    return ""
+            return error
+    return None
 
 
 def _copied(batch: RolloutBatch) -> RolloutBatch:
