@@ -11,7 +11,9 @@ from torch import Tensor
 from rl4llm.batch import SOURCES, RolloutBatch
 from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator
+from rl4llm.testing.faults import FaultError, RoundedError
 from rl4llm.testing.views import (
+    attached,
     cast,
     floats,
     outputs,
@@ -45,12 +47,6 @@ class Law:
     about: str | None = None
 
 
-class RoundedError(AssertionError):
-    """A difference no larger than the rounding of float32, where the inputs are float64."""
-
-    remedy = "compute in the dtype of the inputs, or in a wider one; constants such as torch.tensor(1.0) are float32"
-
-
 def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
     """Raise unless equal up to the rounding of another order of summation.
 
@@ -72,10 +68,18 @@ def close(got: Tensor, expected: Tensor, what: str = "the result") -> None:
 def finite_and_zero_outside(part: Any, batch: RolloutBatch, random: Random) -> None:
     """Every result is finite, and 0 where the mask is False."""
     for result in outputs(part, batch):
-        assert result.isfinite().all(), f"the result is not finite: {result.tolist()}"
+        assert result.isfinite().all(), f"the result is not finite: {short(result)}"
         if result.ndim == 2:
             assert result.shape == batch.response_mask.shape, f"the result has shape {tuple(result.shape)}"
-            assert not result[~batch.response_mask].any(), f"masked positions hold {result.tolist()}"
+            _nothing_outside(result, batch.response_mask)
+
+
+def _nothing_outside(result: Tensor, mask: Tensor) -> None:
+    if result[~mask].any():
+        raise FaultError(
+            f"the result is {short(result)}, not 0 where response_mask is False",
+            "return torch.where(batch.response_mask, result, 0), and for a gate result & batch.response_mask",
+        )
 
 
 def masked_never_read(part: Any, batch: RolloutBatch, random: Random) -> None:
@@ -109,8 +113,9 @@ def padding_inert(part: Any, batch: RolloutBatch, random: Random) -> None:
     time = batch.response_mask.shape[1]
     padded = with_padding(batch, 1 + random.randrange(4))
     for result, expected in zip(outputs(part, padded), outputs(part, batch), strict=True):
+        if result.ndim == 2:
+            _nothing_outside(result, padded.response_mask)
         close(result[:, :time] if result.ndim == 2 else result, expected, "with padding the result")
-        assert result.ndim < 2 or not result[:, time:].any(), "padding columns are not 0"
 
 
 def holes_stepped_over(part: Any, batch: RolloutBatch, random: Random) -> None:
@@ -183,10 +188,10 @@ def gradient_survives_anything_masked(part: Any, batch: RolloutBatch, random: Ra
 def _gradient_of(part: Any, leaves: RolloutBatch) -> None:
     inputs = {name: x.detach().clone().requires_grad_() for name, x in own_inputs(part, leaves).items()}
     (result,) = outputs(part, leaves, inputs)
-    assert result.requires_grad, "no gradient reaches the policy"
-    result.sum().backward()
+    attached(result).sum().backward()
     for name, tensor in floats(leaves).items():
-        assert tensor.grad is None, f"gradient reaches batch.{name}, which is a constant"
+        if tensor.grad is not None:
+            raise FaultError(f"gradient reaches batch.{name}, which is a constant", f"use batch.{name}.detach()")
     for name, tensor in inputs.items():
         if tensor.grad is not None:
             assert tensor.grad.isfinite().all(), f"the gradient of {name} is not finite"
@@ -195,9 +200,8 @@ def _gradient_of(part: Any, leaves: RolloutBatch) -> None:
 
 def subset_of_the_mask(part: Gate, batch: RolloutBatch, random: Random) -> None:
     """A gate keeps response tokens only, as truth values."""
-    kept = part(batch)
-    assert kept.dtype == torch.bool, f"a gate gives truth values, got {kept.dtype}"
-    assert not (kept & ~batch.response_mask).any(), "tokens outside response_mask are kept"
+    (kept,) = outputs(part, batch)
+    _nothing_outside(kept, batch.response_mask)
 
 
 def pieces_add_up(part: Aggregator, batch: RolloutBatch, random: Random) -> None:
@@ -211,7 +215,17 @@ def pieces_add_up(part: Aggregator, batch: RolloutBatch, random: Random) -> None
 
 DTYPE = Law("the dtype of the inputs is kept", dtype_preserved, "compute in float32 and cast the result back")
 FINITE = Law(
-    "finite, and 0 where the mask is False", finite_and_zero_outside, "reduce with rl4llm.masked; guard counts of 0"
+    "finite, and 0 where the mask is False",
+    finite_and_zero_outside,
+    "guard divisions by counts or spreads that may be 0; rl4llm.masked does",
+)
+UNCHANGED = Law(
+    "inputs are not changed", inputs_not_mutated, "write into a copy: avoid x += y, x.mul_(), x[...] = y on a batch's x"
+)
+STEADY = Law(
+    "two calls give the same",
+    twice_the_same,
+    "draw random numbers from a seed that the content gives, and keep no state between calls",
 )
 UNIVERSAL = (
     FINITE,
@@ -227,8 +241,8 @@ UNIVERSAL = (
     Law("holes are stepped over", holes_stepped_over, "let the next token be the next trained one", about="masks"),
     Law("the names of groups do not matter", group_names_do_not_matter, "renumber with torch.unique"),
     DTYPE,
-    Law("inputs are not changed", inputs_not_mutated, "avoid operations in place"),
-    Law("two calls give the same", twice_the_same, "draw random numbers from the content, or not at all"),
+    UNCHANGED,
+    STEADY,
     Law(
         "what is missing is named",
         what_is_missing_is_named,
@@ -240,7 +254,7 @@ DIFFERENTIABLE = (
     Law(
         "gradient reaches the policy's own outputs only",
         gradient_reaches_own_inputs_only,
-        "detach old log-probs and advantages, and leave the policy's own outputs attached",
+        "select with torch.where before any arithmetic, so that masked positions get no gradient",
     ),
     Law(
         "the gradient is finite whatever is masked",

@@ -90,7 +90,7 @@ def broken(part: Any, law: Law, *, examples: int = 100, domain: Domain = EVERYTH
 def _remedy(law: Law, error: Exception) -> str:
     """Return what mends the part: what the error says, or else the law if it was the law that raised."""
     if not isinstance(error, AssertionError):
-        return "let it accept such a batch without raising; rl4llm.testing.rollouts() draws valid ones"
+        return "it raises on a valid batch; call it on the one below to see where"
     return getattr(error, "remedy", law.remedy)
 
 
@@ -122,6 +122,12 @@ def holds(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> bo
     return _failure(part, law, examples, domain) is None
 
 
+def failure(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> Exception | None:
+    """Return what the law raises on the first drawn batch on which it is broken; None if it holds on all."""
+    found = _failure(part, law, examples, domain)
+    return None if found is None else _error(part, law, *found, again=0)
+
+
 def _failure(part: Any, law: Law, examples: int, domain: Domain) -> tuple[RolloutBatch, int] | None:
     """Return the first drawn batch on which a law is broken, with its seed."""
     return next((pair for pair in _drawn(examples, domain) if _error(part, law, *pair, again=0)), None)
@@ -134,13 +140,13 @@ def _error(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) 
     """
     for one in (seed, *range(again)):
         try:
-            law.test(part, _copied(batch), Random(one))
+            law.test(part, copied(batch), Random(one))
         except Exception as error:  # whatever a part raises on a valid batch breaks the law
             return error
     return None
 
 
-def _copied(batch: RolloutBatch) -> RolloutBatch:
+def copied(batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with tensors of its own, without the checks of a new batch."""
     twin = copy(batch)
     for name, tensor in batch.tensors().items():

@@ -81,7 +81,7 @@ def _one_critic(batch: RolloutBatch) -> RolloutBatch:
 def _rounded(decimals: int) -> Callable[[RolloutBatch], RolloutBatch]:
     def rounded(batch: RolloutBatch) -> RolloutBatch:
         numbers: dict[str, Tensor] = {name: x for name, x in floats(batch).items() if name not in ("scores", "rewards")}
-        return batch.replace(**{name: x.round(decimals=decimals) for name, x in numbers.items()})
+        return batch.replace(**{name: x.round(decimals=decimals) + 0.0 for name, x in numbers.items()})
 
     return rounded
 
