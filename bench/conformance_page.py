@@ -94,7 +94,8 @@ def _reasons(run: dict[str, Any]) -> list[str]:
     if not found:
         return []
     counted = [
-        f"- *{name}*: {why} ({count} function{'s' if count > 1 else ''})." for (name, why), count in found.items()
+        f"- *{name}*: {why} ({len(seen)} function{'s' if len(seen) > 1 else ''}; for example {min(seen, key=len)})."
+        for (name, why), seen in found.items()
     ]
     return ["Not promised, and why:", "", *counted, ""]
 
