@@ -112,4 +112,4 @@ def _examples(run: dict[str, Any]) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")
+    return " ".join(text.split()).rstrip(".").replace('float("nan")', "nan")
