@@ -60,9 +60,9 @@ def group_sum(
         tensor([3., 5., 3.])
     """
     check_group_tensors("group_sum", group_ids, x=x, mask=mask)
-    ids, count = dense_group_ids(group_ids)
+    groups, ids = torch.unique(group_ids, return_inverse=True)
     kept = keep(at_least_float32(x), mask)
-    return torch.zeros(count, dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
+    return torch.zeros(len(groups), dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
 
 
 def group_max(
@@ -70,9 +70,9 @@ def group_max(
 ) -> Float[Tensor, " batch"]:
     """Largest counted x of each group, given back to every row; −inf where a group has no counted row."""
     check_group_tensors("group_max", group_ids, x=x, mask=mask)
-    ids, count = dense_group_ids(group_ids)
+    groups, ids = torch.unique(group_ids, return_inverse=True)
     kept = keep(at_least_float32(x), mask, -torch.inf)
-    largest = torch.full((count,), -torch.inf, dtype=kept.dtype, device=kept.device)
+    largest = torch.full((len(groups),), -torch.inf, dtype=kept.dtype, device=kept.device)
     return largest.scatter_reduce(0, ids, kept, "amax")[ids]
 
 

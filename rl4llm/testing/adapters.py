@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from rl4llm.advantages import AdvantageEstimator, Advantages
 from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.checks import UsageError
 from rl4llm.gates import Gate
 from rl4llm.masked import keep
 from rl4llm.objectives import PolicyObjective
@@ -33,14 +35,31 @@ class _Adapted:
 
     function: Callable[..., Any]
     takes: Sequence[str]
+    options: Mapping[str, Any]
     declared: Mapping[str, Any]
+    given: ClassVar[frozenset[str]] = frozenset(_FIELDS)
 
     def __post_init__(self) -> None:
+        self._check()
         for name, value in self.declared.items():
             object.__setattr__(self, name, value)
 
+    def _check(self) -> None:
+        """Raise unless the function can be called with what it is said to take."""
+        name = getattr(self.function, "__name__", repr(self.function))
+        if not callable(self.function):
+            raise UsageError(f"{name} is not callable; pass the function itself.")
+        for unknown in sorted(set(self.takes) - self.given):
+            raise UsageError(f"{name}: order names '{unknown}'; known are {', '.join(sorted(self.given))}.")
+        try:
+            signature(self.function).bind(*self.takes, **self.options)
+        except TypeError as error:
+            raise UsageError(f"{name}: {error}; it is called as {self}, set order and options to fit.") from None
+        except ValueError:  # a built-in function without a signature
+            pass
+
     def __repr__(self) -> str:
-        return f"{getattr(self.function, '__name__', self.function)}({', '.join(self.takes)})"
+        return f"{getattr(self.function, '__name__', self.function)}({', '.join([*self.takes, *self.options])})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +101,7 @@ def from_token_rewards(function: Callable[..., Any], *, order: str = "rewards va
     Example:
         >>> def temporal_difference(values, rewards, mask, gamma): ...
         >>> from_token_rewards(temporal_difference, order="values rewards mask", gamma=0.99)
-        temporal_difference(values, rewards, mask)
+        temporal_difference(values, rewards, mask, gamma)
     """
     return FunctionEstimator(function, tuple(order.split()), options)
 
@@ -115,6 +134,7 @@ class FunctionObjective(_Adapted, PolicyObjective):
     takes: Sequence[str] = ("old_log_probs", "log_probs", "advantages", "mask")
     options: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Any] = field(default_factory=dict)
+    given: ClassVar[frozenset[str]] = frozenset({*_FIELDS, "log_probs"})
     paper: ClassVar[str] = ""
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:
@@ -159,6 +179,7 @@ class FunctionPenalty(_Adapted, Regularizer):
     coef: float = 1.0
     where: Gate | None = None
     reads: ClassVar[tuple[str, ...]] = ("ref_log_probs",)
+    given: ClassVar[frozenset[str]] = frozenset({*_FIELDS, "log_probs"})
     paper: ClassVar[str] = ""
 
     def __call__(self, policy: PolicyOutput, batch: RolloutBatch) -> Tensor:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4llm.batch import PolicyOutput, RolloutBatch
+from rl4llm.batch import RolloutBatch
 from rl4llm.groups import dense_group_ids
 from rl4llm.masked import keep
 from rl4llm.objectives import Aggregator, SequenceMean, TokenMean
 from rl4llm.testing.laws import Law, close
-from rl4llm.testing.views import in_domain, own_inputs
+from rl4llm.testing.views import attached, in_domain, outputs, own_inputs
 
 
 def gradients(part: Any, batch: RolloutBatch, aggregator: Aggregator, pieces: list[Tensor]) -> dict[str, Tensor]:
@@ -34,9 +34,9 @@ def gradients(part: Any, batch: RolloutBatch, aggregator: Aggregator, pieces: li
     counts = {axes: aggregator.count(mask) for axes, mask in masks.items()}
     for rows in pieces:
         piece = batch.select(rows)
-        losses = part(PolicyOutput(**{name: leaf[rows] for name, leaf in leaves.items()}), piece)
+        (losses,) = outputs(part, piece, {name: leaf[rows] for name, leaf in leaves.items()})
         mask = piece.response_mask if losses.ndim == 2 else piece.response_mask.any(-1)
-        aggregator(keep(losses, mask), mask, normalizer=counts[losses.ndim]).backward()
+        aggregator(keep(attached(losses), mask), mask, normalizer=counts[losses.ndim]).backward()
     return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
 

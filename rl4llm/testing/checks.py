@@ -1,10 +1,11 @@
 """`check_*`: every law that a part's family and its declared properties promise, in one call."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, Literal
 
 from rl4llm.advantages import AdvantageEstimator, Whiten
-from rl4llm.checks import UsageError
+from rl4llm.checks import UsageError, check_at_least
 from rl4llm.corrections import Correction
 from rl4llm.critics import Head, ValueLoss, ValueSource
 from rl4llm.gates import Gate
@@ -41,8 +42,11 @@ LAWS: dict[type, tuple[Law, ...]] = {
 def laws_of(part: Any) -> tuple[Law, ...]:
     """The laws that a part must keep.
 
+    Args:
+        part: An instance of any family.
+
     Raises:
-        UsageError: If it belongs to no family; a plain function needs an adapter.
+        UsageError: If it belongs to no family, or cannot be called as its family is; a plain function needs an adapter.
 
     Example:
         >>> from rl4llm.gates import AgreementGate
@@ -51,11 +55,34 @@ def laws_of(part: Any) -> tuple[Law, ...]:
     """
     for family, laws in LAWS.items():
         if isinstance(part, family):
+            _check_call(part, family)
             return laws
-    raise UsageError(
-        f"{part!r} belongs to no family of parts; wrap a plain function with an adapter of rl4llm.testing, for example "
-        "from_scores(function)."
+    raise UsageError(f"check: {_named(part)}")
+
+
+def _named(other: Any) -> str:
+    """Return what something that is no part is, and what to pass instead."""
+    if isinstance(other, type):
+        return f"{other.__name__} is a class; pass an instance, such as {other.__name__}()."
+    if not callable(other):
+        return f"{other!r} is no part; pass an instance of a family, such as an AdvantageEstimator or a Gate."
+    return (
+        f"{getattr(other, '__qualname__', repr(other))} belongs to no family of parts; wrap a plain function with "
+        "from_scores, from_token_rewards, from_log_probs or from_kl of rl4llm.testing."
     )
+
+
+def _check_call(part: Any, family: type) -> None:
+    """Raise unless a part takes the arguments that its family is called with."""
+    if "__call__" not in vars(family):
+        return
+    wanted, (_, *given) = signature(family.__call__), signature(family.__call__).parameters.values()
+    by_name = {one.name: one for one in given if one.kind is one.KEYWORD_ONLY}
+    try:
+        signature(part).bind(*given[: len(given) - len(by_name)], **by_name)
+    except TypeError as error:
+        names = ", ".join(one for one in wanted.parameters if one != "self")
+        raise UsageError(f"check: {type(part).__name__}.__call__: {error}; the loop calls it with ({names}).") from None
 
 
 def check(
@@ -66,10 +93,11 @@ def check(
     masks: Literal["any", "contiguous"] = "any",
     scores: Literal["any", "scored"] = "any",
     groups: Literal["any", "differing"] = "any",
+    padding: Literal["any", "finite"] = "any",
 ) -> None:
     """Run every law on a part and raise one error that names every cause for which laws are broken.
 
-    The last four arguments state what the part is made for, as [Domain][rl4llm.testing.domains.Domain] explains; by
+    The last five arguments state what the part is made for, as [Domain][rl4llm.testing.domains.Domain] explains; by
     default it is examined on every valid batch.
 
     Args:
@@ -79,6 +107,7 @@ def check(
         masks: "contiguous": for responses that begin in the first column and have no holes.
         scores: "scored": for responses that all could be scored.
         groups: "differing": for groups of at least two responses with different scores.
+        padding: "finite": for masked positions that hold ordinary numbers, not NaN or infinity.
 
     Raises:
         BrokenLawsError: With the smallest counterexample and the usual remedy for each cause.
@@ -88,14 +117,16 @@ def check(
         >>> from rl4llm.advantages import LeaveOneOut
         >>> check(LeaveOneOut(), examples=5)
     """
-    domain = Domain(rows=rows, masks=masks, scores=scores, groups=groups)
+    check_at_least("check", 1, examples=examples)
+    domain = Domain(rows=rows, masks=masks, scores=scores, groups=groups, padding=padding)
     require(part, laws_of(part), examples=examples, domain=domain)
 
 
 def _checker(family: type, name: str) -> Callable[..., None]:
     def check_family(part: Any, **options: Any) -> None:
+        laws_of(part)
         if not isinstance(part, family):
-            raise UsageError(f"{name}: {part!r} is no {family.__name__}; wrap a plain function with an adapter.")
+            raise UsageError(f"{name}: {part!r} is no {family.__name__}; `check` finds the family of any part.")
         check(part, **options)
 
     check_family.__name__ = check_family.__qualname__ = name

@@ -1,6 +1,6 @@
 """Runs laws on a part and says all that are broken, with the smallest counterexample of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -8,13 +8,13 @@ from random import Random
 from textwrap import wrap
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from rl4llm.batch import RolloutBatch
 from rl4llm.testing.domains import EVERYTHING, NARROW, SAID, Domain
 from rl4llm.testing.laws import Law
+from rl4llm.testing.shrinking import smallest
 from rl4llm.testing.strategies import rollouts
 from rl4llm.testing.views import describe
 
@@ -29,6 +29,7 @@ class Broken:
         example: The smallest batch found on which it is broken; None if none could be drawn.
         part: What breaks it.
         also: Names of the other laws that are broken for the same cause.
+        remedy: What usually mends the part.
         kind: The kind of batch on which alone they are broken, as a field of
             [Domain][rl4llm.testing.domains.Domain]; None: they are broken on plain batches.
     """
@@ -38,10 +39,11 @@ class Broken:
     example: RolloutBatch | None
     part: Any = None
     also: tuple[str, ...] = ()
+    remedy: str = ""
     kind: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"  ✗ {self.law.name}", f"    {self.reason}", f"    remedy: {self.law.remedy}"]
+        lines = [f"  ✗ {self.law.name}", f"    {self.reason}", f"    remedy: {self.remedy or self.law.remedy}"]
         if self.kind is not None:
             option = f'{self.kind}="{NARROW[self.kind]}"'
             lines.append(f"    or, if it is not made for {SAID[self.kind]}: check(..., {option})")
@@ -66,101 +68,90 @@ class BrokenLawsError(AssertionError):
         super().__init__("\n".join(lines))
 
 
-def broken(
-    part: Any,
-    law: Law,
-    *,
-    examples: int = 100,
-    strategy: SearchStrategy[RolloutBatch] | None = None,
-) -> Broken | None:
-    """Return the law's smallest counterexample, or None if it holds on all batches that were drawn.
+def broken(part: Any, law: Law, *, examples: int = 100, domain: Domain = EVERYTHING) -> Broken | None:
+    """Return a small counterexample to the law, or None if it holds on all batches that were drawn.
 
     Args:
         part: What is tested.
         law: What shall hold.
         examples: Batches to draw.
-        strategy: Where they come from; [rollouts][rl4llm.testing.strategies.rollouts] by default.
+        domain: Which batches; by default all.
     """
-    if strategy is None and holds(part, law, examples):
+    found = _failure(part, law, examples, domain)
+    if found is None:
         return None
-    search, drawn = _Search(), rollouts() if strategy is None else strategy
-    try:  # again, for a small counterexample
-        _examine(lambda batch, seed: search.look(part, law, batch, seed), examples, drawn)
-    except (Exception, _EnoughError):  # whatever a part raises on a valid batch breaks the law
-        if search.reason is None:
-            raise
-    return None if search.reason is None else Broken(law, search.reason, search.example, part)
+    batch, seed = found
+    batch = smallest(batch, domain.restrict, lambda smaller: _error(part, law, smaller, seed) is not None)
+    error = _error(part, law, batch, seed)
+    assert error is not None
+    return Broken(law, _first_lines(error), batch, part, remedy=_remedy(law, error))
 
 
-def _examine(look: Callable[[RolloutBatch, int], None], examples: int, strategy: SearchStrategy[RolloutBatch]) -> None:
-    """Show batches and seeds to a function, and simplify the first one on which it raises."""
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    @given(batch=strategy, seed=st.integers(0, 2**16))
-    def trial(batch: RolloutBatch, seed: int) -> None:
-        look(batch, seed)
-
-    trial()
+def _remedy(law: Law, error: Exception) -> str:
+    """Return what mends the part: what the error says, or else the law if it was the law that raised."""
+    if not isinstance(error, AssertionError):
+        return "it raises on a valid batch; call it on the one below to see where"
+    return getattr(error, "remedy", law.remedy)
 
 
 @cache
 def _drawn(examples: int, domain: Domain = EVERYTHING) -> tuple[tuple[RolloutBatch, int], ...]:
-    """Return what `_examine` shows to every law that holds: drawing it takes longer than most laws do."""
+    """Return batches and seeds that every law is tested on: drawing them takes longer than most laws do."""
+    if domain != EVERYTHING:
+        return tuple((domain.restrict(batch), seed) for batch, seed in _drawn(examples))
     found: list[tuple[RolloutBatch, int]] = []
-    _examine(lambda batch, seed: found.append((batch, seed)), examples, domain.strategy())
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(batch=rollouts(), seed=st.integers(0, 2**16))
+    def draw(batch: RolloutBatch, seed: int) -> None:
+        found.append((batch, seed))
+
+    draw()
     return tuple(found)
 
 
 def holds(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> bool:
-    """Return whether a law holds on all drawn batches, each copied because a part may write into it."""
-    try:
-        for batch, seed in _drawn(examples, domain):
-            law.test(part, _copied(batch), Random(seed))
-    except Exception:
-        return False
-    return True
+    """Return whether a law holds on all drawn batches."""
+    return _failure(part, law, examples, domain) is None
 
 
-def _copied(batch: RolloutBatch) -> RolloutBatch:
+def failure(part: Any, law: Law, examples: int, domain: Domain = EVERYTHING) -> Exception | None:
+    """Return what the law raises on the first drawn batch on which it is broken; None if it holds on all."""
+    found = _failure(part, law, examples, domain)
+    return None if found is None else _error(part, law, *found, again=0)
+
+
+def _failure(part: Any, law: Law, examples: int, domain: Domain) -> tuple[RolloutBatch, int] | None:
+    """Return the first drawn batch on which a law is broken, with its seed."""
+    return next((pair for pair in _drawn(examples, domain) if _error(part, law, *pair, again=0)), None)
+
+
+def _error(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) -> Exception | None:
+    """Return what a law raises on a batch with one of some seeds, the given one first; None if it holds.
+
+    The batch is copied because a part may write into it.
+    """
+    for one in (seed, *range(again)):
+        try:
+            law.test(part, copied(batch), Random(one))
+        except Exception as error:  # whatever a part raises on a valid batch breaks the law
+            return error
+    return None
+
+
+def copied(batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with tensors of its own, without the checks of a new batch."""
     twin = copy(batch)
     for name, tensor in batch.tensors().items():
         object.__setattr__(twin, name, tensor.clone())
     return twin
-
-
-class _EnoughError(BaseException):
-    """Ends the search for a smaller counterexample; no Exception, so that Hypothesis does not take it for a failure."""
-
-
-class _Search:
-    """The smallest counterexample so far, and how long to look for a smaller one."""
-
-    patience = 60
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self.example: RolloutBatch | None = None
-        self.looked = 0
-
-    def look(self, part: Any, law: Law, batch: RolloutBatch, seed: int) -> None:
-        """Test the law on a batch; keep it if it is a counterexample and no larger than the one that is known."""
-        self.looked += self.reason is not None
-        if self.looked > self.patience:
-            raise _EnoughError
-        try:
-            law.test(part, batch, Random(seed))
-        except Exception as error:
-            if self.example is None or batch.response_mask.numel() <= self.example.response_mask.numel():
-                self.reason, self.example = _first_lines(error), batch
-            raise
 
 
 def _first_lines(error: Exception) -> str:

@@ -21,9 +21,7 @@ LIKELY, UNLIKELY = -1e-6, -50.0
 
 
 @st.composite
-def masks(
-    draw: Draw, max_batch: int = 5, max_time: int = 8, holes: bool = True, empty: bool = True, min_batch: int = 1
-) -> Tensor:
+def masks(draw: Draw, max_batch: int = 5, max_time: int = 8, holes: bool = True) -> Tensor:
     """A batch × time response mask: ragged, empty rows, padding; at least one row and column.
 
     Args:
@@ -31,22 +29,20 @@ def masks(
         max_batch: Rows at most.
         max_time: Columns at most.
         holes: Whether padding may stand on the left too, and between trained tokens.
-        empty: Whether a row may have no token.
-        min_batch: Rows at least.
     """
-    batch, time = draw(st.integers(min_batch, max_batch)), draw(st.integers(1, max_time))
+    batch, time = draw(st.integers(1, max_batch)), draw(st.integers(1, max_time))
     columns = torch.arange(time)
     kind = draw(st.sampled_from(["right", "left", "holes"])) if holes else "right"
     if kind == "holes":
-        return torch.stack([_flags(draw, time, least=0 if empty else 1) for _ in range(batch)])
-    length = st.integers(0 if empty else 1, time)
+        return torch.stack([_flags(draw, time) for _ in range(batch)])
+    length = st.integers(0, time)
     lengths = torch.tensor([draw(length) for _ in range(batch)])[:, None]
     return columns >= time - lengths if kind == "left" else columns < lengths
 
 
-def _flags(draw: Draw, count: int, least: int = 0) -> Tensor:
-    """Truth values from one drawn integer, which shrinks to all False, or to the first alone if `least` is 1."""
-    bits = draw(st.integers(least, 2**count - 1))
+def _flags(draw: Draw, count: int) -> Tensor:
+    """Truth values from one drawn integer, which shrinks to all False."""
+    bits = draw(st.integers(0, 2**count - 1))
     return torch.tensor([bits >> place & 1 for place in range(count)], dtype=torch.bool)
 
 
@@ -86,20 +82,10 @@ def log_probs(draw: Draw, shape: tuple[int, ...]) -> Tensor:
 
 
 @st.composite
-def group_ids(draw: Draw, batch: int, alone: bool = True) -> Tensor:
-    """Ids of ragged groups in any order, from one group of all to groups of one, with arbitrary labels.
-
-    Args:
-        draw: Of Hypothesis.
-        batch: How many ids.
-        alone: Whether a group may have a single member.
-    """
-    largest = draw(st.integers(0, max((batch if alone else batch // 2) - 1, 0)))
-    member = st.integers(0, largest)
-    pairs = [] if alone else [*range(largest + 1)] * 2
-    members = torch.tensor([*pairs, *(draw(member) for _ in range(batch - len(pairs)))], dtype=torch.long)
-    if pairs:
-        members = members[torch.randperm(batch, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))]
+def group_ids(draw: Draw, batch: int) -> Tensor:
+    """Ids of ragged groups in any order, from one group of all to groups of one, with arbitrary labels."""
+    member = st.integers(0, draw(st.integers(0, max(batch - 1, 0))))
+    members = torch.tensor([draw(member) for _ in range(batch)], dtype=torch.long)
     relabel = draw(st.integers(0, 99))
     if not relabel:
         return members
@@ -107,20 +93,9 @@ def group_ids(draw: Draw, batch: int, alone: bool = True) -> Tensor:
 
 
 @st.composite
-def scores(draw: Draw, batch: int, unscorable: bool = True, ties: bool = True) -> Tensor:
-    """Scores with ties, negatives, up to ±1e4 and, where allowed, NaN for responses that could not be scored.
-
-    Args:
-        draw: Of Hypothesis.
-        batch: How many.
-        unscorable: Whether scores may be NaN.
-        ties: Whether scores may be equal.
-    """
+def scores(draw: Draw, batch: int, unscorable: bool = True) -> Tensor:
+    """Scores with ties, negatives, up to ±1e4 and, where allowed, NaN for responses that could not be scored."""
     any_number = st.integers(-(10**7), 10**7).map(lambda thousandths: thousandths / 1000)
-    if not ties:
-        drawn = torch.tensor(draw(st.lists(any_number, min_size=batch, max_size=batch, unique=True)))
-        failed = _flags(draw, batch) & _flags(draw, batch) if unscorable else torch.zeros(batch, dtype=torch.bool)
-        return drawn.double().masked_fill(failed, float("nan"))
     choices = [0.0, 1.0, -1.0, 0.1, 0.5, draw(any_number), draw(any_number)]
     choices += [float("nan")] * 2 if unscorable else []
     which = st.integers(0, len(choices) - 1)
@@ -134,7 +109,6 @@ def rollouts(
     unscorable: bool = True,
     dtype: torch.dtype | None = torch.float64,
     shaped: bool = True,
-    alike: bool = True,
     **mask_options: Any,
 ) -> RolloutBatch:
     """A whole valid `RolloutBatch` with every optional field that a part may read, and sometimes `policy_version`.
@@ -145,13 +119,12 @@ def rollouts(
         unscorable: Whether scores may be NaN.
         dtype: Of every floating field; None: one of `DTYPES`.
         shaped: Whether rewards may hold more than the scores.
-        alike: Whether a response may be without siblings, and scores may be equal.
         mask_options: Of [masks][rl4llm.testing.strategies.masks]; by default up to 5 rows, and up to 16 now and then.
     """
     if "max_batch" not in mask_options:
         mask_options["max_batch"] = draw(st.sampled_from([5, 5, 5, 16]))
-    mask = draw(masks(**mask_options, min_batch=1 if alike else 2))
-    groups, own_scores = draw(group_ids(len(mask), alike)), draw(scores(len(mask), unscorable, alike))
+    mask = draw(masks(**mask_options))
+    groups, own_scores = draw(group_ids(len(mask))), draw(scores(len(mask), unscorable))
     fields = _identities(draw, mask, groups)
     fields |= _numbers_of_tokens(draw, mask, draw(st.integers(1, 8)) if critics is None else critics)
     shaping = 0.1 * fields["entropies"] if shaped and draw(st.booleans()) else torch.zeros(mask.shape)

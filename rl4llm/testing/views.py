@@ -6,15 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4llm.advantages import Whiten
+from rl4llm.advantages import AdvantageEstimator, Advantages, Whiten
 from rl4llm.axes import aligned
 from rl4llm.batch import AXES, PolicyOutput, RolloutBatch, place_scores
+from rl4llm.checks import kind_of
+from rl4llm.corrections import Correction
 from rl4llm.critics import Head, ValueLoss
 from rl4llm.errors import GraphError
+from rl4llm.gates import Gate
 from rl4llm.objectives import Aggregator, PolicyObjective
 from rl4llm.parts import Part
 from rl4llm.regularizers import Regularizer
 from rl4llm.roles import CONSTANTS
+from rl4llm.testing.faults import FaultError
 
 _TOKENS = AXES["response_mask"]
 
@@ -55,7 +59,46 @@ def outputs(part: Any, batch: RolloutBatch, inputs: Mapping[str, Tensor] | None 
         given = part.loss(inputs["outputs"], batch)
     else:
         given = part(*inputs.values(), batch)
-    return [given] if isinstance(given, Tensor) else [tensor for tensor in given if tensor is not None]
+    return _as_its_family(part, given, batch)
+
+
+def _as_its_family(part: Any, given: Any, batch: RolloutBatch) -> list[Tensor]:
+    """Return the tensors that a part gave.
+
+    Raises:
+        FaultError: If they are not of the type and shape that its family returns.
+    """
+    if isinstance(part, AdvantageEstimator) and not isinstance(given, Advantages):
+        raise FaultError(
+            f"it returns {kind_of(given)}", "return Advantages(advantages) or Advantages(advantages, returns)"
+        )
+    tensors = [given] if isinstance(given, Tensor) else [tensor for tensor in given if tensor is not None]
+    for tensor in tensors:
+        by_token = isinstance(part, AdvantageEstimator | Gate | Correction)
+        if by_token and tensor.shape != batch.response_mask.shape:
+            raise FaultError(
+                f"it returns {kind_of(tensor)}, and response_mask has the shape {tuple(batch.response_mask.shape)}",
+                "return one entry per token; rl4llm.masked.spread(numbers, response_mask) spreads one per response",
+            )
+        if isinstance(part, PolicyObjective | Regularizer) and not tensor.ndim:
+            raise FaultError(
+                "it returns one number",
+                "return one loss per token, or per response, and leave the mean to an aggregator",
+            )
+        if isinstance(part, Gate) and tensor.dtype != torch.bool:
+            raise FaultError(f"it returns {kind_of(tensor)}", "return truth values, such as numbers > threshold")
+    return tensors
+
+
+def attached(loss: Tensor) -> Tensor:
+    """Return the loss.
+
+    Raises:
+        FaultError: If no gradient reaches what it was computed from.
+    """
+    if not loss.requires_grad:
+        raise FaultError("no gradient reaches the policy", "compute from policy without detach() and torch.no_grad()")
+    return loss
 
 
 def outputs_with_gradient(
@@ -169,10 +212,15 @@ def describe(batch: RolloutBatch, part: Any = None) -> str:
     return "\n".join(f"{name}=torch.tensor({_short(x.tolist())})" for name, x in found.items() if x is not None)
 
 
+def short(tensor: Tensor) -> str:
+    """Return the numbers of a tensor as text with six digits each."""
+    return _short(tensor.tolist()).replace('float("', "").replace('")', "")
+
+
 def _short(numbers: Any) -> str:
     if isinstance(numbers, list):
         return f"[{', '.join(map(_short, numbers))}]"
     if isinstance(numbers, float):
         text = f"{numbers:.6g}"
-        return 'float("nan")' if numbers != numbers else text if set(text) & set(".en") else f"{text}.0"
+        return text if set(text) & set(".e") else f"{text}.0" if numbers - numbers == 0 else f'float("{text}")'
     return str(numbers)

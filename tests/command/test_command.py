@@ -96,9 +96,20 @@ def test_a_part_is_checked_by_its_place(capsys, tmp_path, monkeypatch):
     status, out, _ = said(capsys, "check", "mine_for_the_command:Flipped", "--examples=10")
     assert status == 1
     assert "the sign is flipped" in out
-    for place in ("nothing", "no_such_module:Part", "rl4llm.advantages:Nope", "rl4llm.rollouts:HuggingFaceEngine"):
+    Path("needs_another.py").write_text("import no_such_module\n")
+    Path("fails_itself.py").write_text("x = 1 / 0\n")
+    for place, message in {
+        "nothing": "give module:name",
+        "no_such_module:Part": "No module named 'no_such_module'; give module:name",
+        "needs_another:Part": "importing needs_another needs no_such_module, which is not installed",
+        "fails_itself:Part": "importing fails_itself raises ZeroDivisionError",
+        "rl4llm.advantages:LeavOneOut": "did you mean LeaveOneOut?",
+        "rl4llm.rollouts:HuggingFaceEngine": "name an instance instead of the class",
+        "rl4llm.advantages:gae": "gae belongs to no family of parts",
+    }.items():
         status, _, err = said(capsys, "check", place)
         assert (status, err.count("\n")) == (2, 1), place
+        assert message in err, err
 
 
 def test_families_are_reached_from_the_top_and_nothing_heavy_is_loaded():

@@ -13,6 +13,7 @@ import torch
 
 from rl4llm.advantages import GAE, Advantages, GroupRelative, LeaveOneOut
 from rl4llm.checks import UsageError
+from rl4llm.command import checking
 from rl4llm.gates import AgreementGate
 from rl4llm.objectives import PPOClip, TokenMean
 from rl4llm.regularizers import EntropyBonus
@@ -28,6 +29,7 @@ from rl4llm.testing import (
     check_objective,
     check_regularizer,
     check_reward,
+    domains,
     examine,
     expected_update,
     from_log_probs,
@@ -36,7 +38,6 @@ from rl4llm.testing import (
     laws_of,
     policy_gradient,
     require,
-    rollouts,
     runner,
 )
 from tests.testing import wrong_estimators, wrong_losses
@@ -47,9 +48,8 @@ CAUGHT = [*wrong_estimators.CAUGHT, *wrong_losses.CAUGHT]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch, unchecked_shapes):
-    """Smaller counterexamples are nicer to read, and slower to find; so is what the annotations forbid."""
-    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 8)
+def with_wrong_shapes(unchecked_shapes):
+    """Wrong parts give what the annotations forbid."""
 
 
 @pytest.mark.parametrize(("part", "law"), CAUGHT, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
@@ -58,7 +58,8 @@ def test_a_classic_bug_breaks_the_law_that_is_meant_for_it(part, law):
     failure = broken(part, meant, examples=100)
     assert failure is not None, f"{type(part).__name__} passes '{law}'"
     assert failure.reason
-    assert failure.law.remedy in str(failure)
+    assert failure.remedy
+    assert f"remedy: {failure.remedy}" in str(failure)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,36 @@ def test_all_broken_laws_are_in_one_message_with_example_and_remedy():
     assert "response_mask=torch.tensor([[" in said
 
 
-def test_the_wrong_family_and_bare_functions_are_one_line():
-    with pytest.raises(UsageError, match=r"check_gate: .* is no Gate"):
-        check_gate(GAE())
-    with pytest.raises(UsageError, match="belongs to no family of parts; wrap a plain function"):
-        check(lambda batch: batch)
+class TakesNothing(LeaveOneOut):
+    def __call__(self):
+        return None
+
+
+MISTAKES = [
+    (lambda: check(None), "None is no part; pass an instance of a family"),
+    (lambda: check("GAE"), "'GAE' is no part"),
+    (lambda: check(LeaveOneOut), r"LeaveOneOut is a class; pass an instance, such as LeaveOneOut\(\)"),
+    (lambda: check(lambda batch: batch), "belongs to no family of parts; wrap a plain function with from_scores"),
+    (lambda: check(TakesNothing()), r"TakesNothing.__call__: too many .*; the loop calls it with \(batch\)"),
+    (lambda: check(GAE(), examples=0), "examples must be a whole number of at least 1, got 0"),
+    (lambda: check_gate(GAE()), r"check_gate: .* is no Gate"),
+    (lambda: check_gate(AgreementGate), "AgreementGate is a class"),
+    (lambda: from_scores(None), "None is not callable"),
+    (
+        lambda: from_scores(lambda scores: scores),
+        r"too many positional arguments; it is called as .*\(scores, group_ids",
+    ),
+    (lambda: from_scores(lambda scores: scores, order="scores", eps=1.0), r"unexpected keyword argument 'eps'"),
+    (lambda: from_scores(lambda a, b: a, order="scores group"), "order names 'group'; known are .*group_ids"),
+    (lambda: from_log_probs(lambda old, new: old), "too many positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("call", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_wrong_argument_is_one_line(call, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
 
 
 # --- one finding for each cause --------------------------------------------------------------------------------------
@@ -164,7 +190,7 @@ def test_a_part_that_fails_on_plain_batches_is_one_finding():
 
 
 def test_a_finding_names_the_other_laws_and_the_domain_to_state():
-    some = [law for law in laws_of(Refuses()) if law.name.startswith(("finite", "masked"))]
+    some = [law for law in laws_of(Refuses()) if law.name.startswith(("finite", "masked positions are"))]
     with pytest.raises(BrokenLawsError) as caught:
         require(Refuses(), some, examples=FEW)
     said = str(caught.value)
@@ -178,6 +204,10 @@ def test_a_part_is_examined_on_what_it_promises():
     check_advantage_estimator(wrong_estimators.NaNAsZero(), examples=5, scores="scored")
     with pytest.raises(UsageError, match="check: rows"):
         check(Refuses(), rows="full")
+
+
+def test_the_command_knows_the_fields_of_a_domain():
+    assert checking._NARROW == domains.NARROW
 
 
 def alone(batch):
@@ -236,7 +266,7 @@ def clipped(old_log_probs, log_probs, advantages, mask, clip=0.2):
 
 
 ADAPTED = [
-    (from_token_rewards(lambda r, v, m: r * m - v * m), "masked positions are never read", True),
+    (from_token_rewards(lambda r, v, m: r * m - v * m), "masked positions may hold anything", True),
     (from_scores(lambda scores, index: scores - scores.mean(), order="scores index"), "an advantage depends", True),
     (from_log_probs(clipped), "gradient reaches the policy's own outputs only", True),
     (from_log_probs(lambda o, n, a, m: clipped(o.detach(), n, a.detach(), m)), "gradient reaches the policy's", False),
@@ -295,26 +325,37 @@ def pytest_on(folder, *args):
 
 
 @pytest.mark.long
-def test_the_plugin_says_what_is_wrong_with_its_argument(tmp_path):
-    for place, message in (("no.such:Thing", "No module named"), ("rl4llm.advantages:Nope", "has no attribute")):
-        code, said = pytest_on(tmp_path, "--rl4llm", place)
-        assert code == 4, said
-        assert message in said
+def test_the_plugin_says_what_is_wrong_with_its_arguments(tmp_path):
+    part = "rl4llm.advantages:LeaveOneOut"
+    code, said = pytest_on(tmp_path, "--rl4llm", part, "--rl4llm-domain", "row=any")
+    assert code == 4, said
+    assert "--rl4llm-domain row=any: " in said
+    code, said = pytest_on(tmp_path, "--rl4llm", part, "--rl4llm", "rl4llm.advantages:LeavOneOut")
+    assert code == 4, said
+    assert "did you mean LeaveOneOut?" in said
 
 
 @pytest.mark.long
-def test_the_plugin_runs_one_test_a_law_with_nothing_else_written(tmp_path):
-    code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "-q")
-    assert code == 0, said
-    assert f"{len(laws_of(LeaveOneOut()))} passed" in said
+def test_the_plugin_runs_one_test_per_law_and_fails_once_per_cause(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rl4llm.advantages import LeaveOneOut\n\n\nclass Refuses(LeaveOneOut):\n    def __call__(self, batch):\n"
+        "        assert batch.response_mask.any(-1).all(), 'an empty one'\n        return super().__call__(batch)\n"
+    )
+    code, said = pytest_on(tmp_path, "--rl4llm", "rl4llm.advantages:LeaveOneOut", "--rl4llm", "mine:Refuses", "-rs")
+    count = len(laws_of(LeaveOneOut()))
+    assert code == 1, said
+    passed, skipped = (int(re.search(rf"(\d+) {word}", said)[1]) for word in ("passed", "skipped"))
+    assert "1 failed" in said
+    assert passed + skipped + 1 == 2 * count
+    assert skipped > 5
+    assert "broken for the same cause as 'finite, and 0 where the mask is False'" in said
 
 
 # --- the page that goes from a wrong estimator to a right one ---------------------------------------------------------
 
 
 @pytest.mark.long
-def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
-    monkeypatch.setattr("rl4llm.testing.runner._Search.patience", 60)
+def test_the_page_says_what_the_kit_says(capsys):
     page = (Path(__file__).parents[2] / "docs" / "guide" / "is-my-estimator-right.md").read_text(encoding="utf-8")
     names = {"__name__": "page"}
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -331,12 +372,11 @@ def test_the_page_says_what_the_kit_says(capsys, monkeypatch):
 # --- batches drawn once ---------------------------------------------------------------------------------------------
 
 
-def test_a_law_that_holds_sees_every_batch_that_is_drawn():
-    seen, drawn = [], []
-    assert broken(GAE(), Law("sees", lambda *given: seen.append(given), ""), examples=FEW) is None
-    runner._examine(lambda *given: drawn.append(given), FEW, rollouts())
-    assert len(seen) == len(drawn) == FEW
-    for (_, batch, random), (expected, seed) in zip(seen, drawn, strict=True):
+def test_a_law_that_holds_is_tested_on_every_batch_that_is_drawn():
+    tested = []
+    assert broken(GAE(), Law("tested", lambda *given: tested.append(given), ""), examples=FEW) is None
+    assert len(tested) == len(runner._drawn(FEW)) == FEW
+    for (_, batch, random), (expected, seed) in zip(tested, runner._drawn(FEW), strict=True):
         assert random.getstate() == Random(seed).getstate()
         same = {f.name: (getattr(batch, f.name), getattr(expected, f.name)) for f in dataclasses.fields(batch)}
         for name, (got, wanted) in same.items():

@@ -182,7 +182,7 @@ CAUGHT = [
     (WrongSign(), "the policy gradient while the policy has not moved"),
     (DetachedRatio(), "the policy gradient while the policy has not moved"),
     (OldWithGradient(), "gradient reaches the policy's own outputs only"),
-    (MasksAfterExp(), "gradient reaches the policy's own outputs only"),
+    (MasksAfterExp(), "the gradient is finite whatever is masked"),
     (NormalizesItself(), "any cut into microbatches and ranks gives the same update"),
     (EntropyOfPadding(), "finite, and 0 where the mask is False"),
     (EntropyWithoutGradient(), "gradient reaches the policy's own outputs only"),

@@ -1,0 +1,115 @@
+"""The page of what was found: a table per library, what is not promised and why, and the examples."""
+
+from collections import defaultdict
+from typing import Any
+
+NAMES = {"verl": "verl", "trl": "TRL", "openrlhf": "OpenRLHF", "torchrl": "torchrl", "rl4llm": "rl4llm"}
+
+INTRODUCTION = """# Conformance
+
+The [laws of the kit](testing.md), run on public functions of other libraries and, by the same rules, on parts of this
+one. The tables say what each function keeps **on the batches that it is made for**; they do not rank libraries.
+
+- **kept**: the law held on {examples} drawn batches of the function's domain.
+- **broken**: the law is broken on a batch of its domain; an example that runs by itself is below the table.
+- **not promised**: the law is about batches or inputs that the function is not made for. This is no fault of the
+  function; the reason is given below the table.
+
+The other libraries do not state the domains of their functions in one place. They were taken from docstrings and
+comments, and from what their trainers pass: responses have a token and a score, masked positions hold ordinary numbers,
+and recorded log-probs carry no graph. Where a function cannot be told of a hole in a response, or refuses groups of
+one, that is its domain too. Functions that give one loss for a batch are asked for one response at a time. For other
+libraries, differences within the rounding of float32 count as equal, advantages at masked positions are not compared
+(their losses mask again), and the law of dtypes is asked with float32 and float64. Our parts are asked for every valid
+batch, which is what they promise.
+
+"""
+
+METHOD = """## How it was run
+
+```bash
+OMP_NUM_THREADS=1 python bench/conformance.py run verl --out verl.json
+python bench/conformance.py page rl4llm.json verl.json trl.json openrlhf.json torchrl.json --out docs/conformance.md
+```
+
+Each library was run on a CPU, in an environment of its own, with the newest release that PyPI had.
+
+- **verl** was installed with all its dependencies.
+- **TRL** and **torchrl** were installed with `pip install --no-deps` beside the dependencies that the functions import.
+  TRL has no functions of losses: the methods of its trainers are called with a stand-in for the trainer
+  (`bench/trl_losses.py`).
+- **OpenRLHF** was installed with `pip install --no-deps`, because flash-attn and vLLM need a GPU. Packages that its
+  modules import and that were missing were replaced by empty modules; the functions do not call them.
+
+Not in the tables: the advantages of TRL, which are computed inside the method that generates; those of OpenRLHF that
+compare a group, which tell groups by their place in the batch; and torchrl's losses, which take a whole actor network.
+"""
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        runs: What `conformance.py run` wrote, one per library.
+    """
+    parts = [INTRODUCTION.format(examples=runs[0]["examples"]), _versions(runs)]
+    parts += [_library(run) for run in runs]
+    return "\n".join([*parts, METHOD])
+
+
+def _versions(runs: list[dict[str, Any]]) -> str:
+    lines = [
+        "| library | version | torch | functions | laws kept | broken | not promised |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        states = [law["status"] for case in run["cases"] for law in case["laws"].values()]
+        counts = " | ".join(str(states.count(state)) for state in ("kept", "broken", "not promised"))
+        versions = f"{run['versions'][run['library']]} | {run['versions']['torch'].split('+')[0]}"
+        lines.append(f"| {NAMES[run['library']]} | {versions} | {len(run['cases'])} | {counts} |")
+    return "\n".join(lines) + "\n"
+
+
+def _library(run: dict[str, Any]) -> str:
+    lines = [f"## {NAMES[run['library']]} {run['versions'][run['library']]}\n"]
+    lines += ["| function | kind | kept | broken | not promised |", "|---|---|---|---|---|"]
+    for case in run["cases"]:
+        by_state = {state: _named(case, state) for state in ("kept", "broken", "not promised")}
+        notes = " | ".join("; ".join(by_state[state]) or "–" for state in ("broken", "not promised"))
+        lines.append(f"| `{case['function']}` | {case['kind']} | {len(by_state['kept'])} | {notes} |")
+    return "\n".join([*lines, "", *_reasons(run), *_examples(run)])
+
+
+def _named(case: dict[str, Any], state: str) -> list[str]:
+    return [name for name, law in case["laws"].items() if law["status"] == state]
+
+
+def _reasons(run: dict[str, Any]) -> list[str]:
+    """Return why laws are not promised, each reason once."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for case in run["cases"]:
+        for name, law in case["laws"].items():
+            if law["status"] == "not promised":
+                found[name, law["why"]].append(f"`{case['function']}`: {_one_line(law.get('seen', ''))}")
+    if not found:
+        return []
+    counted = [
+        f"- *{name}*: {why} ({len(seen)} function{'s' if len(seen) > 1 else ''}; for example {min(seen, key=len)})."
+        for (name, why), seen in found.items()
+    ]
+    return ["Not promised, and why:", "", *counted, ""]
+
+
+def _examples(run: dict[str, Any]) -> list[str]:
+    lines = []
+    for case in run["cases"]:
+        for name, law in case["laws"].items():
+            if law["status"] == "broken":
+                lines += [f"### `{case['function']}`: {name}", "", f"{_one_line(law['seen'])}.", ""]
+                if law.get("example"):
+                    lines += ["```python", law["example"], "```", ""]
+    return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".").replace('float("nan")', "nan")
