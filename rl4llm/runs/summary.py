@@ -13,6 +13,7 @@ from rl4llm.models import Policy
 from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.history import History
+from rl4llm.runs.memory import peak_memory_mib
 
 _PACKAGES = ("rl4llm", "torch", "lightning", "transformers")
 
@@ -82,6 +83,7 @@ class Summary(Callback):
             "seed": self.seed,
             "steps": steps,
             "minutes": round(self.minutes, 3),
+            "peak_memory_mib": round(peak_memory_mib(), 1),
             "before": {"step": before[0], **_bare(before[1])},
             "after": {"step": after[0], **_bare(after[1])},
             "folder": str(folder),
