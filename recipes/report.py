@@ -3,12 +3,12 @@
 import rl4llm.start
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl4llm.evaluation import run_tool
 from rl4llm.studies import (
-    Choice,
     Measure,
     Study,
     check_extra,
@@ -23,14 +23,14 @@ from rl4llm.studies import (
 
 def report(
     recipe: list[str] | str | None = None,
-    arms: dict[str, Choice] | None = None,
-    grid: dict[str, list[Any]] | None = None,
-    flags: list[str] | None = None,
+    arms: Mapping[str, Any] = {},
+    grid: Mapping[str, list[Any]] = {},
+    flags: Sequence[str] = (),
     seeds: list[int] | int = 6,
     baseline: str | None = None,
     metric: str = "val/sampled_accuracy",
     reach: float | None = None,
-    also: list[str] | None = None,
+    also: Sequence[str] = (),
     title: str = "Report",
     out: str = "runs/report",
     jobs: int | None = None,
@@ -67,12 +67,12 @@ def report(
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     measures = [Measure(metric), Measure(metric, "mean")]
     measures += [] if reach is None else [Measure(metric, "reach", reach)]
-    measures += [Measure(name, "mean") for name in also or []]
-    chosen = study_arms(recipes, arms or {}, grid or {}, flags or [])
+    measures += [Measure(name, "mean") for name in also]
+    chosen = study_arms(recipes, arms, grid, flags)
     study = Study(tuple(chosen), tuple(numbers), baseline, tuple(measures), Path(out), threads)
     runs = study.runs()
     if slurm:
-        print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads, out=out), end="")
+        print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads), end="")
     elif only is not None:
         make_one(study, runs, only)
     else:

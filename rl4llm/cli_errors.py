@@ -15,7 +15,8 @@ _CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _IMPORT = re.compile(r"((?:Unable to import|No module named|Import path|module .* has no attribute).*)")
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+)")
 _UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)")
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+_TYPES |= {"collections.abc.Sequence": "a list", "collections.abc.Mapping": "a mapping"}
 _format_warning = warnings.formatwarning
 
 

@@ -1,6 +1,6 @@
 """Studies: arms of recipes over seeds, run side by side, compared seed by seed, and written as tables and data."""
 
-from rl4llm.studies.arms import Arm, ArmChoice, Choice, flags_of_study, study_arms
+from rl4llm.studies.arms import Arm, flags_of_study, study_arms
 from rl4llm.studies.compare import Comparison, compared
 from rl4llm.studies.extra import check_extra
 from rl4llm.studies.figure import draw_arms
@@ -17,8 +17,6 @@ from rl4llm.studies.tables import as_json, as_markdown
 __all__ = [
     # what is run
     "Arm",
-    "ArmChoice",
-    "Choice",
     "study_arms",
     "flags_of_study",
     "resolve",

@@ -4,10 +4,13 @@ import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rl4llm.checks import UsageError
+
+Choice = tuple[str | None, list[str]]  # the recipe of an arm, and its flags
+_STUDY_FILES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -25,27 +28,9 @@ class Arm:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ArmChoice:
-    """What a study file says of an arm that has a recipe of its own.
-
-    Args:
-        recipe: Name of a recipe, or the path of a recipe file; null for the recipe of the study.
-        flags: Flags added to the flags of the study.
-    """
-
-    recipe: str | None = None
-    flags: list[str] = field(default_factory=list)
-
-
-_STUDY_FILES = (".yaml", ".yml", ".json")
-
-Choice = ArmChoice | list[str] | str | None
-
-
 def study_arms(
     recipes: Sequence[str],
-    arms: Mapping[str, Choice],
+    arms: Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
     flags: Sequence[str] = (),
 ) -> list[Arm]:
@@ -56,7 +41,8 @@ def study_arms(
 
     Args:
         recipes: Recipes of the study.
-        arms: Flags of each arm by name: a list, one line of flags, null for none, or an `ArmChoice`.
+        arms: Flags of each arm by name: a list, one line of flags, or None. An arm with a recipe of its own is a
+            mapping with the keys `recipe` and `flags`.
         grid: Values of each option, by its name without dashes; the grid is their product.
         flags: Flags of all arms; those of an arm follow them and so take precedence.
 
@@ -72,48 +58,63 @@ def study_arms(
     both = next((name for name in points if name in arms), None)
     if both is not None:
         raise UsageError(f"report: an arm has the name of the grid point '{both}'; give the arm another name.")
-    chosen = {name: _choice(name, choice) for name, choice in arms.items()} | points
+    chosen = {str(name): _choice(str(name), given) for name, given in arms.items()} | points
     if not chosen and not recipes:
         raise UsageError("report: there is nothing to run; give --recipe, with --arms or --grid, or a study file.")
-    if not chosen:
-        found = [Arm(recipe, recipe, tuple(flags)) for recipe in recipes]
-    else:
-        found = [
-            Arm(f"{recipe} {name}" if len(recipes) > 1 and choice.recipe is None else name, recipe, (*flags, *own))
-            for name, choice in chosen.items()
-            for recipe in _recipes_of(name, choice, recipes)
-            for own in [choice.flags]
+    found = [Arm(recipe, recipe, tuple(flags)) for recipe in recipes if not chosen]
+    for name, (recipe, own) in chosen.items():
+        found += [
+            Arm(f"{one} {name}" if len(recipes) > 1 and recipe is None else name, one, (*flags, *own))
+            for one in _recipes_of(name, recipe, recipes)
         ]
     _check_names(found)
     return found
 
 
-def _choice(name: str, choice: Choice) -> ArmChoice:
-    if not isinstance(choice, ArmChoice):
-        choice = ArmChoice(flags=shlex.split(choice) if isinstance(choice, str) else list(choice or ()))
-    _check_flags(f"arm '{name}'", choice.flags)
-    return choice
+def _choice(name: str, given: Any) -> Choice:
+    """Return the recipe and the flags of an arm."""
+    settings = given if isinstance(given, Mapping) else {"flags": given}
+    unknown = next((key for key in settings if key not in ("recipe", "flags")), None)
+    if unknown is not None:
+        raise UsageError(f"report: arm '{name}' has '{unknown}'; an arm has recipe and flags.")
+    recipe, flags = settings.get("recipe"), settings.get("flags") or []
+    if isinstance(flags, str):
+        flags = _split(name, flags)
+    if not isinstance(flags, list) or not isinstance(recipe, str | None):
+        raise UsageError(
+            f"report: arm '{name}' is {given!r}; give a list of flags, or a mapping with recipe and flags."
+        )
+    _check_flags(f"arm '{name}'", flags)
+    return recipe, flags
 
 
-def _check_flags(where: str, flags: Sequence[str]) -> None:
-    wrong = next((flag for flag in flags if not flag.startswith("-")), None)
+def _split(name: str, line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"report: arm '{name}': its line of flags cannot be read ({error}); give a list.") from None
+
+
+def _check_flags(where: str, flags: Sequence[Any]) -> None:
+    wrong = next((flag for flag in flags if not (isinstance(flag, str) and flag.startswith("-"))), None)
     if wrong is not None:
         raise UsageError(f"report: {where} holds '{wrong}', which is no flag; write --name=value, in one piece.")
 
 
-def _grid_points(grid: Mapping[str, Sequence[Any]]) -> dict[str, ArmChoice]:
+def _grid_points(grid: Mapping[str, Sequence[Any]]) -> dict[str, Choice]:
     """Return the points of a grid by names such as `gate.fraction=0.2, critics.size=4`."""
     options = {key.removeprefix("--"): values for key, values in grid.items()}
     for key, values in options.items():
-        if not isinstance(values, list | tuple) or not values:
+        if not values:
             raise UsageError(f"report: --grid gives {values!r} for {key}; give a list of at least one value.")
     points = itertools.product(*([(key, _as_text(value)) for value in values] for key, values in options.items()))
-    settings = [point for point in points if point]
     return {
-        ", ".join(f"{key.removeprefix('model.')}={value}" for key, value in point): ArmChoice(
-            flags=[f"--{key}={value}" for key, value in point]
+        ", ".join(f"{key.removeprefix('model.')}={value}" for key, value in point): (
+            None,
+            [f"--{key}={value}" for key, value in point],
         )
-        for point in settings
+        for point in points
+        if point
     }
 
 
@@ -121,11 +122,10 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _recipes_of(name: str, choice: ArmChoice, recipes: Sequence[str]) -> Sequence[str]:
-    found = recipes if choice.recipe is None else [choice.recipe]
-    if not found:
+def _recipes_of(name: str, recipe: str | None, recipes: Sequence[str]) -> Sequence[str]:
+    if recipe is None and not recipes:
         raise UsageError(f"report: arm '{name}' has no recipe; give --recipe, or a recipe to the arm.")
-    return found
+    return recipes if recipe is None else [recipe]
 
 
 def _check_names(arms: Sequence[Arm]) -> None:
@@ -146,6 +146,6 @@ def flags_of_study(arguments: Sequence[str]) -> list[str]:
         ['--config=study.yaml', '--seeds=3']
     """
     if not arguments or arguments[0].startswith("-"):
-        return list(arguments)
+        return ["--slurm=true" if flag == "--slurm" else flag for flag in arguments]
     first, *flags = arguments
-    return [f"--config={first}" if first.endswith(_STUDY_FILES) else f"--recipe={first}", *flags]
+    return [f"--config={first}" if first.endswith(_STUDY_FILES) else f"--recipe={first}", *flags_of_study(flags)]

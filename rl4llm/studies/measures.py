@@ -28,8 +28,8 @@ class Measure:
         goal: The goal of "reach".
 
     Example:
-        >>> Measure("val/sampled_accuracy", "reach", 0.8)([(0, 0.4), (10, 0.6), (20, 1.0)])
-        15.0
+        >>> Measure("val/sampled_accuracy", "reach", 0.5)([(0, 0.0), (10, 1.0)])
+        5.0
     """
 
     metric: str

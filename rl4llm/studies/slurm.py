@@ -12,14 +12,13 @@ _SCRIPT = """\
 #SBATCH --array=0-{last}{limit}
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task={threads}
-#SBATCH --output={out}/slurm-%A_%a.txt
 # When the array has ended, the same command without --only writes the tables:
 # {command}
 {command} --jobs=1 --only="$SLURM_ARRAY_TASK_ID"
 """
 
 
-def slurm_script(arguments: Sequence[str], *, count: int, jobs: int | None, threads: int, out: str) -> str:
+def slurm_script(arguments: Sequence[str], *, count: int, jobs: int | None, threads: int) -> str:
     """Return a script for `sbatch` that makes every run of a study in a task of its own.
 
     Args:
@@ -27,10 +26,9 @@ def slurm_script(arguments: Sequence[str], *, count: int, jobs: int | None, thre
         count: Number of runs.
         jobs: Most tasks at once; None for no limit.
         threads: Threads of each run.
-        out: Folder of the study, in which the tasks leave what they print.
 
     Example:
-        >>> print(slurm_script(["report.py", "--seeds=3", "--slurm"], count=6, jobs=2, threads=1, out="runs/report"))
+        >>> print(slurm_script(["report.py", "--seeds=3", "--slurm"], count=6, jobs=2, threads=1))
         #!/bin/bash
         ...
         #SBATCH --array=0-5%2
@@ -43,6 +41,5 @@ def slurm_script(arguments: Sequence[str], *, count: int, jobs: int | None, thre
         last=count - 1,
         limit="" if jobs is None else f"%{jobs}",
         threads=threads,
-        out=shlex.quote(out),
         command=shlex.join([sys.executable, script, *kept]),
     )

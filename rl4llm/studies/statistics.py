@@ -118,10 +118,10 @@ def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Differ
 def _verdict(differences: Any, mean: Interval, p: float) -> Verdict:
     if not len(differences) or np.isnan(differences).any():
         return "not comparable"
-    if len(differences) < 2:
-        return "too few seeds"
     if not differences.any():
         return "identical"
+    if len(differences) < 2:
+        return "too few seeds"
     if mean.low <= 0 <= mean.high:
         return "not distinguishable"
     if len(differences) < FEWEST:
