@@ -13,7 +13,6 @@ from rl4llm.studies import (
     Study,
     check_extra,
     flags_of_study,
-    make_one,
     make_runs,
     slurm_script,
     study_arms,
@@ -70,15 +69,15 @@ def report(
     measures += [Measure(name, "mean") for name in also]
     chosen = study_arms(recipes, arms, grid, flags)
     study = Study(tuple(chosen), tuple(numbers), baseline, tuple(measures), Path(out), threads)
+    if only is not None:
+        sys.exit(make_runs(one := study.only(only), one.runs(), 1))
     runs = study.runs()
     if slurm:
         print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads), end="")
-    elif only is not None:
-        make_one(study, runs, only)
-    else:
-        status = make_runs(study, runs, jobs)
-        print(write_report(study, runs, title))
-        sys.exit(status)
+        return
+    status = make_runs(study, runs, jobs)
+    print(write_report(study, runs, title))
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rl4llm.studies.resolve import Resolved, resolve
 from rl4llm.studies.running import Outcome, Pool, jobs_at_once
 from rl4llm.studies.slurm import slurm_script
 from rl4llm.studies.statistics import Difference, Interval, iqm_interval, mean_interval, paired_difference
-from rl4llm.studies.study import Study, make_one, make_runs, write_report
+from rl4llm.studies.study import Study, make_runs, write_report
 from rl4llm.studies.tables import as_json, as_markdown
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Outcome",
     "jobs_at_once",
     "make_runs",
-    "make_one",
     "slurm_script",
     # what is compared
     "Measure",

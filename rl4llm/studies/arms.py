@@ -5,9 +5,11 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rl4llm.checks import UsageError
+from rl4llm.command.recipes import recipes_folder
 
 Choice = tuple[str | None, list[str]]  # the recipe of an arm, and its flags
 _STUDY_FILES = (".yaml", ".yml", ".json")
@@ -141,6 +143,8 @@ def _check_names(arms: Sequence[Arm]) -> None:
 def flags_of_study(arguments: Sequence[str]) -> list[str]:
     """Return the flags of a report whose first argument may be a study file or a recipe.
 
+    A study file that is not found is looked for among those that come with the recipes.
+
     Example:
         >>> flags_of_study(["study.yaml", "--seeds=3"])
         ['--config=study.yaml', '--seeds=3']
@@ -148,4 +152,8 @@ def flags_of_study(arguments: Sequence[str]) -> list[str]:
     if not arguments or arguments[0].startswith("-"):
         return ["--slurm=true" if flag == "--slurm" else flag for flag in arguments]
     first, *flags = arguments
-    return [f"--config={first}" if first.endswith(_STUDY_FILES) else f"--recipe={first}", *flags_of_study(flags)]
+    if not first.endswith(_STUDY_FILES):
+        return [f"--recipe={first}", *flags_of_study(flags)]
+    shipped = recipes_folder() / "configs" / first
+    file = shipped if shipped.is_file() and not Path(first).is_file() else first
+    return [f"--config={file}", *flags_of_study(flags)]

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from rl4llm.checks import UsageError, check_at_least
 from rl4llm.runs.atomic import write_atomically
@@ -69,6 +68,21 @@ class Study:
         found = resolve(self.arms)
         return [Run(arm, seed, self.threads, self.out.absolute()) for seed in self.seeds for arm in found]
 
+    def only(self, number: int) -> "Study":
+        """Return the study that consists of one run of this one.
+
+        Args:
+            number: Which one, from 0 in the order of `runs`.
+
+        Raises:
+            UsageError: If there is no run of this number.
+        """
+        count = len(self.seeds) * len(self.arms)
+        if not 0 <= number < count:
+            raise UsageError(f"report: --only={number}, but the runs are numbered from 0 to {count - 1}.")
+        seed, arm = divmod(number, len(self.arms))
+        return replace(self, seeds=(self.seeds[seed],), arms=(self.arms[arm],), baseline=None)
+
 
 def make_runs(study: Study, runs: Sequence[Run], jobs: int | None) -> int:
     """Make the runs that have not finished, and say on standard error how each ends.
@@ -97,22 +111,6 @@ def make_runs(study: Study, runs: Sequence[Run], jobs: int | None) -> int:
     if unfinished:
         _say(f"report: {unfinished} of {len(runs)} runs have not finished; the same command goes on with them.")
     return int(unfinished > 0)
-
-
-def make_one(study: Study, runs: Sequence[Run], number: int) -> NoReturn:
-    """Make one run and leave with its status, as a task of a SLURM array does.
-
-    Args:
-        study: The study.
-        runs: Its runs.
-        number: Which one, from 0.
-
-    Raises:
-        UsageError: If there is no run of this number.
-    """
-    if not 0 <= number < len(runs):
-        raise UsageError(f"report: --only={number}, but the runs are numbered from 0 to {len(runs) - 1}.")
-    sys.exit(make_runs(replace(study, arms=study.arms[:1], baseline=None), [runs[number]], 1))
 
 
 def write_report(study: Study, runs: Sequence[Run], title: str) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from rl4llm.checks import UsageError
+from rl4llm.command.recipes import recipes_folder
 from rl4llm.studies import Arm, flags_of_study, slurm_script, study_arms
 
 
@@ -74,6 +75,7 @@ def test_the_first_argument_may_be_a_recipe_or_a_study():
     assert flags_of_study(["a/b.yaml"]) == ["--config=a/b.yaml"]
     assert flags_of_study(["--slurm", "--seeds=2"]) == ["--slurm=true", "--seeds=2"]
     assert flags_of_study([]) == []
+    assert flags_of_study(["asyppo_study.yaml"]) == [f"--config={recipes_folder() / 'configs/asyppo_study.yaml'}"]
 
 
 def test_the_slurm_script_makes_every_run_once_and_keeps_the_flags(tmp_path):

@@ -130,3 +130,11 @@ def test_a_copied_command_and_an_interrupted_run_give_the_same_numbers(tmp_path,
     )
     assert len(first) > 4
     pandas.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+@pytest.mark.long
+def test_every_arm_of_the_asyppo_study_is_one_that_its_recipe_accepts(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report.py", "asyppo_study.yaml", "--slurm"])
+    status, out, err = told(capsys, "asyppo_study.yaml", "--slurm")
+    assert (status, err) == (0, "")
+    assert "#SBATCH --array=0-239\n" in out  # forty arms, six seeds

@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from rl4llm.checks import UsageError
-from rl4llm.studies import Measure, Pool, Study, jobs_at_once, make_one, make_runs, records, write_report
+from rl4llm.studies import Measure, Pool, Study, jobs_at_once, make_runs, records, write_report
 from rl4llm.studies.folders import command_of
 from rl4llm.studies.running import words_of
 
@@ -166,13 +166,16 @@ def test_the_command_is_what_one_types(tmp_path, monkeypatch):
 
 def test_one_run_of_an_array(tmp_path):
     runs = fake_runs(tmp_path, {"a": [], "b": ["--fault=x"]}, seeds=(0, 1))
-    for number, status in ((2, 0), (3, 1)):
-        with pytest.raises(SystemExit) as left:
-            make_one(study_of(runs), runs, number)
-        assert left.value.code == status
+    study = study_of(runs)
+    for number, run in enumerate(runs):
+        one = study.only(number)
+        assert (one.arms, one.seeds) == ((run.resolved.arm,), (run.seed,))
+    assert make_runs(study.only(2), [runs[2]], 1) == 0
+    assert make_runs(study.only(3), [runs[3]], 1) == 1
     assert [run.folder is not None for run in runs] == [False, False, True, True]
-    with pytest.raises(UsageError, match="numbered from 0 to 3"):
-        make_one(study_of(runs), runs, 4)
+    for number in (-1, 4):
+        with pytest.raises(UsageError, match="numbered from 0 to 3"):
+            study.only(number)
 
 
 @pytest.mark.parametrize(
