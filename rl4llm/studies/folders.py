@@ -15,6 +15,7 @@ from typing import Any
 from rl4llm.runs.finding import find_last
 from rl4llm.runs.folder import versions
 from rl4llm.studies.resolve import Resolved
+from rl4llm.studies.sources import source_digest
 
 _PACKAGES = ("torch", "lightning", "transformers")  # other versions of them round otherwise
 
@@ -82,6 +83,16 @@ class Run:
         """The line in which the last attempt said why it failed; empty if it has not failed."""
         path = self.place / "failure.txt"
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the run was made with other source code than there is now."""
+        path = self.place / "source.txt"
+        return path.is_file() and path.read_text(encoding="utf-8").strip() != source_digest(self.resolved)
+
+    def note_source(self) -> None:
+        """Note the source code with which the run begins."""
+        (self.place / "source.txt").write_text(source_digest(self.resolved) + "\n", encoding="utf-8")
 
     @contextmanager
     def claimed(self) -> Iterator[int | None]:

@@ -95,6 +95,8 @@ class Pool:
                     return Outcome(run, "running")
                 if run.finished:
                     return Outcome(run, "finished")
+                if not run.resumable:
+                    run.note_source()
                 return self._ended(run, self._process(run, lock, slot))
         finally:
             self.slots.put(slot)

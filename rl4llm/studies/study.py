@@ -100,6 +100,12 @@ def make_runs(study: Study, runs: Sequence[Run], jobs: int | None) -> int:
         few = "one seed gives no intervals" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds give no verdicts"
         _say(f"warning: {few}; take --seeds={FEWEST} or more.")
     todo = [run for run in runs if not run.finished]
+    old = [run for run in runs if run.outdated and run not in todo]
+    if old:
+        _say(
+            f"warning: the source code has changed since {len(old)} of these runs were made, the first of them in "
+            f"{old[0].place}; remove their folders to make them again."
+        )
     one_device = all(run.resolved.one_device for run in runs)
     side_by_side = min(jobs_at_once(jobs, study.threads, one_device=one_device), max(1, len(todo)))
     before = len(runs) - len(todo)
@@ -129,8 +135,12 @@ def write_report(study: Study, runs: Sequence[Run], title: str) -> str:
     about = {"title": title, "seeds": study.seeds, "measures": [asdict(one) for one in study.measures]}
     write_atomically(study.out / "report.json", as_json(found, {**about, "versions": _versions()}).encode())
     metric = study.measures[0].metric
-    shown = curves(table, metric)
-    ordered = {arm.name: shown[arm.name] for arm in study.arms if arm.name in shown}
+    done = {(run.resolved.arm.name, run.seed) for run in runs if run.finished}
+    shown = {
+        name: {seed: curve for seed, curve in by_seed.items() if (name, seed) in done}
+        for name, by_seed in curves(table, metric).items()
+    }
+    ordered = {arm.name: shown[arm.name] for arm in study.arms if shown.get(arm.name)}
     if ordered:
         draw_arms(ordered, study.compared_with, study.out / "curves.png", metric=metric)
     return text

@@ -1,10 +1,14 @@
 """Runs in processes: once each, side by side, and what failed beside what went well."""
 
 import fcntl
+import importlib
 import json
 import os
 import shlex
+import signal
 import subprocess
+import threading
+import time
 
 import pandas
 import pytest
@@ -200,3 +204,51 @@ def test_few_seeds_are_warned_of(tmp_path, capsys):
         runs = fake_runs(tmp_path, {"a": [], "b": ["--gain=1"]}, seeds=seeds)
         make_runs(study_of(runs), runs, 1)
         assert f"warning: {warning}" in capsys.readouterr().err
+
+
+def test_runs_of_other_source_code_are_kept_and_warned_of(tmp_path, monkeypatch, capsys):
+    """The code of a run is the library, the recipe file, and the modules of the user's that its configuration names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_part_of_a_study.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("own_part_of_a_study")
+
+    def warnings():
+        (run,) = fake_runs(tmp_path, {"own_part_of_a_study.X": []})
+        make_runs(study_of([run]), [run], 1)
+        assert len(said(run)) == 1
+        return capsys.readouterr().err.count("the source code has changed since 1 of these runs")
+
+    assert [warnings(), warnings()] == [0, 0]
+    (tmp_path / "own_part_of_a_study.py").write_text("x = 2\n")
+    assert warnings() == 1
+    (tmp_path / "own_part_of_a_study.py").write_text("x = 1\n")
+    assert warnings() == 0
+
+
+def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, capsys):
+    runs = fake_runs(tmp_path, {"a": [], "b": []})
+    up = tmp_path / "up"
+    runs[0].resolved.script.write_text(
+        "import pathlib, signal, sys, time\n"
+        f"def end(*_): pathlib.Path({str(up)!r}).write_text('saved'); sys.exit(143)\n"
+        f"signal.signal(signal.SIGTERM, end)\npathlib.Path({str(up)!r}).touch()\ntime.sleep(60)\n"
+    )
+
+    def interrupt():
+        while not up.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    thread.start()
+    assert make_runs(study_of(runs), runs, 1) == 1
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert up.read_text() == "saved"  # the process has had one signal, and time to end
+    err = capsys.readouterr().err
+    assert err.count(": stopped") == 2
+    assert "2 of 2 runs have not finished; the same command goes on with them" in err
+    assert [run.failure for run in runs] == ["", ""]
+    assert not (runs[1].place / "output.txt").exists()
