@@ -16,6 +16,8 @@ if "fault" in flags:
 (folder / "metrics.csv").write_text(
     f"epoch,step,train/loss,val/accuracy\\n,0,,0.5\\n0,0,{seed},\\n0,1,{seed + 2},\\n1,2,,{0.5 + 0.1 * seed + gain}\\n"
 )
+if "late" in flags:
+    sys.exit("error: " + flags["late"])
 (folder / "config.yaml").write_text(f"seed_everything: {seed}\\n")
 (folder / "summary.json").write_text(
     json.dumps({"status": "finished", "steps": 2, "minutes": 1.5 + seed, "peak_memory_mib": 100.0 + seed})

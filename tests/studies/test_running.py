@@ -66,14 +66,27 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path, capsys):
     assert (study.out / "curves.png").stat().st_size > 1000
 
 
+def test_a_run_that_fails_late_is_in_the_data_and_not_in_the_comparison(tmp_path):
+    runs = fake_runs(tmp_path, {"a": [], "b": ["--late=out of memory"]})
+    study = study_of(runs)
+    make_runs(study, runs, 1)
+    text = write_report(study, runs, "x")
+    assert "| a | 1 | 0.500 |" in text
+    assert "| b | " not in text
+    assert "- b, seed 0: out of memory" in text
+    table = pandas.read_parquet(study.out / "metrics.parquet")
+    assert table[(table.arm == "b") & (table.metric == METRIC)].value.tolist() == [0.5, 0.5]
+
+
 def test_a_failed_run_is_tried_again_and_forgotten_once_it_finishes(tmp_path):
     (run,) = fake_runs(tmp_path, {"a": []})
     run.resolved.script.write_text("import sys; sys.exit('error: the disk is full')")
     assert [(done.state, done.reason) for done in Pool(1).outcomes([run])] == [("failed", "the disk is full")]
     assert run.failure == "the disk is full"
     (run,) = fake_runs(tmp_path, {"a": []})
-    assert [done.state for done in Pool(1).outcomes([run])] == ["finished"]
+    assert [done.state for done in Pool(1).outcomes([run, run])] == ["finished", "finished"]
     assert run.failure == ""
+    assert len(said(run)) == 1  # as when another process has finished it in the meantime
 
 
 @pytest.mark.parametrize(
@@ -230,7 +243,8 @@ def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, capsys):
     runs = fake_runs(tmp_path, {"a": [], "b": []})
     up = tmp_path / "up"
     runs[0].resolved.script.write_text(
-        "import pathlib, signal, sys, time\n"
+        "import os, pathlib, signal, sys, time\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'started_{{os.getpid()}}').touch()\n"
         f"def end(*_): pathlib.Path({str(up)!r}).write_text('saved'); sys.exit(143)\n"
         f"signal.signal(signal.SIGTERM, end)\npathlib.Path({str(up)!r}).touch()\ntime.sleep(60)\n"
     )
@@ -251,4 +265,4 @@ def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, capsys):
     assert err.count(": stopped") == 2
     assert "2 of 2 runs have not finished; the same command goes on with them" in err
     assert [run.failure for run in runs] == ["", ""]
-    assert not (runs[1].place / "output.txt").exists()
+    assert len(list(tmp_path.glob("started_*"))) == 1
