@@ -103,7 +103,7 @@ def test_places_ascend_and_parts_differ_by_one_token_at_most(batch, parts):
 def test_errors_are_told_apart_by_place():
     metric = ErrorByPlace(parts=2)
     mask = torch.tensor([[True, False, True, True, True]])
-    metric.update(torch.tensor([[1.0, 9.0, 1.0, 0.0, 0.25]]), torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]]), mask)
+    metric.update(torch.tensor([[1.0, 9.0, -1.0, 0.0, -0.25]]), torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]]), mask)
     assert metric.compute().tolist() == [1.0, 0.125]
 
 
