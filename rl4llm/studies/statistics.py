@@ -12,7 +12,9 @@ from rl4llm.checks import UsageError
 
 RESAMPLES, CONFIDENCE = 10_000, 0.95
 FEWEST = 6  # seeds with which a two-sided sign test can reject at 5 %: 2 · 0.5⁶ = 0.031
-Verdict = Literal["higher", "lower", "not distinguishable", "too few seeds", "identical", "not comparable"]
+Verdict = Literal[
+    "higher", "lower", "not distinguishable", "too few seeds", "not distinguishable: identical", "not comparable"
+]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def paired_difference(arm: Sequence[float], baseline: Sequence[float]) -> Differ
 
     The verdict is `higher` or `lower` only where the interval leaves out 0 and the sign test rejects at 5 %. With
     fewer than six seeds the sign test cannot reject, and the interval is too narrow to be relied on alone, so the
-    verdict is `too few seeds` where the interval leaves out 0. It is `identical` where no seed differs at all.
+    verdict is `too few seeds` where the interval leaves out 0. It is `not distinguishable: identical` where no seed
+    differs at all, and `not comparable` where a number is NaN, as it is for a run that never reaches a goal.
 
     Args:
         arm: One number per seed.
@@ -119,7 +122,7 @@ def _verdict(differences: Any, mean: Interval, p: float) -> Verdict:
     if not len(differences) or np.isnan(differences).any():
         return "not comparable"
     if not differences.any():
-        return "identical"
+        return "not distinguishable: identical"
     if len(differences) < 2:
         return "too few seeds"
     if mean.low <= 0 <= mean.high:

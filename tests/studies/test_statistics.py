@@ -70,8 +70,8 @@ def test_differences_are_taken_seed_by_seed():
         ([0.1, -0.1, 0.2, -0.2, 0.1, -0.1], "not distinguishable"),  # the interval holds 0
         ([0.1, -0.1], "not distinguishable"),
         ([0.5, 0.5, 0.5, 0.5, 0.5, -0.01], "not distinguishable"),  # 5 of 6: p = 0.22
-        ([0.0] * 6, "identical"),
-        ([0.0], "identical"),
+        ([0.0] * 6, "not distinguishable: identical"),
+        ([0.0], "not distinguishable: identical"),
         ([0.1, nan], "not comparable"),
         ([], "not comparable"),
     ],
