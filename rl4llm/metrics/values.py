@@ -9,9 +9,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from rl4llm.checks import check_at_least, check_critic_values, check_token_tensors
-from rl4llm.critics import calibration_curve, calibration_error, critic_mean, critic_std, rank_correlation
-from rl4llm.critics import explained_variance as of_batch
-from rl4llm.critics.diagnostics import response_places
+from rl4llm.critic_values import critic_mean, critic_std
+from rl4llm.value_diagnostics import calibration_curve, calibration_error, rank_correlation, response_places
+from rl4llm.value_diagnostics import explained_variance as of_batch
 
 
 class _TokenMetric(Metric):
@@ -53,7 +53,7 @@ class ExplainedVariance(_TokenMetric):
     """Share of the variance of all returns that the values explain.
 
     It is taken over the tokens of all batches together; the mean of its values over microbatches would be another
-    number. See [explained_variance][rl4llm.critics.diagnostics.explained_variance].
+    number. See [explained_variance][rl4llm.value_diagnostics.explained_variance].
 
     Args:
         options: Options of every torchmetrics `Metric`.
@@ -78,7 +78,7 @@ class ExplainedVariance(_TokenMetric):
 class Calibration(_TokenMetric):
     """Mean value and mean outcome by bin of the values, and the mean distance of the two.
 
-    See [calibration_curve][rl4llm.critics.diagnostics.calibration_curve].
+    See [calibration_curve][rl4llm.value_diagnostics.calibration_curve].
 
     Args:
         bins: Number of bins, filled as evenly as can be.
@@ -110,7 +110,7 @@ class ErrorByPlace(Metric):
 
         error(p) = mean over the tokens with placeₜ = p of |V(sₜ) − Rₜ|
 
-    See [response_places][rl4llm.critics.diagnostics.response_places].
+    See [response_places][rl4llm.value_diagnostics.response_places].
 
     Args:
         parts: Number of parts of a response.
@@ -164,7 +164,7 @@ class SpreadErrorRankCorrelation(Metric):
 
         ρ = corr( rank(σₜ), rank(|V̄(sₜ) − Rₜ|) )          over the trained tokens of all batches
 
-    See [rank_correlation][rl4llm.critics.diagnostics.rank_correlation].
+    See [rank_correlation][rl4llm.value_diagnostics.rank_correlation].
 
     Args:
         options: Options of every torchmetrics `Metric`.
