@@ -16,6 +16,7 @@ WITH_AN_EXTRA = (
     "rl4llm.bridges",
     "rl4llm.critics.adapters",
     "rl4llm.models.adapters",
+    "rl4llm.studies.statistics",
 )
 COMMANDS = ("rl4llm.__main__", "rl4llm.recipes")
 

@@ -18,7 +18,8 @@ _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+)")
 _LITERAL = re.compile(r"Literal\[(.*?)\]")
 _GIVEN = re.compile(r"(?:Got|Given) value: (\S+)")
 _UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)")
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+_TYPES |= {"collections.abc.Sequence": "a list", "collections.abc.Mapping": "a mapping"}
 _format_warning = warnings.formatwarning
 
 

@@ -1,6 +1,6 @@
-"""One number from several critics: their mean, their minimum, and their spread.
+"""One number from several critics: their mean, their minimum, the value of the first, and their spread.
 
-The three are pointwise over tokens and take no mask: what stands at a masked position stays at that position, and
+The four are pointwise over tokens and take no mask: what stands at a masked position stays at that position, and
 every reader downstream masks it.
 """
 
@@ -87,6 +87,35 @@ def critic_min(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tenso
     """
     _check_critics("critic_min", critic_values)
     return critic_values.detach().amin(0)
+
+
+def critic_first(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tensor, "batch time"]:
+    """Value of the first critic alone: the control for an ensemble that leaves its data and its spread as they are.
+
+        V(sₜ) = V₀(sₜ)
+
+    With shards it is one critic that learns from its part of the responses only. Arguments and errors as in
+    [critic_mean][].
+
+    Args:
+        critic_values: Vₘ(sₜ), m in [0, M), t in [0, T).
+
+    Returns:
+        The first critic's values, without graph; masked positions are to be ignored downstream.
+
+    Raises:
+        UsageError: If the shape is not (critic, batch, time) with at least one critic.
+
+    Example:
+        >>> import torch
+        >>> critic_first(torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]]]))
+        tensor([[1., 2.]])
+
+    References:
+        A control; no paper.
+    """
+    _check_critics("critic_first", critic_values)
+    return critic_values.detach()[0]
 
 
 def critic_std(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tensor, "batch time"]:

@@ -13,9 +13,18 @@ from rl4llm.algorithms.evaluation import Evaluation
 from rl4llm.algorithms.held_out import answer_held_out
 from rl4llm.algorithms.meter import Meter
 from rl4llm.algorithms.runtime import Runtime
-from rl4llm.critics import ValueSource, calibration_error, critic_std, explained_variance, rank_correlation
+from rl4llm.critics import (
+    ValueSource,
+    calibration_curve,
+    calibration_error,
+    critic_std,
+    explained_variance,
+    rank_correlation,
+)
 from rl4llm.data.task import PromptBatch
 from rl4llm.rollouts import Sampling
+
+_BINS = 5  # of the calibration by bin
 
 
 class CriticEvaluator(Callback):
@@ -26,7 +35,8 @@ class CriticEvaluator(Callback):
 
     One state a prompt, so states are independent and intervals hold. Logged under `val/critics/` or `test/critics/`:
     `error`, the mean of |V̄ − truth|; `explained_variance` of the truth, and of each third of the response (`_begin`,
-    `_middle`, `_end`); `calibration_error`; and, with several critics, `spread_error_rank_correlation` between σ and
+    `_middle`, `_end`); `calibration_error`, and by bin of the values the mean value and truth, `calibration/value_0`,
+    `calibration/truth_0` and so on; and, with several critics, `spread_error_rank_correlation` between σ and
     |V̄ − truth| with its 95 % interval (`_low`, `_high`). The truth's own noise, √(p(1 − p)/K), counts as error.
 
     The module is a [PolicyGradient][rl4llm.algorithms.policy_gradient.PolicyGradient] with critics.
@@ -129,6 +139,8 @@ def compared(value: Tensor, truth: Tensor, place: Tensor, spread: Tensor | None 
     for third, name in enumerate(("begin", "middle", "end")):
         numbers[f"explained_variance_{name}"] = explained((place * 3).long() == third)
     numbers["calibration_error"] = calibration_error(value, truth)
+    for index, (said, true) in enumerate(calibration_curve(value, truth, min(_BINS, max(1, len(value))))):
+        numbers |= {f"calibration/value_{index}": said, f"calibration/truth_{index}": true}
     if spread is not None and bool(spread.any()) and len(spread) > 3:
         correlation = rank_correlation(spread, (value - truth).abs())
         wide = 1.96 * 1.03 / math.sqrt(len(spread) - 3)

@@ -114,7 +114,7 @@ class PolicyGradient(PolicyModule):
             self.health.skip(error.part, f"{error.count} {error.what} are not finite", batch)
             return
         self.health.judged(self._learner_names())
-        observe_batch(batch, self.composition, meter)
+        observe_batch(batch, self.composition, meter, self.policy.tokenizer)
         self.warmed_up = self.warmed_up or self.critic_learning.ends_warmup(batch)
         if not self.warming_up:
             self._improve(runtime, self._deal(runtime, batch), meter)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl4llm.errors import UsageError
 
-TOOLS = ("compare", "evaluate", "report")  # files beside the recipes that train nothing
+TOOLS = ("evaluate", "report")  # files beside the recipes that train nothing
 _PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 
 

@@ -3,11 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-from rl4llm.critic_values import critic_mean, critic_min, critic_std
+from rl4llm.critic_values import critic_first, critic_mean, critic_min, critic_std
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import blend_coefficient, position_bins, spread_bins, trusted_mean
 from rl4llm.critics.bounded import bounded_value
-from rl4llm.critics.diagnostics import calibration_error, explained_variance, rank_correlation, spread_error_correlation
 from rl4llm.critics.greedy import GreedyValue, GreedyValueSource
 from rl4llm.critics.heads import BoundedHead, Head, HistogramHead, LinearHead, QuantileHead, SigmoidHead
 from rl4llm.critics.hl_gauss import hl_gauss_loss, hl_gauss_spread, hl_gauss_value
@@ -24,6 +23,14 @@ from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.tracker import BetaTracker, BetaTrackerSource, beta_tracker_update
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec
 from rl4llm.states import PolicyStates
+from rl4llm.value_diagnostics import (
+    calibration_curve,
+    calibration_error,
+    explained_variance,
+    rank_correlation,
+    response_places,
+    spread_error_correlation,
+)
 from rl4llm.value_losses import binary_value_loss, clipped_value_loss, value_loss
 
 # Loaded on first use: whoever only wants the functions should not wait for transformers.
@@ -126,6 +133,7 @@ __all__ = [
     # aggregation
     "critic_mean",
     "critic_min",
+    "critic_first",
     "critic_std",
     # shards
     "group_shards",
@@ -147,6 +155,8 @@ __all__ = [
     "explained_variance",
     "spread_error_correlation",
     "calibration_error",
+    "calibration_curve",
+    "response_places",
     "rank_correlation",
 ]
 

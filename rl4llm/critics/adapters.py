@@ -43,7 +43,7 @@ class AdapterCritics(EnsembleSpec):
         size: M, how many critics.
         shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt"), a part
             of the batch at random ("random"), or all of it ("shared").
-        aggregate: The estimator's value: "mean" or "min" over critics.
+        aggregate: The estimator's value: "mean" or "min" over critics, or that of the "first" alone.
         head: How a critic's outputs say a value.
         loss: Value loss of one token, on the values; None for the head's own.
         inputs: What a critic reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with
@@ -62,7 +62,7 @@ class AdapterCritics(EnsembleSpec):
     adapter: LoRA = LoRA()
     size: int = 2
     shards: Literal["group", "prompt", "random", "shared"] = "group"
-    aggregate: Literal["mean", "min"] = "mean"
+    aggregate: Literal["mean", "min", "first"] = "mean"
     head: Head = LinearHead()
     loss: ValueLoss | None = None
     inputs: Inputs = "prefix"

@@ -32,7 +32,7 @@ class CriticEnsemble(ValueSource):
     Args:
         critics: The value models.
         shards: Which critic learns from which response (`group_shards`, `prompt_shards`, `shared_shards`).
-        aggregate: From the critics' values to the estimator's (`critic_mean`, `critic_min`).
+        aggregate: From the critics' values to the estimator's (`critic_mean`, `critic_min`, `critic_first`).
         loss: Value loss of one token; None for the head's own.
     """
 

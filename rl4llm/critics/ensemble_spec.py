@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 from rl4llm.checks import UsageError, check_at_least, check_choice, check_interval
-from rl4llm.critic_values import critic_mean, critic_min
+from rl4llm.critic_values import critic_first, critic_mean, critic_min
 from rl4llm.critics.base import ValueSpec
 from rl4llm.critics.ensemble import CriticEnsemble
 from rl4llm.critics.heads import Head
@@ -15,7 +15,7 @@ from rl4llm.models.sources import describe
 
 EMBEDDED_CRITIC = "rl4llm/digits-critic"
 _SHARDS = {"group": group_shards, "prompt": prompt_shards, "random": random_shards, "shared": shared_shards}
-_AGGREGATES = {"mean": critic_mean, "min": critic_min}
+_AGGREGATES = {"mean": critic_mean, "min": critic_min, "first": critic_first}
 
 
 class EnsembleSpec(ValueSpec):

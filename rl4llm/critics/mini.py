@@ -26,7 +26,7 @@ class MiniCritics(EnsembleSpec):
         size: M, how many critics.
         shards: What each learns from: its part of every prompt's responses ("group"), whole prompts ("prompt"), a part
             of the batch at random ("random"), or all of it ("shared").
-        aggregate: The estimator's value: "mean" or "min" over critics.
+        aggregate: The estimator's value: "mean" or "min" over critics, or that of the "first" alone.
         head: How a critic's outputs say a value.
         loss: Value loss of one token, on the values; None for the head's own.
         inputs: What a critic reads: the prompt and the response so far ("prefix"), or the prompt alone ("prompt"), with
@@ -38,7 +38,7 @@ class MiniCritics(EnsembleSpec):
     model: "str | Pretrained" = EMBEDDED_CRITIC  # a string, so that no type checker refuses an object
     size: int = 2
     shards: Literal["group", "prompt", "random", "shared"] = "group"
-    aggregate: Literal["mean", "min"] = "mean"
+    aggregate: Literal["mean", "min", "first"] = "mean"
     head: Head = LinearHead()
     loss: ValueLoss | None = None
     inputs: Inputs = "prefix"

@@ -12,11 +12,11 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_choice, check_interval
 from rl4llm.critics.base import ValueContext, ValueSource, ValueSpec
 from rl4llm.critics.blending import trusted_mean
-from rl4llm.critics.diagnostics import explained_variance
 from rl4llm.critics.mini import MiniCritics
 from rl4llm.critics.siblings import leave_one_out_mean
 from rl4llm.critics.wrapping import WrappingSource, WrappingSpec, with_values
 from rl4llm.masked import keep, spread
+from rl4llm.value_diagnostics import explained_variance
 
 if TYPE_CHECKING:
     from rl4llm.models import ModelSource, Policy

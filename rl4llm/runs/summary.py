@@ -18,6 +18,7 @@ from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.curves import draw_curves
 from rl4llm.runs.first_batch import duration
 from rl4llm.runs.history import History
+from rl4llm.runs.memory import peak_memory_mib
 from rl4llm.runs.settings import Setting, log_settings
 
 _BATCHES = 10  # rollout batches at the start and at the end of a run that training metrics are averaged over
@@ -101,6 +102,7 @@ class Summary(Callback):
             "seed": self.seed,
             "steps": steps,
             "minutes": round(self.minutes, 3),
+            "peak_memory_mib": round(peak_memory_mib(), 1),
             "before": {"step": before[0], **before[1]},
             "after": {"step": after[0], **after[1]},
             "training": dict(zip(("batches", "first", "last"), self._training(), strict=True)),

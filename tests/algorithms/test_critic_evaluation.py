@@ -125,3 +125,14 @@ def test_critics_are_not_compared_unless_asked_and_a_loop_without_critics_has_no
 
 def _with_completions(tiny_critic, completions):
     return critic_slots(tiny_critic, evaluation=Evaluation(samples=2, completions=completions))
+
+
+def test_the_calibration_is_told_by_bin_of_the_values():
+    value = torch.tensor([0.1, 0.9, 0.3, 0.7, 0.5, 0.1, 0.9, 0.3, 0.7, 0.5])
+    numbers = compared(value=value, truth=value.square(), place=torch.zeros(10))
+    for index, known in enumerate((0.1, 0.3, 0.5, 0.7, 0.9)):
+        assert numbers[f"calibration/value_{index}"] == pytest.approx(known)
+        assert numbers[f"calibration/truth_{index}"] == pytest.approx(known**2)
+    assert "calibration/value_5" not in numbers
+    few = compared(value=torch.tensor([0.5]), truth=torch.tensor([1.0]), place=torch.zeros(1))
+    assert [name for name in few if "calibration/" in name] == ["calibration/value_0", "calibration/truth_0"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rl4llm.critics
 from rl4llm.checks import UsageError
-from rl4llm.critics import critic_mean, critic_min, critic_std
+from rl4llm.critics import critic_first, critic_mean, critic_min, critic_std
 from rl4llm.testing.reference import gates as reference
 from rl4llm.testing.strategies import tensors
 
@@ -51,6 +51,15 @@ def test_identical_critics_have_spread_exactly_zero_and_mean_their_value(v, coun
 def test_a_constant_shifts_the_mean_and_leaves_the_spread(v, shift):
     assert torch.allclose(critic_mean(v + shift), critic_mean(v) + shift, atol=1e-11)
     assert torch.allclose(critic_std(v + shift), critic_std(v), atol=1e-11)
+
+
+@given(critic_values)
+def test_the_first_critic_is_read_alone(v):
+    v = v.requires_grad_()
+    assert torch.equal(critic_first(v), v[0])
+    assert not critic_first(v).requires_grad
+    assert torch.equal(critic_first(v), critic_first(torch.cat([v, 2 * v + 1])))
+    assert torch.equal(critic_first(v[:1]), critic_mean(v[:1]))
 
 
 @given(critic_values)

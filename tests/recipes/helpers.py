@@ -13,7 +13,7 @@ import yaml
 from rl4llm.cli import RecipeCLI
 from rl4llm.data import PromptData
 
-TOOLS = {"report", "compare", "evaluate"}
+TOOLS = {"report", "evaluate"}
 NAMES = sorted(path.stem for path in Path("recipes").glob("*.py") if path.stem not in TOOLS)
 RECIPES = {name: getattr(importlib.import_module(f"recipes.{name}"), name) for name in NAMES}
 REINFORCEMENT = [name for name in NAMES if name != "sft"]

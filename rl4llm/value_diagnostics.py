@@ -1,7 +1,9 @@
 """Diagnostics of critics as scalars to log, without gradient."""
 
+from collections.abc import Iterator
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl4llm.checks import (
@@ -135,9 +137,77 @@ def calibration_error(
     values, outcomes = at_least_float32(values.detach()), at_least_float32(outcomes.detach())
     if not len(values):
         return values.new_zeros(())
-    order = values.argsort(stable=True)
-    parts = zip(values[order].tensor_split(bins), outcomes[order].tensor_split(bins), strict=True)
+    parts = _by_value(values, outcomes, bins)
     return torch.stack([(value - outcome).sum().abs() for value, outcome in parts]).sum() / len(values)
+
+
+def calibration_curve(
+    values: Float[Tensor, " state"], outcomes: Float[Tensor, " state"], bins: int = 10
+) -> Float[Tensor, "bin pair"]:
+    """Mean value and mean outcome of the states in each bin of their values.
+
+        cᵦ = ( mean of V in bin b, mean of outcomes in bin b )          b in [0, bins), V ascending
+
+    The bins are those of [calibration_error][], which is the mean distance of the two columns weighted by the size of
+    the bins. Values that are right on average have two equal columns.
+
+    Args:
+        values: V(s) of some states.
+        outcomes: What followed: a return, or the mean of several.
+        bins: Number of bins.
+
+    Returns:
+        One row per bin in float32 or wider, without graph; NaN for a bin without states.
+
+    Raises:
+        UsageError: If the shapes differ or there is no bin.
+
+    Example:
+        >>> calibration_curve(torch.tensor([0.75, 0.25, 0.25, 0.75]), torch.tensor([1.0, 0.0, 1.0, 1.0]), bins=2)
+        tensor([[0.2500, 0.5000],
+                [0.7500, 1.0000]])
+
+    References:
+        Naeini, Cooper and Hauskrecht, 2015 (reliability diagrams), here with bins of equal counts.
+    """
+    check_at_least("calibration_curve", 1, bins=bins)
+    _check_states("calibration_curve", values=values, outcomes=outcomes)
+    parts = _by_value(at_least_float32(values.detach()), at_least_float32(outcomes.detach()), bins)
+    return torch.stack([torch.stack([value.mean(), outcome.mean()]) for value, outcome in parts])
+
+
+def _by_value(values: Tensor, outcomes: Tensor, bins: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the values and outcomes of each bin, in ascending order of the values."""
+    order = values.argsort(stable=True)
+    yield from zip(values[order].tensor_split(bins), outcomes[order].tensor_split(bins), strict=True)
+
+
+def response_places(response_mask: Bool[Tensor, "batch time"], parts: int = 3) -> Int[Tensor, "batch time"]:
+    """In which part of its response each trained token stands.
+
+        placeₜ = ⌊ parts · j / n ⌋          the token is the j-th of the n trained tokens of its response, j from 0
+
+    Args:
+        response_mask: True at trained tokens.
+        parts: Number of parts; as many as are equal in size up to one token.
+
+    Returns:
+        A number in [0, parts) per trained token; −1 where `response_mask` is False.
+
+    Raises:
+        UsageError: If there is no part or the mask is not a boolean matrix.
+
+    Example:
+        >>> response_places(torch.tensor([[True, True, False, True]]), parts=3)
+        tensor([[ 0,  1, -1,  2]])
+
+    References:
+        A diagnostic of this library.
+    """
+    check_at_least("response_places", 1, parts=parts)
+    check_token_tensors("response_places", response_mask)
+    number, total = response_mask.cumsum(-1) - 1, response_mask.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(response_mask, number * parts // total, -1)
 
 
 def rank_correlation(x: Float[Tensor, " state"], y: Float[Tensor, " state"]) -> Float[Tensor, ""]:
