@@ -34,6 +34,7 @@ from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.strategy import float32_by_default
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.algorithms.trust import EngineTrust
+from rl4llm.algorithms.watching import show_batch
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
 from rl4llm.checks import UsageError
@@ -122,6 +123,7 @@ class PolicyGradient(PolicyModule):
             learn(self.critics, batch, context)
         self._remember(batch)
         self._log(meter, tokens=int(batch.widths.sum()), seconds=time.perf_counter() - started)
+        show_batch(self, batch, prompts, lambda rows: self._pass(runtime, self.policy, rows, "log_probs"))
 
     def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> Collected:
         """Draw and score this rank's responses."""

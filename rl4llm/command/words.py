@@ -14,6 +14,7 @@ usage: rl4llm RECIPE fit [flags]       train; for example: rl4llm asyppo fit
        rl4llm copy RECIPE [FILE]       the recipe as a file to edit
        rl4llm cite RECIPE ...          the BibTeX of what a recipe composes
        rl4llm check MODULE:NAME        run the laws on a part of your own
+       rl4llm look RUN_FOLDER          a run as one HTML file, token by token
        rl4llm report ...               recipes over seeds, as one table
        rl4llm compare ...              settings of one recipe, seed by seed
 
