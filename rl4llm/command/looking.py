@@ -28,13 +28,18 @@ def look_inside(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("rl4llm look", description="Write one HTML file that shows a run, its responses token by token.")
     parser.add_argument("run", metavar="RUN_FOLDER", type=Path, help="folder of a run, which may still be going on")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the file (default: look.html in the run folder)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file, or a folder for look.html (default: the run folder)"
+    )
     parser.add_argument("--megabytes", type=_positive, default=10.0, help="most of the rows in the page (default: 10)")
     return parser
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return number

@@ -99,4 +99,10 @@ def cite(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Command] = {"list": list_recipes, "copy": copy_recipe, "cite": cite, "check": check_part, "look": look_inside}
+COMMANDS: dict[str, Command] = {
+    "list": list_recipes,
+    "copy": copy_recipe,
+    "cite": cite,
+    "check": check_part,
+    "look": look_inside,
+}

@@ -1,6 +1,7 @@
 """The kept rollout batches of a run, packed so that a page of ten megabytes opens at once."""
 
 import base64
+import json
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 from rl4llm.errors import UsageError
 from rl4llm.look.files import PLAIN, read_rows
 
-_FLAG_BYTES, _NUMBER_BYTES, _BASE64 = 1, 4, 4 / 3
+_FLAG_BYTES, _NUMBER_BYTES, _ROW_BYTES, _BASE64 = 1, 4, 60, 4 / 3
+_LEFT_OUT = ("step", "response")  # the batch says the step, and the tokens the response
 Batches = dict[str, Any]
 
 
@@ -33,8 +35,7 @@ def _packed(table: Any, step: int, numbers: dict[str, int], most_bytes: float) -
     flags = [name for name, kind in kinds.items() if kind.endswith("bool>")]
     floats = [name for name, kind in kinds.items() if kind.endswith(("float>", "double>"))]
     per_token = _BASE64 * (_NUMBER_BYTES * (1 + len(floats)) + _FLAG_BYTES * len(flags))
-    kept = table.slice(0, table.num_rows)
-    kept = kept.take(_whole_groups(table, most_bytes / per_token))
+    kept = table.take(_whole_groups(table, per_token, most_bytes))
     lists = {name: kept[name].to_pylist() for name in ("tokens", *flags, *floats)}
     lengths = [len(row) for row in lists["tokens"]]
     for name, rows in lists.items():
@@ -44,7 +45,7 @@ def _packed(table: Any, step: int, numbers: dict[str, int], most_bytes: float) -
     return {
         "step": step,
         "responses": table.num_rows,
-        "rows": {name: kept[name].to_pylist() for name in (*PLAIN[1:], "length")},
+        "rows": {name: kept[name].to_pylist() for name in (*PLAIN, "length") if name not in _LEFT_OUT},
         "lengths": lengths,
         "tokens": _base64(array("I", texts)),
         "flags": {name: _base64(array("B", map(bool, _flat(lists[name])))) for name in flags},
@@ -52,16 +53,17 @@ def _packed(table: Any, step: int, numbers: dict[str, int], most_bytes: float) -
     }
 
 
-def _whole_groups(table: Any, most_tokens: float) -> list[int]:
-    """The rows of the first groups whose tokens are at most so many; those of the first group in any case."""
-    groups, lengths = table["group"].to_pylist(), [len(row) for row in table["tokens"].to_pylist()]
-    sizes: dict[int, int] = {}
-    for group, length in zip(groups, lengths, strict=True):
-        sizes[group] = sizes.get(group, 0) + length
-    chosen, total = set[int](), 0
+def _whole_groups(table: Any, per_token: float, most_bytes: float) -> list[int]:
+    """The rows of the first groups that take at most so many bytes; those of the first group in any case."""
+    groups, sizes = table["group"].to_pylist(), dict[int, float]()
+    texts = zip(*(table[name].to_pylist() for name in ("tokens", "prompt", "answer")), strict=True)
+    for group, (tokens, prompt, answer) in zip(groups, texts, strict=True):
+        size = per_token * len(tokens) + len(json.dumps([prompt, answer])) + _ROW_BYTES
+        sizes[group] = sizes.get(group, 0.0) + size
+    chosen, total = set[int](), 0.0
     for group, size in sizes.items():
         total += size
-        if chosen and total > most_tokens:
+        if chosen and total > most_bytes:
             break
         chosen.add(group)
     return [row for row, group in enumerate(groups) if group in chosen]

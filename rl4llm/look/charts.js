@@ -29,6 +29,11 @@ function format(x, sign = false) {
   return (x < 0 ? "−" : sign && x > 0 ? "+" : "") + text;
 }
 
+// The same at the end of an axis: what is next to nothing on it is zero.
+function formatWithin(x, range) {
+  return format(Math.abs(x) < range / 1000 ? 0 : x);
+}
+
 const TOGETHER = [
   ["Accuracy", ["train/accuracy", "val/sampled_accuracy", "val/greedy_accuracy"]],
   ["Response length", ["train/response_length", "val/response_length"]],
@@ -77,7 +82,7 @@ function chart(title, series) {
   const card = el(
     "figure", { class: "chart" },
     el("figcaption", {}, title), read,
-    el("div", { class: "plot" }, el("span", { class: "high" }, format(high)), el("span", { class: "low" }, format(low)), plot),
+    el("div", { class: "plot" }, el("span", { class: "high" }, formatWithin(high, high - low)), el("span", { class: "low" }, formatWithin(low, high - low)), plot),
     el("div", { class: "axis" }, el("span", {}, format(left)), el("span", {}, format(right))),
   );
   readOff(plot, cursor, read, drawn, x, [left, right]);

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rl4llm.look.batches import read_batches
 from rl4llm.look.files import row_files
 
 _MOST_POINTS = 400  # of one curve; more are averaged
-_PARTS = ("class_path", "init_args")
+Curve = list[Sequence[float]]
 
 
 def read_run(run: Path, *, megabytes: float = 10.0) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def read_run(run: Path, *, megabytes: float = 10.0) -> dict[str, Any]:
     files = row_files(run)
     if not ((run / "metrics.csv").is_file() or (run / "config.yaml").is_file() or files):
         inside = sorted(path.parent for path in run.glob("**/config.yaml"))[-1:]
-        hint = f"give one, such as {inside[0]}" if inside else "give one, such as runs/asyppo/version_0"
-        raise UsageError(f"rl4llm look: '{run}' is not a run folder (no config.yaml, metrics.csv or rows in it); {hint}.")
+        one = inside[0] if inside else "runs/asyppo/version_0"
+        raise UsageError(f"rl4llm look: '{run}' is no run folder, as it holds no config.yaml; give one, such as {one}.")
     rows = read_metrics(run / "metrics.csv")
     config = _read_yaml(run / "config.yaml")
     return {
@@ -65,7 +66,7 @@ def _number(entry: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def curves(rows: list[dict[str, float]]) -> dict[str, list[list[float]]]:
+def curves(rows: list[dict[str, float]]) -> dict[str, Curve]:
     """Return the points of every metric, as steps and numbers; long curves as means of neighbouring points.
 
     Example:
@@ -73,10 +74,11 @@ def curves(rows: list[dict[str, float]]) -> dict[str, list[list[float]]]:
         {'train/accuracy': [[1], [0.25]], 'val/accuracy': [[0], [0.5]]}
     """
     names = sorted({name for row in rows for name in row} - {"step", "epoch"})
-    return {name: _thinned([(row["step"], row[name]) for row in rows if name in row and "step" in row]) for name in names}
+    stepped = [row for row in rows if "step" in row]
+    return {name: _thinned([(row["step"], row[name]) for row in stepped if name in row]) for name in names}
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[list[float]]:
+def _thinned(points: list[tuple[float, float]]) -> Curve:
     size = -(-len(points) // _MOST_POINTS) or 1
     cut = [points[start : start + size] for start in range(0, len(points), size)]
     steps = [round(sum(step for step, _ in piece) / len(piece)) for piece in cut]
@@ -102,8 +104,8 @@ def composition(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the slots of a run's model and data as a tree of names, classes and settings.
 
     Example:
-        >>> composition({"model": {"gate": {"class_path": "rl4llm.gates.AgreementGate", "init_args": {"fraction": 0.2}}}})
-        [{'name': 'gate', 'part': 'AgreementGate', 'settings': [{'name': 'fraction', 'value': '0.2'}]}]
+        >>> composition({"model": {"gate": {"class_path": "gates.AgreementGate", "init_args": {"exact": True}}}})
+        [{'name': 'gate', 'part': 'AgreementGate', 'settings': [{'name': 'exact', 'value': 'true'}]}]
     """
     shown = {**(config.get("model") or {}), **(config.get("data") or {})}
     return [_slot(name, value) for name, value in shown.items()]

@@ -39,7 +39,7 @@ PLAIN = ("step", "group", "prompt_uid", "prompt", "response", "answer", "score",
 def row_files(run: Path) -> dict[int, Path]:
     """Return the files of a run folder by their step, in ascending order."""
     found = {path.stem.removeprefix("step_"): path for path in (run / FOLDER).glob("step_*.parquet")}
-    return {step: path for step, path in sorted((int(n), path) for n, path in found.items() if n.isdigit())}
+    return dict(sorted((int(n), path) for n, path in found.items() if n.isdigit()))
 
 
 def encode_rows(columns: Mapping[str, Any]) -> bytes:

@@ -26,6 +26,7 @@ function facts() {
     const [before, after] = [summary.before?.[key], summary.after[key]].map((x) => format(x));
     found.push(el("span", {}, `held-out ${key.replaceAll("_", " ")} `, el("b", {}, `${before} → ${after}`)));
   }
+  if (summary.peak_memory_mib) found.push(el("span", {}, `peak memory ${format(summary.peak_memory_mib / 1024)} GiB`));
   if (summary.seed !== undefined) found.push(el("span", {}, `seed ${summary.seed}`));
   return found;
 }
@@ -83,7 +84,7 @@ function compositionView() {
   const without = run.composition.filter((slot) => slot.value === "null").map((slot) => slot.name);
   const [parts, plain] = [set.filter((slot) => slot.settings), set.filter((slot) => !slot.settings)];
   return [
-    el("div", { class: "cards" }, ...parts.map(partCard), partCard({ name: "values", part: "", settings: plain })),
+    el("div", { class: "cards" }, partCard({ name: "settings", part: "", settings: plain }), ...parts.map(partCard)),
     el("p", { class: "note" }, "Empty slots: ", without.join(", ") || "none", "."),
     el("details", { class: "config" }, el("summary", {}, "The whole configuration"), el("pre", {}, run.config)),
   ];
@@ -111,7 +112,7 @@ function costView() {
   const phases = seconds.filter((cost) => cost !== step);
   const rest = step ? step.sum - phases.reduce((sum, cost) => sum + cost.sum, 0) : 0;
   const bars = phases.map((cost) => [cost.name.replace(/^time\/|_seconds$/g, ""), cost.sum]);
-  if (step) bars.push(["judging and learning", Math.max(rest, 0)]);
+  if (step) bars.push(["the rest", Math.max(rest, 0)]);
   return [
     el("h2", {}, "Where the time went"),
     shareBar(bars),

@@ -18,7 +18,7 @@ def write_page(run: Path, out: Path | None = None, *, megabytes: float = 10.0) -
 
     Args:
         run: The run folder; the run may still be going on.
-        out: The file; `look.html` in the run folder when None.
+        out: The file, or a folder for `look.html`; the run folder when None.
         megabytes: Most of the rows in the page.
 
     Returns:
@@ -27,13 +27,15 @@ def write_page(run: Path, out: Path | None = None, *, megabytes: float = 10.0) -
     Raises:
         UsageError: If the folder is not that of a run, a file in it is damaged, or `out` cannot be written.
     """
-    out = run / "look.html" if out is None else out
     text = page(read_run(run, megabytes=megabytes))
+    out = run if out is None else out
+    out = out / "look.html" if out.is_dir() else out
     partial = out.with_name(f".{out.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, out)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise UsageError(f"rl4llm look: '{out}' cannot be written ({error.strerror}); give another --out.") from None
     return out
 

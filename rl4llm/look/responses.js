@@ -36,6 +36,8 @@ function responseCard(pane, row, index) {
   return el("article", { class: "response" }, head, tokens, ...strip(batch, first, end));
 }
 
+const STRIP = "line: value, band: ± spread of the critics, dashed: return, bars: gated tokens";
+
 // The value with the spread of the critics around it, the return, and ticks where tokens are gated.
 function strip(batch, first, end) {
   const [values, spread, returns, gate] = [batch.column("values"), batch.column("spread"), batch.column("returns"), batch.flag("gate")];
@@ -52,20 +54,23 @@ function strip(batch, first, end) {
   if (returns) parts.push(svg("polyline", { class: "return", points: path((at) => returns[at]) }));
   parts.push(svg("path", { class: "ticks", d: ticks }), svg("line", { class: "cursor", y1: 0, y2: 100, x1: -9, x2: -9 }));
   const plot = svg("svg", { viewBox: `0 0 ${end - first} 100`, preserveAspectRatio: "none", "aria-hidden": true }, ...parts);
-  const scale = el("div", { class: "scale" }, el("span", {}, format(high)), el("span", {}, format(low)));
-  return [el("div", { class: "strip", title: "value ± spread of the critics; dashed: return; ticks: gated tokens" }, scale, plot)];
+  const scale = el("div", { class: "scale" }, ...[high, low].map((x) => el("span", {}, formatWithin(x, high - low))));
+  const style = `max-width:calc(${end - first} * 2.4rem + 3rem)`;
+  return [el("div", { class: "strip", style, title: STRIP }, scale, plot)];
 }
 
 // The same range for all responses of a batch, so that strips can be compared.
 function valueRange(batch) {
   if (batch.range) return batch.range;
   let [low, high] = [Infinity, -Infinity];
-  for (const name of ["values", "returns"]) {
-    for (const x of batch.column(name) ?? []) {
+  const [values, spread, returns] = ["values", "spread", "returns"].map((name) => batch.column(name));
+  values.forEach((value, at) => {
+    const around = spread ? spread[at] : 0;
+    for (const x of [value - around, value + around, returns ? returns[at] : value]) {
       if (x < low) low = x;
       if (x > high) high = x;
     }
-  }
+  });
   batch.range = high > low ? [low, high] : [low - 0.5, low + 0.5];
   return batch.range;
 }
@@ -134,7 +139,7 @@ function critics(batch, at, said) {
 
 function placeTip(tip, box) {
   const { width, height } = tip.getBoundingClientRect();
-  const left = Math.max(8, Math.min(box.left + box.width / 2 - width / 2, document.documentElement.clientWidth - width - 8));
+  const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - width - 8));
   const below = box.bottom + 10 + height < innerHeight;
   tip.style.transform = `translate(${left}px, ${below ? box.bottom + 10 : Math.max(8, box.top - height - 10)}px)`;
 }

@@ -39,7 +39,7 @@ def row_columns(
     present_log_probs: Tensor,
     *,
     step: int,
-    filters: Sequence[str] = (),
+    filters: Sequence[str],
 ) -> dict[str, Any]:
     """Return the columns that [files][rl4llm.look.files] documents, as lists and Arrow arrays.
 
@@ -73,7 +73,7 @@ def _responses(batch: RolloutBatch, prompts: PromptBatch, policy: Policy, step: 
         "step": [step] * len(batch),
         "group": groups,
         "prompt_uid": batch.prompt_uids.tolist(),
-        "prompt": [_clean(policy.tokenizer.decode(row)) for row in ids],
+        "prompt": [_clean(text) for text in policy.tokenizer.batch_decode(ids)],
         "answer": [_answer(known[group].answer) if group in known else None for group in groups],
         "score": [score if score == score else None for score in scores],
         "correct": batch.solved.tolist(),

@@ -159,9 +159,11 @@ class Pane {
     const answer = prompt.answer === null ? [] : [el("p", { class: "answer" }, "expected ", el("code", {}, visible(prompt.answer)))];
     const responses = sorted(prompt.responses, view.sort, view.descending);
     this.detail.replaceChildren(
-      el("div", { class: "question" }, el("pre", {}, visible(prompt.text)), ...answer),
+      el("div", { class: "question" }, el("pre", {}, visible(prompt.text)), ...answer,
+        ...(this.batch.column("values") ? [el("p", { class: "key-note" }, STRIP)] : [])),
       ...responses.map(({ row }, index) => responseCard(this, row, index)),
     );
+    this.detail.classList.toggle("long", this.detail.querySelectorAll(".token").length > 4000);
     this.paint();
     for (const other of leads ? view.panes.filter((pane) => pane !== this) : []) {
       const same = other.batch.prompts().find(({ uid }) => uid === prompt.uid && uid >= 0);
