@@ -15,7 +15,12 @@ LogProbs = Callable[[RolloutBatch], Tensor]
 class BatchCallback(Callback):
     """A callback that reads rollout batches with their values, advantages and gates.
 
-    Subclass it to look at what a run learns from; pass it to the Trainer like any other callback.
+    Subclass it to read what a run learns from, and pass it to the Trainer like any other callback.
+
+    Example:
+        >>> class Lengths(BatchCallback):
+        ...     def on_rollout_batch(self, module, batch, prompts, log_probs):
+        ...         print(module.trainer.global_step, batch.lengths.float().mean())
     """
 
     def on_rollout_batch(self, module: Any, batch: RolloutBatch, prompts: PromptBatch, log_probs: LogProbs) -> None:

@@ -1,27 +1,6 @@
 """Files of annotated rows: Parquet, one row per response, with one list per column of per-token numbers.
 
-| column | type | content |
-|---|---|---|
-| `step` | int | rollout batches learned from, this one included |
-| `group` | int | which draw of a prompt the response answers |
-| `prompt_uid` | int | identity of the prompt in its data set |
-| `prompt`, `response` | string | decoded; the prompt with its special tokens |
-| `answer` | string | what the reward compares with; null where it is not known |
-| `score` | float | null where the response could not be scored |
-| `correct`, `truncated`, `replayed` | bool | as in [RolloutBatch][rl4llm.batch.RolloutBatch] |
-| `length` | int | number of trained tokens |
-| `token_ids`, `tokens` | list | ids and texts of the response's tokens |
-| `trained` | list of bool | whether the policy sampled the token and may learn from it |
-| `gate` | list of bool | False where the policy's objective learns nothing from the token |
-| `filter_<slot>` | list of bool | False where the regularizer in this slot leaves the token out |
-| `log_probs` | list of float | of the policy before the update |
-| `ratio` | list of float | probability of the token after the update over that before it |
-| `rollout_log_probs`, `ref_log_probs`, `entropies`, `rewards`, `values`, `returns`, `advantages`, `return_spread` | \
-list of float | the fields of the batch; a column is left out where the run has no such numbers |
-| `spread` | list of float | standard deviation over the critics' values |
-| `critic_<i>` | list of float | values of critic i |
-
-Numbers are null at tokens that are not trained.
+The page *Look inside a run* of the documentation describes every column. Numbers are null at tokens that are not trained.
 """
 
 from collections.abc import Mapping

@@ -109,14 +109,15 @@ function costView() {
   const seconds = run.costs.filter((cost) => cost.name.startsWith("time/"));
   const memory = run.costs.filter((cost) => cost.name.startsWith("memory/"));
   const step = run.costs.find((cost) => cost.name === "time/step_seconds");
-  const phases = seconds.filter((cost) => cost !== step);
+  const order = ["rollout", "judge", "policy", "critics"].map((phase) => `time/${phase}_seconds`);
+  const phases = seconds.filter((cost) => cost !== step).sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
   const rest = step ? step.sum - phases.reduce((sum, cost) => sum + cost.sum, 0) : 0;
   const bars = phases.map((cost) => [cost.name.replace(/^time\/|_seconds$/g, ""), cost.sum]);
   if (step) bars.push(["the rest", Math.max(rest, 0)]);
   return [
     el("h2", {}, "Where the time went"),
     shareBar(bars),
-    costTable(["seconds", "batches", "mean", "largest", "in all"], seconds),
+    costTable(["seconds", "batches", "mean", "largest", "in all"], step ? [...phases, step] : phases),
     ...(memory.length ? [el("h2", {}, "Memory"), costTable(["memory", "batches", "mean", "largest", "in all"], memory)] : []),
     el("div", { class: "charts" }, ...seconds.map((cost) => chart(cost.name, { [cost.name]: run.curves[cost.name] }))),
   ];

@@ -36,7 +36,7 @@ function responseCard(pane, row, index) {
   return el("article", { class: "response" }, head, tokens, ...strip(batch, first, end));
 }
 
-const STRIP = "line: value, band: ± spread of the critics, dashed: return, bars: gated tokens";
+const STRIP = "curve: value ± spread, dashed: return, bars: gated";
 
 // The value with the spread of the critics around it, the return, and ticks where tokens are gated.
 function strip(batch, first, end) {
@@ -140,8 +140,8 @@ function critics(batch, at, said) {
 function placeTip(tip, box) {
   const { width, height } = tip.getBoundingClientRect();
   const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - width - 8));
-  const below = box.bottom + 10 + height < innerHeight;
-  tip.style.transform = `translate(${left}px, ${below ? box.bottom + 10 : Math.max(8, box.top - height - 10)}px)`;
+  const above = box.top - height - 10; // where it hides neither the token nor the curve below
+  tip.style.transform = `translate(${left}px, ${above >= 8 ? above : Math.min(box.bottom + 10, innerHeight - height - 8)}px)`;
 }
 
 function moveCursor(token, place) {

@@ -41,7 +41,7 @@ def row_columns(
     step: int,
     filters: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the columns that [files][rl4llm.look.files] documents, as lists and Arrow arrays.
+    """Return the columns of a file, as lists and Arrow arrays.
 
     Args:
         batch: A judged batch on the CPU.

@@ -60,6 +60,7 @@ function colour(channel, legend) {
     ...(diverging ? [sample("pos s1", "above"), sample("neg s1", "below")] : []),
     sample("gated", "gated: no policy gradient"),
     ...flags.map((name) => sample("filtered", `filtered: no ${name.slice(7)} term`)),
+    ...(view.batches.some((batch) => batch.column("values")) ? [el("span", {}, STRIP)] : []),
   );
   for (const pane of view.panes) pane.paint();
 }
@@ -159,8 +160,7 @@ class Pane {
     const answer = prompt.answer === null ? [] : [el("p", { class: "answer" }, "expected ", el("code", {}, visible(prompt.answer)))];
     const responses = sorted(prompt.responses, view.sort, view.descending);
     this.detail.replaceChildren(
-      el("div", { class: "question" }, el("pre", {}, visible(prompt.text)), ...answer,
-        ...(this.batch.column("values") ? [el("p", { class: "key-note" }, STRIP)] : [])),
+      el("div", { class: "question" }, el("pre", {}, visible(prompt.text)), ...answer),
       ...responses.map(({ row }, index) => responseCard(this, row, index)),
     );
     this.detail.classList.toggle("long", this.detail.querySelectorAll(".token").length > 4000);

@@ -1,6 +1,8 @@
 """Annotated rows are what the models learned from; they are kept in their turn, and no run depends on them."""
 
 import csv
+import re
+from pathlib import Path
 
 import lightning
 import pyarrow.parquet
@@ -95,6 +97,12 @@ def test_tokens_join_to_the_response_and_special_ones_have_names(kept):
     prompts = seen[0][1]
     assert rows["prompt"] == [prompts.prompts[group] for group in rows["group"]]
     assert rows["answer"] == [prompts.examples[group].answer for group in rows["group"]]
+
+
+def test_every_column_is_documented(kept):
+    page = Path("docs/look.md").read_text(encoding="utf-8")
+    for name in kept[0][1]:
+        assert f"`{re.sub('_[0-9]+$', '_<i>', name).replace('filter_entropy', 'filter_<slot>')}`" in page, name
 
 
 def test_a_hole_is_shown_without_numbers(kept):
