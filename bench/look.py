@@ -11,7 +11,22 @@ from playwright.sync_api import sync_playwright
 from rl4llm.look import write_page
 from tests.look.runs import write_run
 
-WORDS = "so we have to find how many apples are left \n\n **Step 2:** 12 - 7 = 5 é 漢 \\boxed{ 5 } .".split(" ")
+WORDS = [
+    "we",
+    "have",
+    "to",
+    "find",
+    "how",
+    "many",
+    "apples",
+    "are",
+    "left\n\n",
+    "**Step 2:**",
+    "7 =",
+    "é",
+    "漢",
+    "\\boxed{5}",
+]
 DRAWN = "() => document.querySelectorAll('.tokens .token').length"
 
 
@@ -34,9 +49,8 @@ def main(megabytes: float) -> None:
                 tab.keyboard.press("3")
                 tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
                 coloured = time.perf_counter() - began
-                print(
-                    f"opened and painted in {opened:.2f} s, {tab.evaluate(DRAWN)} tokens; coloured anew in {coloured:.2f} s"
-                )
+                tokens = tab.evaluate(DRAWN)
+                print(f"opened and painted in {opened:.2f} s, {tokens} tokens; coloured anew in {coloured:.2f} s")
             tab.close()
             browser.close()
         if len(sys.argv) > 2:

@@ -1,6 +1,7 @@
 """Files of annotated rows: Parquet, one row per response, with one list per column of per-token numbers.
 
-The page *Look inside a run* of the documentation describes every column. Numbers are null at tokens that are not trained.
+The page *Look inside a run* of the documentation describes every column. Numbers are null at tokens that are not
+trained.
 """
 
 from collections.abc import Mapping

@@ -22,9 +22,9 @@ from rl4llm.runs.atomic import write_atomically
 class RowKeeper(BatchCallback):
     """Writes `rows/step_<step>.parquet`: per response and token, what the run knew when it learned from a batch.
 
-    `rl4llm look RUN_FOLDER` shows the files. Each costs one forward pass of the policy over its rows, which tells how far
-    the update moved each token. Metrics and random numbers of the run do not depend on it. The first rank writes; a run
-    that goes on removes the files of steps after its checkpoint.
+    `rl4llm look RUN_FOLDER` shows the files. Each costs one forward pass of the policy over its rows, which tells how
+    far the update moved each token. Metrics and random numbers of the run do not depend on it. The first rank writes; a
+    run that goes on removes the files of steps after its checkpoint.
 
     Args:
         every_n_batches: Rollout batches after which rows are kept; None: only the first and the last batch.
