@@ -11,22 +11,7 @@ from playwright.sync_api import sync_playwright
 from rl4llm.look import write_page
 from tests.look.runs import write_run
 
-WORDS = [
-    "we",
-    "have",
-    "to",
-    "find",
-    "how",
-    "many",
-    "apples",
-    "are",
-    "left\n\n",
-    "**Step 2:**",
-    "7 =",
-    "é",
-    "漢",
-    "\\boxed{5}",
-]
+WORDS = ("we", "have", "to", "find", "how", "many", "left\n\n", "**Step 2:**", "7 =", "é", "漢", "\\boxed{5}")
 DRAWN = "() => document.querySelectorAll('.tokens .token').length"
 
 
