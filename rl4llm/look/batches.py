@@ -55,10 +55,13 @@ def _packed(table: Any, step: int, numbers: dict[str, int], most_bytes: float) -
 
 def _whole_groups(table: Any, per_token: float, most_bytes: float) -> list[int]:
     """The rows of the first groups that take at most so many bytes; those of the first group in any case."""
+    from pyarrow.compute import list_value_length
+
     groups, sizes = table["group"].to_pylist(), dict[int, float]()
-    texts = zip(*(table[name].to_pylist() for name in ("tokens", "prompt", "answer")), strict=True)
-    for group, (tokens, prompt, answer) in zip(groups, texts, strict=True):
-        size = per_token * len(tokens) + len(json.dumps([prompt, answer])) + _ROW_BYTES
+    lengths = list_value_length(table["tokens"]).to_pylist()
+    texts = zip(lengths, table["prompt"].to_pylist(), table["answer"].to_pylist(), strict=True)
+    for group, (length, prompt, answer) in zip(groups, texts, strict=True):
+        size = per_token * length + len(json.dumps([prompt, answer])) + _ROW_BYTES
         sizes[group] = sizes.get(group, 0.0) + size
     chosen, total = set[int](), 0.0
     for group, size in sizes.items():

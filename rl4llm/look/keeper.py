@@ -35,8 +35,8 @@ class RowKeeper(BatchCallback):
         UsageError: If `every_n_batches` is given and pyarrow is not installed, or a number is below 1.
 
     Example:
-        >>> RowKeeper(every_n_batches=20).due(40, last=100), RowKeeper().due(40, last=100)
-        (True, False)
+        >>> RowKeeper(first_and_last=False).due(1, last=100)
+        False
     """
 
     def __init__(

@@ -9,7 +9,7 @@ HOSTILE = '</script><script>window.broken = true</script> & <b>"quoted"</b> \u20
 NUMBERS = ("advantages", "values", "spread", "entropies", "ratio", "returns", "log_probs", "critic_0", "critic_1")
 
 
-def write_run(folder, steps=(1, 20), prompts=3, responses=4, tokens=12, texts=None, seed=0):
+def write_run(folder, steps=(1, 20), prompts=3, responses=4, tokens=12, texts=None, seed=0, left_out=()):
     """Write config, metrics, summary and rows of a run of AsyPPO."""
     random.seed(seed)
     (folder / "rows").mkdir(parents=True)
@@ -21,6 +21,7 @@ def write_run(folder, steps=(1, 20), prompts=3, responses=4, tokens=12, texts=No
     (folder / "summary.json").write_text(json.dumps({"status": "finished", "steps": 20, "recipe": HOSTILE}))
     for step in steps:
         columns = rows_of(step, prompts, responses, tokens, texts or [" the", "\n", "é", "a", HOSTILE])
+        columns = {name: column for name, column in columns.items() if name not in left_out}
         (folder / f"rows/step_{step:06d}.parquet").write_bytes(encode_rows(columns))
     return folder
 

@@ -258,7 +258,21 @@ def test_a_phone_needs_no_sideways_scrolling(browser, run):
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_run_without_critics_or_rows_says_so(browser, tmp_path):
+def test_a_run_without_critics_has_no_colours_of_theirs(browser, tmp_path):
+    run = write_run(
+        tmp_path / "run", left_out=("values", "spread", "critic_0", "critic_1", "returns", "filter_entropy")
+    )
+    write_page(run)
+    with Opened(browser, run) as page:
+        assert [label.split("\n")[0] for label in page.locator(".channels label").all_inner_texts()] == [
+            "Advantage1", "Entropy2", "Ratio3"]  # fmt: skip
+        assert page.locator("[data-sort=score]").get_attribute("data-order") == "descending"
+        assert page.locator(".strip").count() == 0
+        tokens(page).nth(5).hover()
+        assert list(shown_numbers(page)) == ["advantage", "entropy", "ratio, after / before", "log-prob"]
+
+
+def test_a_run_without_rows_says_how_to_keep_them(browser, tmp_path):
     run = write_run(tmp_path / "run", steps=())
     write_page(run)
     with Opened(browser, run) as page:

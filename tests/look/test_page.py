@@ -4,6 +4,8 @@ import base64
 import builtins
 import json
 import re
+import subprocess
+import sys
 from array import array
 
 import pyarrow.parquet
@@ -68,7 +70,7 @@ def test_a_run_that_is_going_on_or_was_killed_is_shown(tmp_path):
 
 
 def test_metrics_that_are_empty_or_not_finite_are_left_out(tmp_path):
-    (tmp_path / "metrics.csv").write_text("step,a,b\n0,1,\n1,nan,inf\n2,3,4\n3,5")
+    (tmp_path / "metrics.csv").write_text("step,a,b\n0,1,\n1,nan,inf\n2,3,4\n3,5,61")
     assert read_metrics(tmp_path / "metrics.csv") == [{"step": 0, "a": 1}, {"step": 1}, {"step": 2, "a": 3, "b": 4}]
 
 
@@ -99,6 +101,11 @@ def test_the_command_says_where_the_page_is(tmp_path, capsys):
         assert re.fullmatch(rf"{re.escape(str(file))}: 0\.\d MB; open it in a browser\.\n", capsys.readouterr().out)
         assert embedded(file)["name"].endswith("/run")
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_command_imports_neither_torch_nor_lightning():
+    code = "import sys; from rl4llm.look import write_page; print({'torch', 'lightning', 'pyarrow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
