@@ -209,3 +209,12 @@ def test_rows_of_a_module_without_rollouts_are_refused(tiny_policy, tmp_path):
     )
     with pytest.raises(UsageError, match=r"rows.every_n_batches=5: Supervised learns from no rollout batches"):
         fit(module, tmp_path, RowKeeper(every_n_batches=5))
+
+
+def test_the_command_line_refuses_rows_of_a_recipe_without_rollouts(tmp_path, capsys):
+    from tests.runs.commands import run
+
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path, "--rows.every_n_batches=5")
+    assert left.value.code == 2
+    assert "rows.every_n_batches=5: Toy learns from no rollout batches" in capsys.readouterr().err
