@@ -1,4 +1,4 @@
-"""How long a page of ten megabytes takes to write and to open in Chromium: python bench/look.py [MEGABYTES]."""
+"""How long a page of ten megabytes takes to write and to open in Chromium: python -m bench.look [MEGABYTES]."""
 
 import shutil
 import sys
