@@ -20,6 +20,7 @@ from rl4llm.cli_process import environment, prepare_process, rank
 from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.data import PromptData
 from rl4llm.data.preparing import prepare
+from rl4llm.look.keeper import RowKeeper
 from rl4llm.progress import fitted, progress
 from rl4llm.runs.checkpoints import Checkpoints
 from rl4llm.runs.collapse import CollapseWatch
@@ -71,6 +72,7 @@ class RecipeCLI(LightningCLI):
         self.summary = Summary(self.history, self.recipe_name)
         self.resumed: Resumed | None = None
         self.run_folder: Path | None = None
+        watching = [self.history, Logbook(), self.summary, CollapseWatch(), FirstBatch()]
         defaults = {
             "max_epochs": -1,
             "check_val_every_n_epoch": None,
@@ -79,10 +81,7 @@ class RecipeCLI(LightningCLI):
             "enable_model_summary": False,
             "use_distributed_sampler": False,
             **trainer_defaults,
-            "callbacks": [
-                *(self.history, Logbook(), self.summary, CollapseWatch(), FirstBatch()),
-                *(self.voice, Stopping(self.signals)),
-            ],
+            "callbacks": [*watching, self.voice, Stopping(self.signals)],
         }
         progress.speak(self.recipe_name)
         prepare_process()
@@ -118,6 +117,7 @@ class RecipeCLI(LightningCLI):
             parser.describe("model", self.recipe, compose)
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"checkpoints.recipe": self.recipe_name})
+        parser.add_lightning_class_args(RowKeeper, "rows")
         parser.set_defaults({f"data.{name}": value for name, value in self.data_defaults.items()})
         parser.add_argument(
             "--wandb", type=str | None, default=None, help="Weights & Biases project to log to as well."

@@ -19,6 +19,7 @@ from rl4llm.algorithms.sample_tables import SampleTables
 from rl4llm.algorithms.supervised import Supervised
 from rl4llm.algorithms.truncation import Truncation
 from rl4llm.algorithms.updates import Updates
+from rl4llm.algorithms.watching import BatchCallback
 
 __all__ = [
     # loops
@@ -37,6 +38,7 @@ __all__ = [
     "Evaluator",
     "CriticEvaluator",
     "SampleTables",
+    "BatchCallback",
     "Sample",
     "answer_held_out",
     "measures",

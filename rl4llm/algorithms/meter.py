@@ -1,5 +1,6 @@
 """Token-weighted means of diagnostics, over the microbatches and ranks of one rollout batch."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,13 @@ class Meter:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._began = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Add the seconds since the last lap, or since the meter was made, as `time/<phase>_seconds`."""
+        now = time.perf_counter()
+        self.add(f"time/{phase}_seconds", scalar(now - self._began))
+        self._began = now
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Add values, counting those where the mask is True (all of them without a mask)."""

@@ -34,6 +34,7 @@ from rl4llm.algorithms.runtime import Runtime
 from rl4llm.algorithms.strategy import float32_by_default
 from rl4llm.algorithms.survey import survey_once
 from rl4llm.algorithms.trust import EngineTrust
+from rl4llm.algorithms.watching import show_batch
 from rl4llm.batch import RolloutBatch
 from rl4llm.borders import NotFiniteError
 from rl4llm.checks import UsageError
@@ -102,9 +103,8 @@ class PolicyGradient(PolicyModule):
         collected = gather(runtime, partial(self._collect, runtime, prompts, meter))
         batch = self.health.scored(collected.batch, collected.problems, prompts.task.reward, collected.lost)
         self.tables.trained_on(self, batch, prompts)
-        meter.add("time/rollout_seconds", scalar(time.perf_counter() - started))
-        chosen = self._select(runtime, batch, prompts)
-        if chosen is None:
+        meter.lap("rollout")
+        if (chosen := self._select(runtime, batch, prompts)) is None:
             return
         batch, prompts = chosen
         context = self.value_context(runtime, prompts, meter)
@@ -115,13 +115,17 @@ class PolicyGradient(PolicyModule):
             return
         self.health.judged(self._learner_names())
         observe_batch(batch, self.composition, meter, self.policy.tokenizer)
+        meter.lap("judge")
         self.warmed_up = self.warmed_up or self.critic_learning.ends_warmup(batch)
         if not self.warming_up:
             self._improve(runtime, self._deal(runtime, batch), meter)
+            meter.lap("policy")
         if self.critics is not None and context is not None and not self.critic_learning.first:
             learn(self.critics, batch, context)
+            meter.lap("critics")
         self._remember(batch)
         self._log(meter, tokens=int(batch.widths.sum()), seconds=time.perf_counter() - started)
+        show_batch(self, batch, prompts, lambda rows: self._pass(runtime, self.policy, rows, "log_probs"))
 
     def _collect(self, runtime: Runtime, prompts: PromptBatch, meter: Meter) -> Collected:
         """Draw and score this rank's responses."""
@@ -168,8 +172,7 @@ class PolicyGradient(PolicyModule):
             return policy_losses(self.policy, self.composition, rows, meter, version=version, duals=duals)
 
         hooks: dict[str, Any] = dual_hooks(duals, runtime, meter, self._next_version)
-        if self.composition.loss.moves:
-            hooks["prepare"] = partial(self._chosen_anew, runtime)
+        hooks |= {"prepare": partial(self._chosen_anew, runtime)} if self.composition.loss.moves else {}
         improve(runtime, self.learner("policy"), minibatches, losses, meter, self.health, counted=True, **hooks)
 
     def _next_version(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import rl4llm
 from rl4llm.command.checking import check_part
 from rl4llm.command.completion import SHELL_ASKS, answer
+from rl4llm.command.looking import look_inside
 from rl4llm.command.recipes import TOOLS, all_recipes, read_recipe, recipe_path
 from rl4llm.command.words import USAGE, next_steps, table
 from rl4llm.errors import UsageError
@@ -102,4 +103,10 @@ def cite(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Command] = {"list": list_recipes, "copy": copy_recipe, "cite": cite, "check": check_part}
+COMMANDS: dict[str, Command] = {
+    "list": list_recipes,
+    "copy": copy_recipe,
+    "cite": cite,
+    "check": check_part,
+    "look": look_inside,
+}

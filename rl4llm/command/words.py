@@ -14,6 +14,7 @@ usage: rl4llm RECIPE fit [flags]       train; for example: rl4llm asyppo fit
        rl4llm copy RECIPE [FILE]       the recipe as a file to edit
        rl4llm cite RECIPE ...          the BibTeX of what a recipe composes
        rl4llm check MODULE:NAME        run the laws on a part of your own
+       rl4llm look RUN_FOLDER          a run as one HTML file, token by token
        rl4llm report RECIPE ...        arms of recipes over seeds, compared seed by seed
 
 RECIPE is a name from `rl4llm list` or the path of a recipe file.

@@ -29,7 +29,7 @@ def run(job: dict) -> None:
         named = module.named_parameters(remove_duplicate=False)  # what is sharded is no longer shared
         parameters = {n: p.detach().clone() for n, p in named if not n.startswith("reference")}
     if cli.trainer.is_global_zero:
-        shown = {"training": cli.history.training, "validation": cli.history.validation}
+        shown = {"training": cli.history.training, "validation": cli.history.validation, "folder": str(cli.run_folder)}
         state = {name: value for name, value in module.state_dict().items() if name.endswith("_extra_state")}
         torch.save({**shown, "parameters": parameters, "state": state}, job["out"])
         print(f"{job['recipe']} {job['out']} {time.time() - started:.1f} s", flush=True)

@@ -1,7 +1,11 @@
 """Two processes are one process: the same command gives the same numbers and the same weights."""
 
+from pathlib import Path
+
+import pyarrow.parquet
 import pytest
 
+from rl4llm.look.files import row_files
 from tests.devices.helpers import SGD, SMALL, largest_difference, metric_differences, run_jobs
 
 pytestmark = pytest.mark.devices
@@ -57,3 +61,24 @@ def test_two_processes_are_one(recipe, alone, together):
     assert max(differences.values()) < 1e-5, {n: d for n, d in differences.items() if d >= 1e-5}
     largest, name = largest_difference(one, two)
     assert largest < 1e-5, name
+
+
+def kept_rows(run):
+    """The columns of every file of rows that a run has kept, numbers in one list."""
+    tables = {
+        step: pyarrow.parquet.read_table(file).to_pydict() for step, file in row_files(Path(run["folder"])).items()
+    }
+    return {step: {name: flat(column) for name, column in columns.items()} for step, columns in tables.items()}
+
+
+def flat(column):
+    return [x for row in column for x in row] if isinstance(column[0], list) else column
+
+
+def test_rows_are_kept_once(alone, together):
+    one, two = kept_rows(alone["asyppo"]), kept_rows(together["asyppo"])
+    assert list(one) == list(two) == [1, 3]
+    for step, columns in one.items():
+        for name, column in columns.items():
+            found = two[step][name]
+            assert found == (pytest.approx(column, abs=1e-4) if isinstance(column[0], float) else column), name
