@@ -12,12 +12,27 @@ import yaml
 from jsonargparse import auto_parser
 
 from rl4llm.command.main import main as rl4llm
+from rl4llm.studies import flags_of_study, study_arms
 from tests.recipes.helpers import RECIPES, config, parser_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^ *```bash\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-OTHERS = {"cd", "mkdir", "mount", "vllm", "ruff", "mypy", "mkdocs", "python3", ".", "curl", "cp"}  # programs of others
+OTHERS = {
+    "cd",
+    "eval",
+    "register-python-argcomplete",
+    "mkdir",
+    "mount",
+    "vllm",
+    "ruff",
+    "mypy",
+    "mkdocs",
+    "python3",
+    ".",
+    "curl",
+    "cp",
+}  # programs of others
 MINE = """
 from rl4llm.gates import AgreementGate as MyGate
 from rl4llm.testing import check
@@ -115,7 +130,7 @@ def check_python(words):
 
 def check_rl4llm(words):
     """A recipe or a subcommand, which is asked for its help."""
-    if words[0] in RECIPES:
+    if words[0] in (*RECIPES, "report"):
         return parse(words[0], words[1:])
     with pytest.raises(SystemExit) as left:
         rl4llm([words[0], *([] if words[0] == "list" else ["--help"])])
@@ -161,10 +176,12 @@ def parse(name, words):
             if left.code:
                 raise
         return
-    tool = importlib.import_module(f"recipes.{name}")
-    given = auto_parser(getattr(tool, name), as_positional=False).parse_args(words)
-    for flags in (given.get("settings") or {}).values():
-        parser_of(given["recipe"]).parse_args(["fit", *flags])
+    tool = getattr(importlib.import_module(f"recipes.{name}"), name)
+    given = auto_parser(tool, as_positional=False).parse_args(flags_of_study(words) if name == "report" else words)
+    if name == "report":
+        recipes = [given.recipe] if isinstance(given.recipe, str) else given.recipe or []
+        for arm in study_arms(recipes, given.arms, given.grid, given.flags):
+            parser_of(arm.recipe).parse_args(["fit", *arm.flags])
 
 
 def check_subcommand(subcommand):
@@ -176,8 +193,8 @@ def check_subcommand(subcommand):
 
 WRONG = [
     "python recipes/asyppo.py fit --model.gaet=null", "python recipes/nothing.py fit", "pip install 'rl4llm[lorra]'",
-    "rl4llm asypo fit", "ppython recipes/asyppo.py", "python recipes/compare.py --recipe=asyppo --setings='{}'",
-    """python recipes/compare.py --recipe=asyppo --settings='{"a": ["--model.gate=RandmGate"]}'""",
+    "rl4llm asypo fit", "ppython recipes/asyppo.py", "rl4llm report asyppo --amrs='{}'",
+    "rl4llm report asyppo --arms='{a: [--model.gate=RandmGate]}'",
 ]  # fmt: skip
 
 

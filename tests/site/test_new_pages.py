@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas
 import pytest
 
 from tests.recipes.helpers import parser_of
@@ -47,14 +48,18 @@ PLAIN = {  # a value for a flag that the page names without one
 
 
 def test_the_plot_of_the_page_on_ablations_shows_every_arm(tmp_path, monkeypatch):
-    """Two seeds of three arms, as `recipes/compare.py` leaves them; curves are their own numbers and means."""
+    """Two seeds of three arms, as `rl4llm report` writes them; curves are their own numbers and means."""
     monkeypatch.chdir(tmp_path)
-    for arm in range(3):
-        for seed in range(2):
-            folder = Path(f"runs/compare/version_0/{arm}/{seed}/asyppo/version_0")
-            folder.mkdir(parents=True)
-            lines = ["step,train/reward,val/sampled_accuracy", f"0,,0.{arm + seed}", "0,0.5,", f"9,,0.{arm + seed + 2}"]
-            (folder / "metrics.csv").write_text("\n".join(lines))
+    folder, arms = Path("runs/ablation"), ("as it is", "random gate", "no gate")
+    folder.mkdir(parents=True)
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "metric": metric, "value": (number + seed + 2 * (step > 0)) / 10}
+        for number, arm in enumerate(arms)
+        for seed in range(2)
+        for step in (0, 9)
+        for metric in ("val/sampled_accuracy", "train/reward")
+    ]
+    pandas.DataFrame(rows).to_parquet(folder / "metrics.parquet")
     (block,) = re.findall(r"^```python\n(.*?)^```", text_of("ablation.md"), re.MULTILINE | re.DOTALL)
     names = {}
     exec(compile(block, "ablation.md", "exec"), names)
