@@ -23,6 +23,11 @@ libraries, differences within the rounding of float32 count as equal, advantages
 (their losses mask again), and the law of dtypes is asked with float32 and float64. Our parts are asked for every valid
 batch, which is what they promise.
 
+These domains and allowances were settled while the functions were tried: where a law failed on a first attempt, its
+cause was looked up, and if it lies outside of what the function is made for, the law moved to *not promised*, with the
+numbers of the failure beside the reason. Read the table as what holds within the stated domains, and the reasons as
+what to mind before you use a function outside of them; k3's clamp and the whitened GAE are cases of judgement.
+
 """
 
 METHOD = """## How it was run

@@ -127,7 +127,7 @@ def test_help_of_one_class_shows_its_settings_still(shown):
 def test_the_list_fits_80_columns_and_names_every_class():
     lines = choices_text([Gate]).splitlines()
     assert max(map(len, lines)) < 80
-    assert "  AgreementGate       Drops the tokens where the critics agree most." in lines
+    assert "  AgreementGate       Gate that drops the tokens where the critics agree most." in lines
 
 
 def test_only_names_that_are_about_as_near_as_the_nearest_are_suggested():

@@ -17,7 +17,21 @@ from tests.recipes.helpers import RECIPES, config, parser_of
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^ *```bash\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-OTHERS = {"cd", "mkdir", "mount", "vllm", "ruff", "mypy", "mkdocs", "python3", ".", "curl", "cp"}  # programs of others
+OTHERS = {
+    "cd",
+    "eval",
+    "register-python-argcomplete",
+    "mkdir",
+    "mount",
+    "vllm",
+    "ruff",
+    "mypy",
+    "mkdocs",
+    "python3",
+    ".",
+    "curl",
+    "cp",
+}  # programs of others
 MINE = """
 from rl4llm.gates import AgreementGate as MyGate
 from rl4llm.testing import check
