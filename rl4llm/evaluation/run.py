@@ -117,7 +117,8 @@ def evaluate_policy(
     numbers = chosen_ks(samples, ks)
     evaluation = Evaluation(samples, sampling.temperature, sampling.top_k, sampling.top_p, seed=seed, samples_shown=0)
     module = PolicyModule(policy, engine, scoring, sampling, evaluation)
-    runner = Trainer(**{**_QUIET, "callbacks": [StepBar()], **trainer})  # type: ignore[arg-type]
+    bar = [StepBar()] if trainer.get("enable_progress_bar", True) else []
+    runner = Trainer(**{**_QUIET, "callbacks": bar, **trainer})  # type: ignore[arg-type]
     run, found = runner.validate if split == "validation" else runner.test, {}
     for name, task in tasks.items():
         run(module, datamodule=PromptData(task, held_out_per_step=prompts_at_once), verbose=False)

@@ -32,7 +32,9 @@ def cached(tmp_path, monkeypatch):
 
 def completed(line, tmp_path, monkeypatch):
     """Return what the command completes a line to."""
-    answer = tmp_path / "answer"
+    answer, opened = tmp_path / "answer", os.fdopen
+    # argcomplete opens the shell's descriptor 9 and closes it, which here may be one of pytest's own
+    monkeypatch.setattr(os, "fdopen", lambda fd, *more: opened(os.dup(2) if fd == 9 else fd, *more))
     monkeypatch.setenv("_ARGCOMPLETE", "1")
     monkeypatch.setenv("_ARGCOMPLETE_IFS", "\n")
     monkeypatch.setenv("_ARGCOMPLETE_COMP_WORDBREAKS", " =:")
