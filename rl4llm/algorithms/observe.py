@@ -51,7 +51,7 @@ def observe_batch(
 
 
 def _observe_kinds(batch: RolloutBatch, keep: Tensor, vocabulary: Vocabulary, meter: Meter) -> None:
-    found = kinds_at(batch.response_ids, _kinds_of(vocabulary))
+    found = kinds_at(batch.response_ids, _kinds_of(vocabulary).to(batch.response_ids.device))
     for index, kind in enumerate(KINDS):
         meter.add(f"policy/gated_share/{kind}", (~keep).float(), batch.response_mask & (found == index))
 

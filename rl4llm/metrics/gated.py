@@ -7,7 +7,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from rl4llm.checks import check_token_tensors
+from rl4llm.checks import check_device, check_given, check_token_tensors
+from rl4llm.roles import check_integers
 
 KINDS = ("special", "space", "word", "number", "symbol")
 
@@ -47,6 +48,9 @@ def token_kinds(tokenizer: Vocabulary) -> Int[Tensor, " vocab"]:
         >>> tokenizer = Policy.load("rl4llm/digits").tokenizer
         >>> [KINDS[kind] for kind in token_kinds(tokenizer)[tokenizer("7=")["input_ids"]]]
         ['number', 'symbol']
+
+    References:
+        A diagnostic of this library.
     """
     texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
     special = set(tokenizer.all_special_ids)
@@ -67,9 +71,18 @@ def kinds_at(response_ids: Int[Tensor, "*axes"], kinds: Int[Tensor, " vocab"]) -
     Example:
         >>> kinds_at(torch.tensor([1, 7]), torch.tensor([3, 4]))
         tensor([4, 0])
+
+    Raises:
+        UsageError: If ids or kinds are not integers, or stand on different devices.
+
+    References:
+        A diagnostic of this library.
     """
+    check_given("kinds_at", response_ids=response_ids, kinds=kinds)
+    check_integers("kinds_at", response_ids=response_ids, kinds=kinds)
+    check_device("kinds_at", response_ids=response_ids, kinds=kinds)
     known = response_ids < len(kinds)
-    found = kinds.to(response_ids.device)[response_ids.clamp(max=len(kinds) - 1)]
+    found = kinds[response_ids.clamp(max=len(kinds) - 1)]
     return torch.where(known, found, KINDS.index("special"))
 
 
