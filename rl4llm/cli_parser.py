@@ -113,7 +113,11 @@ class RecipeParser(LightningArgumentParser):
         sys.exit(2)
 
 
-_class_of = cache(class_from_function)  # it reads the source of every caller
+@cache  # it reads the source of every caller
+def _class_of(function: Callable[..., Any]) -> type:
+    """Return a class whose `__init__` is the function; jsonargparse puts it into this module, under its name."""
+    globals().pop(function.__name__, None)  # that of another function of this name, such as a recipe loaded twice
+    return class_from_function(function)
 
 
 def _documented(function: Callable[..., Any]) -> dict[str, str]:
