@@ -4,6 +4,7 @@ import inspect
 import textwrap
 from abc import ABC
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher, get_close_matches
 
 from jsonargparse._typehints import get_all_subclass_paths
@@ -20,7 +21,14 @@ def fitting(kinds: Sequence[type]) -> dict[str, str]:
         kinds: The classes whose subclasses the slot takes.
     """
     paths = [path for kind in kinds for path in get_all_subclass_paths(kind)]
-    return {path.rpartition(".")[2]: path for path in paths}
+    return {path.rpartition(".")[2]: path for path in paths if _found(path) is not None}
+
+
+def _found(path: str) -> object:
+    """Return the class at a path; None for one that was made while the program runs, as Lightning makes optimizers."""
+    with suppress(ImportError, AttributeError):
+        return import_object(path)
+    return None
 
 
 def unknown_name(kinds: Sequence[type], name: str) -> str:
@@ -90,7 +98,7 @@ def choices_text(kinds: Sequence[type]) -> str:
     names = " or ".join(dict.fromkeys(kind.__name__ for kind in kinds))
     lines = [f"{_article(names).capitalize()} {names} can be:", ""]
     for name, path in found.items():
-        about = (inspect.getdoc(import_object(path)) or "").partition("\n")[0].partition(" See [")[0]
+        about = (inspect.getdoc(_found(path)) or "").partition("\n")[0].partition(" See [")[0]
         head = f"  {name}" if len(name) + 4 <= column else f"  {name}\n{'':{column}}"
         lines.append(f"{head:{column}}{textwrap.shorten(about, _WIDTH - column, placeholder=' ...')}".rstrip())
     return "\n".join([*lines, "", "A class of your own is given as package.module.Class."])

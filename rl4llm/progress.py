@@ -41,7 +41,7 @@ class Progress:
         """Write announcements from now on, in the first process of a run only.
 
         Args:
-            name: Of the command; every announcement begins with it.
+            name: The name of the command, with which every announcement begins.
             environ: Environment variables, which hold the rank of a process that a launcher started.
         """
         if all(environ.get(variable, "0") == "0" for variable in RANKS):

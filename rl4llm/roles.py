@@ -57,7 +57,7 @@ def check_roles(by: str, read: Tensor | None = None, /, **tensors: Tensor | None
     Args:
         by: Name of the function, for messages.
         read: Batch × time, True at the entries whose numbers are read; None: all are.
-        tensors: By name.
+        tensors: The tensors, by the names that make the promises.
 
     Raises:
         GraphError: If a constant carries a gradient graph.

@@ -23,7 +23,7 @@ for name in SLOW_TO_COMPILE:
     import_module(name)
 
 patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # a busy machine is no failing law
-settings.register_profile("ci", derandomize=True, max_examples=40, **patient)
+settings.register_profile("ci", derandomize=True, max_examples=30, **patient)
 settings.register_profile("thorough", max_examples=500, **patient)
 settings.register_profile("nightly", max_examples=20_000, **patient)
 settings.register_profile(

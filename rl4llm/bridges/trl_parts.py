@@ -70,7 +70,6 @@ class Parts:
                 f"{WITH_PARTS}: {self._reader} reads ref_log_probs, and TRL loads a reference where beta is not 0 "
                 "only; set GRPOConfig(beta=...), whose value is then not used."
             )
-
         if args.beta and self._reader is None and args.use_bias_correction_kl:
             raise UsageError(
                 f"{WITH_PARTS}: beta={args.beta} becomes KLPenalty, which does not multiply its estimate by the ratio; "

@@ -52,10 +52,10 @@ def log_settings(
     """Write settings and final metrics for TensorBoard's table of hyperparameters.
 
     Args:
-        loggers: Of the run; others than TensorBoard's are left alone.
+        loggers: The loggers of the run; only TensorBoard's is written to.
         settings: See [settings_of][rl4llm.runs.settings.settings_of].
         metrics: Final metrics by name; they are logged as `final/<name>`.
-        step: Of the last logged metrics.
+        step: The step of the last logged metrics.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -117,7 +117,7 @@ def rollouts(
         draw: Of Hypothesis.
         critics: How many; one to eight by default.
         unscorable: Whether scores may be NaN.
-        dtype: Of every floating field; None: one of `DTYPES`.
+        dtype: The dtype of every floating field; None draws one of `DTYPES`.
         shaped: Whether rewards may hold more than the scores.
         mask_options: Of [masks][rl4llm.testing.strategies.masks]; by default up to 5 rows, and up to 16 now and then.
     """

@@ -109,7 +109,7 @@ def outputs_with_gradient(
     Args:
         part: The part.
         leaves: The result of `with_gradient`.
-        inputs: As for `outputs`.
+        inputs: The inputs, as `outputs` takes them.
 
     Returns:
         The batch that the part accepted, and what it gave.

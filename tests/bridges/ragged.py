@@ -48,6 +48,21 @@ def ragged(seed, *, rows=8, time=9, size=4, holes=False):
     )
 
 
+def of_trl(batch, **changes):
+    """A batch as TRL's trainer holds it."""
+    columns = {
+        "prompt_ids": batch.ids[:, :3],
+        "prompt_mask": torch.ones_like(batch.ids[:, :3]),
+        "completion_ids": batch.ids,
+        "completion_mask": batch.mask.int(),
+        "advantages": batch.per_response,
+        "num_items_in_batch": batch.mask.sum(),
+        "old_per_token_logps": batch.old,
+        "ref_per_token_logps": batch.ref,
+    }
+    return {name: column for name, column in {**columns, **changes}.items() if column is not None}
+
+
 def gradients(loss, batch):
     """Gradients of a loss with respect to the log-probs and the entropies; zeros where it depends on neither."""
     leaves = [batch.log_probs, batch.entropies]

@@ -27,7 +27,7 @@ from rl4llm.objectives import (
     TokenMean,
 )
 from rl4llm.regularizers import EntropyBonus, KLPenalty, ValueRegression
-from tests.bridges.ragged import assert_same_update, gradients, ragged
+from tests.bridges.ragged import assert_same_update, gradients, of_trl, ragged
 
 AGGREGATORS = [TokenMean(), SequenceMean(), SequenceSum(), ConstantNorm(max_tokens=9)]
 
@@ -35,21 +35,6 @@ AGGREGATORS = [TokenMean(), SequenceMean(), SequenceSum(), ConstantNorm(max_toke
 def shared(ours, theirs):
     """Whether two tensors lie on the same memory."""
     return ours.untyped_storage().data_ptr() == theirs.untyped_storage().data_ptr()
-
-
-def of_trl(batch, **changes):
-    """A batch as TRL's trainer holds it."""
-    columns = {
-        "prompt_ids": batch.ids[:, :3],
-        "prompt_mask": torch.ones_like(batch.ids[:, :3]),
-        "completion_ids": batch.ids,
-        "completion_mask": batch.mask.int(),
-        "advantages": batch.per_response,
-        "num_items_in_batch": batch.mask.sum(),
-        "old_per_token_logps": batch.old,
-        "ref_per_token_logps": batch.ref,
-    }
-    return {name: column for name, column in {**columns, **changes}.items() if column is not None}
 
 
 def of_verl(batch, **changes):

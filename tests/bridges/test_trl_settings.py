@@ -4,31 +4,16 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from rl4llm.batch import PolicyOutput
 from rl4llm.bridges.trl import rollout_batch
 from rl4llm.gates import HighEntropy
 from rl4llm.masked import keep
 from rl4llm.objectives import PPOClip, TokenMean
-from tests.bridges.ragged import assert_same_update, ragged
+from tests.bridges.ragged import assert_same_update, of_trl, ragged
 from tests.bridges.settings import TRL_LOSSES, TRL_LOSSES_ON_POLICY, keywords, policy_loss
 
 trl = pytest.importorskip("trl", reason="TRL is not installed; .ci/peers installs it")
-
-
-def inputs_of(batch):
-    """A batch as `_compute_loss` of TRL 1.16 takes it."""
-    return {
-        "prompt_ids": batch.ids[:, :2],
-        "prompt_mask": torch.ones_like(batch.ids[:, :2]),
-        "completion_ids": batch.ids,
-        "completion_mask": batch.mask.int(),
-        "advantages": batch.per_response,
-        "num_items_in_batch": batch.mask.sum(),
-        "old_per_token_logps": batch.old,
-        "ref_per_token_logps": batch.ref,
-    }
 
 
 def trainer_of(batch, **settings):
@@ -63,7 +48,7 @@ def trainer_of(batch, **settings):
 
 
 def compare(theirs, ours, batch):
-    inputs = inputs_of(batch)
+    inputs = of_trl(batch)
     their_loss = trl.GRPOTrainer._compute_loss(trainer_of(batch, **keywords(theirs)), None, inputs)
     our_loss = policy_loss(ours)(PolicyOutput(batch.log_probs, entropies=batch.entropies), rollout_batch(inputs))
     assert_same_update(their_loss, our_loss, batch)
@@ -89,7 +74,7 @@ def test_top_entropy_quantile_is_high_entropy(seed):
     batch = ragged(seed)
     rounded = batch.entropies.detach().float().double().requires_grad_()  # TRL's quantile is taken in float32
     batch = batch._replace(entropies=rounded)
-    inputs, quantile = inputs_of(batch), 0.25
+    inputs, quantile = of_trl(batch), 0.25
     trainer = trainer_of(batch, loss_type="dapo", top_entropy_quantile=quantile)
     trainer.accelerator.pad_across_processes = lambda x, **_: x
     trainer.get_high_entropy_mask = lambda *given: trl.GRPOTrainer.get_high_entropy_mask(trainer, *given)

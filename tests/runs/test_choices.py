@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes.asyppo import asyppo
 from rl4llm.cli import RecipeCLI
-from rl4llm.cli_choices import choices_text, near_names
+from rl4llm.cli_choices import choices_text, fitting, near_names
 from rl4llm.gates import Gate
 
 NESTED = "--model.entropy=EntropyBonus --model.entropy.where"
@@ -128,6 +129,12 @@ def test_the_list_fits_80_columns_and_names_every_class():
     lines = choices_text([Gate]).splitlines()
     assert max(map(len, lines)) < 80
     assert "  AgreementGate       Gate that drops the tokens where the critics agree most." in lines
+
+
+def test_classes_without_an_import_path_are_left_out():
+    made = type("MadeAdamW", (torch.optim.AdamW,), {"__module__": "lightning.pytorch.core.optimizer"})
+    assert "MadeAdamW" not in choices_text([torch.optim.AdamW])
+    assert made.__name__ not in fitting([torch.optim.Optimizer])
 
 
 def test_only_names_that_are_about_as_near_as_the_nearest_are_suggested():

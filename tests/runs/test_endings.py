@@ -40,6 +40,7 @@ def wait_for(path, seconds=100):
 def said(text):
     """What a person reads on standard error, without the lines of torch and of the Trainer's start."""
     noise = ("Seed set to", "INFO:", "[rank", "Initializing distributed", "-----", "distributed_backend", "All dist")
+    noise += ("toy: ",)  # what it does next
     of_torch = re.compile(r"\[[IWE]\d{4} |frame #|Exception raised from ")  # what its C++ libraries log
     lines = [line for line in text.splitlines() if line.strip()]
     return [line for line in lines if not (line.startswith(noise) or of_torch.match(line))]
