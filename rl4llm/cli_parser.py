@@ -116,8 +116,9 @@ class RecipeParser(LightningArgumentParser):
 @cache  # it reads the source of every caller
 def _class_of(function: Callable[..., Any]) -> type:
     """Return a class whose `__init__` is the function; jsonargparse puts it into this module, under its name."""
-    globals().pop(function.__name__, None)  # that of another function of this name, such as a recipe loaded twice
-    return class_from_function(function)
+    name = f"{function.__name__}_class"
+    globals().pop(name, None)  # that of another function of this name, such as a recipe loaded twice
+    return class_from_function(function, name=name)
 
 
 def _documented(function: Callable[..., Any]) -> dict[str, str]:

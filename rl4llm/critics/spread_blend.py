@@ -173,33 +173,20 @@ class SpreadBlendSource(WrappingSource):
         """Return the batch with bₜ as `values`, by the c of the batch before."""
         judged = self.inner.values(batch, context)
         mask = judged.response_mask
-        trust = self._trust(judged, self.noise)
+        trust = spread_trust(*_uncertainty(judged), mask, noise=self.noise)
         context.log("blend", masked_mean(trust, mask).reshape(1))
-        return with_values(judged, self._blend(judged, trust))
+        return with_values(judged, _blended(*_ends(judged), trust))
 
     def observe(self, judged: RolloutBatch, context: ValueContext) -> None:
         """Fit c anew, unless the critics are warming up."""
         mask = judged.scored_mask
         if context.warming_up or not mask.any():
             return
-        target = spread(at_least_float32(judged.outcomes), mask)
-        errors = [
-            masked_mean((target - self._blend(judged, self._trust(judged, noise))).square(), mask) for noise in NOISES
-        ]
+        target, ends, uncertainty = spread(at_least_float32(judged.outcomes), mask), _ends(judged), _uncertainty(judged)
+        blends = (_blended(*ends, spread_trust(*uncertainty, judged.response_mask, noise=noise)) for noise in NOISES)
+        errors = [masked_mean((target - blend).square(), mask) for blend in blends]
         best = torch.stack(errors).amin()
         self.noise = max(noise for noise, error in zip(NOISES, errors, strict=True) if error <= best)
-
-    def _trust(self, judged: RolloutBatch, noise: float) -> Float[Tensor, "batch time"]:
-        values, critic_values = judged.require("values", "critic_values", by="SpreadBlend")
-        mask = judged.response_mask
-        prior = prior_variances(judged.outcomes, judged.group_ids, values, mask)
-        return spread_trust(prior, critic_std(critic_values), mask, noise=noise)
-
-    def _blend(self, judged: RolloutBatch, trust: Tensor) -> Float[Tensor, "batch time"]:
-        (values,) = judged.require("values", by="SpreadBlend")
-        mean = leave_one_out_mean(judged.outcomes, judged.group_ids)
-        baselines = spread(mean.to(values.dtype), judged.response_mask)
-        return torch.lerp(baselines, keep(values, judged.response_mask), trust.to(values.dtype))
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return what a checkpoint stores: c."""
@@ -208,3 +195,21 @@ class SpreadBlendSource(WrappingSource):
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Restore the c of a checkpoint."""
         self.noise = state["noise"].item()
+
+
+def _uncertainty(judged: RolloutBatch) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+    """Return p, the variance of the value around the group mean, and σ, the critics' spread."""
+    values, critic_values = judged.require("values", "critic_values", by="SpreadBlend")
+    prior = prior_variances(judged.outcomes, judged.group_ids, values, judged.response_mask)
+    return prior, critic_std(critic_values)
+
+
+def _ends(judged: RolloutBatch) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+    """Return the baselines that no trust and full trust give: B and V̄."""
+    (values,) = judged.require("values", by="SpreadBlend")
+    mean = leave_one_out_mean(judged.outcomes, judged.group_ids)
+    return spread(mean.to(values.dtype), judged.response_mask), keep(values, judged.response_mask)
+
+
+def _blended(mean: Tensor, values: Tensor, trust: Tensor) -> Float[Tensor, "batch time"]:
+    return torch.lerp(mean, values, trust.to(values.dtype))

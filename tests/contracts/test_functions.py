@@ -32,6 +32,8 @@ UNREAD = {  # by default, or only as far as it is needed
     ("dppo", "response_ids"),
     *(("proved_prompts", errors) for errors in ("errors", "recent_errors")),  # as many as there are, of either
     ("ridge_fit", "features"),  # any number of them is fine
+    ("kinds_at", "response_ids"),  # of any shape
+    ("kinds_at", "kinds"),  # for a vocabulary of any size
 }
 OF_NUMBERS_TOO = {"beta_tracker_update"}  # takes numbers or tensors, broadcast together
 

@@ -371,7 +371,7 @@ def test_a_resumed_run_goes_on_exactly(tiny_policy, tmp_path):
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_it_keeps_the_laws_of_value_sources(fitted):
-    check_value_source(probe(fitted), examples=20)
+    check_value_source(probe(fitted), examples=10)
 
 
 def test_what_cannot_be_probed_is_one_line(tiny_policy):
