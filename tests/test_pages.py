@@ -11,7 +11,8 @@ ELSEWHERE = {  # a recipe file, examples of signatures, and a page whose every w
     "docs/components/models.md": "tests/algorithms/test_lora.py",
     "docs/guide/from-trl-or-verl.md": "tests/bridges/test_page.py",  # where the other libraries are installed
     "docs/guide/is-my-estimator-right.md": "tests/testing/test_kit.py",
-    "docs/ablation.md": "tests/site/test_new_pages.py",  # plots what runs have left
+    "docs/ablation.md": "tests/site/test_new_pages.py",  # reads what runs have left
+    "docs/guide/ablate.md": "tests/site/test_new_pages.py",
 }
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
 PAGES = [page for page in PAGES if str(page.relative_to(ROOT)) not in ELSEWHERE]

@@ -15,7 +15,11 @@ from tests.recipes.helpers import SHORT, cli
 
 ADAPTERS = ["--model.policy.adapter=LoRA", "--model.critics.model.adapter=LoRA", "--model.kl_reward=KLReward"]
 
-RUNS = [*((name, ADAPTERS) for name in CONFIGS), ("gemma3", [])]
+NIGHTLY = ("gemma3", "llama", "phi3")
+RUNS = [
+    *(pytest.param(name, ADAPTERS, marks=[pytest.mark.slow] * (name in NIGHTLY)) for name in CONFIGS),
+    ("gemma3", []),
+]
 TINY = ["--model.sampling.max_response_tokens=6", "--data.task.held_out_size=2", "--model.scoring.workers=0"]
 
 

@@ -24,7 +24,7 @@ def shape(folder, width, layers, heads, feed_forward):
     return str(folder)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_asymmetric_setting_is_planned(tmp_path, capsys):
     prompts = tmp_path / "problems.jsonl"
     lines = [{"question": f"{n:064}", "final_answer": "1"} for n in range(160)]

@@ -32,7 +32,7 @@ def events(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("at", [3, 4, 5, 8, 9])
+@pytest.mark.parametrize("at", [3, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 5, 9)), 8])
 @pytest.mark.parametrize("fault", ["SIGTERM", "usage"])
 def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path, at, fault, monkeypatch):
     counter = event_file_writer.AtomicCounter(0)  # files of one second and process are read by name: 10 before 9

@@ -47,22 +47,39 @@ PLAIN = {  # a value for a flag that the page names without one
 }
 
 
-def test_the_plot_of_the_page_on_ablations_shows_every_arm(tmp_path, monkeypatch):
-    """Two seeds of three arms, as `rl4llm report` writes them; curves are their own numbers and means."""
-    monkeypatch.chdir(tmp_path)
-    folder, arms = Path("runs/ablation"), ("as it is", "random gate", "no gate")
-    folder.mkdir(parents=True)
+ARMS = ("as it is", "random gate", "no gate")
+
+
+def ran(page, folder, metrics):
+    """Names that the Python block of a page leaves, on two seeds of three arms as `rl4llm report` writes them."""
     rows = [
         {"arm": arm, "seed": seed, "step": step, "metric": metric, "value": (number + seed + 2 * (step > 0)) / 10}
-        for number, arm in enumerate(arms)
+        for number, arm in enumerate(ARMS)
         for seed in range(2)
         for step in (0, 9)
-        for metric in ("val/sampled_accuracy", "train/reward")
+        for metric in metrics
     ]
-    pandas.DataFrame(rows).to_parquet(folder / "metrics.parquet")
-    (block,) = re.findall(r"^```python\n(.*?)^```", text_of("ablation.md"), re.MULTILINE | re.DOTALL)
+    Path(folder).mkdir(parents=True)
+    pandas.DataFrame(rows).to_parquet(f"{folder}/metrics.parquet")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     names = {}
-    exec(compile(block, "ablation.md", "exec"), names)
+    exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_the_table_of_the_guide_to_ablations_has_the_mean_of_every_arm_at_every_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = ran("guide/ablate.md", "runs/report", ("val/sampled_accuracy", "critics/explained_variance"))["values"]
+    assert {arm: [round(x, 9) for x in values[arm]] for arm in ARMS} == {
+        "as it is": [0.05, 0.25], "random gate": [0.15, 0.35], "no gate": [0.25, 0.45],
+    }  # fmt: skip
+    assert list(values.index) == [0, 9]
+
+
+def test_the_plot_of_the_page_on_ablations_shows_every_arm(tmp_path, monkeypatch):
+    """Curves are the numbers of each seed and their means."""
+    monkeypatch.chdir(tmp_path)
+    names = ran("ablation.md", "runs/ablation", ("val/sampled_accuracy", "train/reward"))
     assert Path("ablation.pdf").is_file()
     lines = names["axes"].get_lines()
     assert len(lines) == 3 * (1 + 2)
