@@ -115,12 +115,12 @@ def test_a_signal_after_training_names_the_last_checkpoint(tmp_path, capsys, mon
 
 @pytest.mark.devices
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
-    process = start(tmp_path, "--model.pause=3", "--checkpoints.every_n_batches=1")
+    process = start(tmp_path, "--model.pause=6", "--checkpoints.every_n_batches=1")
     wait_for(tmp_path / "toy/version_0/checkpoints/last.ckpt")
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-    _, err = process.communicate(timeout=2)
+    _, err = process.communicate(timeout=5)  # not after the pause
     assert process.returncode == 143
     (line,) = said(err)
     assert line.startswith("ended at once by a second signal. The checkpoints saved before are intact;")
