@@ -36,6 +36,7 @@ def report(
     threads: int = 1,
     slurm: bool = False,
     only: int | None = None,
+    run: bool = True,
 ) -> None:
     """Run every arm with every seed, compare the arms with the baseline, and print the tables.
 
@@ -60,6 +61,7 @@ def report(
         threads: CPU threads of each run; with more than one thread, runs may differ in the last bit.
         slurm: Print a script for sbatch that makes every run in a task of its own, and run nothing.
         only: Make only the run of this number and write no report; the tasks of the SLURM array use it.
+        run: Make the runs that have not finished; false compares those that have.
     """
     check_extra()
     recipes = [recipe] if isinstance(recipe, str) else recipe or []
@@ -75,7 +77,7 @@ def report(
     if slurm:
         print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads), end="")
         return
-    status = make_runs(study, runs, jobs)
+    status = make_runs(study, runs, jobs) if run else 0
     print(write_report(study, runs, title))
     sys.exit(status)
 

@@ -1,0 +1,158 @@
+"""Tables of the AsyPPO study: what is finished, the claims with their verdicts, all arms, and what differs in each."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from statistics import fmean
+from typing import Any
+
+from bench.asyppo_claims import (
+    CLAIMS,
+    END,
+    MEMORY,
+    MINUTES,
+    PRIMARY,
+    REACH,
+    Claim,
+    difference_of,
+    verdict_of,
+)
+from bench.asyppo_results import Results, differences
+from rl4llm.studies import Difference, Measure, mean_interval, paired_difference
+from rl4llm.studies.tables import interval_text, markdown_table
+
+BASELINE = "asyppo"
+CLAIM_HEADS = ("claim", "compared", "difference", "seeds above, below", "verdict", "time", "memory")
+ARM_HEADS = (
+    "arm",
+    "seeds",
+    "accuracy over the run",
+    "difference to asyppo",
+    "at the end",
+    "batches to 0.8",
+    "min",
+    "MiB",
+)
+
+
+def coverage(results: Results) -> str:
+    """Say how many runs the tables rest on, and name what is missing."""
+    planned, done = results.planned, results.finished
+    runs, all_runs = (sum(map(len, by_arm.values())) for by_arm in (done, planned))
+    seeds = sorted(set().union(*planned.values()))
+    complete = [arm for arm in planned if done[arm] == planned[arm]]
+    text = (
+        f"{runs} of {all_runs} runs have finished, and {len(complete)} of {len(planned)} arms have all of their seeds."
+    )
+    if runs == all_runs:
+        return f"All {runs} runs have finished: {len(planned)} arms with {len(seeds)} seeds each."
+    short = [f"{arm} ({_numbers(planned[arm] - done[arm])})" for arm in planned if done[arm] != planned[arm]]
+    by_seed = [f"seed {seed}: {sum(seed in own for own in done.values())} arms" for seed in seeds]
+    return f"**{text}** Finished: {', '.join(by_seed)}.\n\nMissing seeds: {'; '.join(short)}."
+
+
+def _numbers(seeds: set[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))
+
+
+def claims_table(results: Results) -> str:
+    """Return one table per question: the claims, their differences, verdicts and costs."""
+    parts = []
+    for question, claims in CLAIMS.items():
+        rows = [_claim_cells(claim, results) for claim in claims]
+        parts += [f"### {question}", markdown_table(CLAIM_HEADS, rows)]
+    return "\n\n".join(parts)
+
+
+def _claim_cells(claim: Claim, results: Results) -> list[str]:
+    values = results.values(claim.measure)
+    common = set.intersection(*(set(values.get(arm, {})) for arm in claim.arms))
+    found = difference_of(claim, values)
+    verdict = verdict_of(claim, found, len(common))
+    if verdict == "too few seeds":
+        verdict = f"too few seeds ({len(common)}{_missing(claim, results)})"
+    unit = "" if claim.measure is PRIMARY else f" {_short(claim.measure)}"
+    compared = " + ".join(claim.plus) + " − " + " − ".join(claim.minus)
+    counts = f"{found.above}, {found.below}" + (f"; p = {found.p:.2g}" if common else "")
+    costs = [_ratio(claim, results.values(measure)) for measure in (MINUTES, MEMORY)]
+    return [claim.text, compared, interval_text(found.mean, "+") + unit, counts, verdict, *costs]
+
+
+def _missing(claim: Claim, results: Results) -> str:
+    """Name the arms of a claim that no run of the study has finished, or that are not in it."""
+    none = [arm for arm in claim.arms if not results.finished.get(arm)]
+    return f"; no run of {', '.join(none)}" if none else ""
+
+
+def _short(measure: Measure) -> str:
+    return {"run/minutes": "min", "run/peak_memory_mib": "MiB"}.get(measure.metric, measure.metric.rpartition("/")[2])
+
+
+def _ratio(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> str:
+    """Return how many times as much the first arm takes as the second, over their common seeds."""
+    if len(claim.plus) > 1:
+        return ""
+    one, other = (values.get(arm, {}) for arm in claim.arms)
+    seeds = set(one) & set(other)
+    return f"× {fmean(one[s] for s in seeds) / fmean(other[s] for s in seeds):.2f}" if seeds else "–"
+
+
+def arms_table(results: Results) -> str:
+    """Return the table of all arms, with an arm that has no finished run as well."""
+    measures = (PRIMARY, END, REACH, MINUTES, MEMORY)
+    values = {measure: results.values(measure) for measure in measures}
+    rows = []
+    for arm, planned in results.planned.items():
+        done = results.finished[arm]
+        seeds = str(len(done)) if done == planned else f"{len(done)} of {len(planned)}"
+        means = [_mean(values[measure].get(arm, {})) for measure in measures]
+        rows.append([arm, seeds, means[0], _to_baseline(arm, values[PRIMARY]), *means[1:]])
+    return markdown_table(ARM_HEADS, rows)
+
+
+def _mean(by_seed: Mapping[int, float]) -> str:
+    """Return the mean over seeds; of a goal that some seeds do not reach, how many reach it."""
+    numbers = [number for number in by_seed.values() if not isnan(number)]
+    if len(numbers) < len(by_seed):
+        return f"{len(numbers)} of {len(by_seed)} reach it"
+    return interval_text(mean_interval(numbers)).partition(" ")[0]
+
+
+def _to_baseline(arm: str, values: Mapping[str, Mapping[int, float]]) -> str:
+    own, baseline = values.get(arm, {}), values.get(BASELINE, {})
+    common = sorted(set(own) & set(baseline))
+    if arm == BASELINE or not common:
+        return "" if arm == BASELINE else "–"
+    found: Difference = paired_difference([own[s] for s in common], [baseline[s] for s in common])
+    return f"{interval_text(found.mean, '+')}, {found.verdict}"
+
+
+def settings_table(results: Results, arms: Sequence[str] | None = None) -> str:
+    """Return what differs from the baseline in the resolved configuration of each arm.
+
+    Settings that only one of two parts has are left out, because the class of the part says so already.
+    """
+    baseline = results.settings(BASELINE)
+    rows = []
+    for arm in arms or [arm for arm in results.planned if arm != BASELINE]:
+        found = differences(baseline, results.settings(arm))
+        shown = [
+            f"`{name.removeprefix('model.')}`: {_change(*pair)}"
+            for name, pair in found.items()
+            if not _implied(name, found)
+        ]
+        rows.append([arm, "; ".join(shown)])
+    return markdown_table(("arm", "its settings, where they differ"), rows)
+
+
+def _implied(name: str, found: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Return whether a setting exists on one side only, below a part that differs."""
+    parents = [other for other in found if name.startswith(f"{other}.")]
+    return bool(parents) and None in found[name]
+
+
+def _change(before: Any, after: Any) -> str:
+    return f"{_text(before)} → {_text(after)}"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
