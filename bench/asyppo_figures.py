@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BASELINE = "asyppo"
 STYLE = "<style>svg { color: #333; background: #fff }</style>"  # for a viewer that shows the file alone
 PLAIN = "#123456"  # stands for the colour of the text around the drawing
-COLORS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")  # Okabe and Ito: safe for the colour-blind, on white and on black
+COLORS = ("#2f7de1", "#E69F00", "#CC79A7", "#009E73")  # safe for the colour-blind; Okabe and Ito, with a lighter blue
 LINES = ("--", "-.", ":", (0, (1, 1, 4, 1)))
 
 
@@ -130,6 +130,7 @@ def _themed(drawing: str, title: str) -> str:
     body = drawing[drawing.index("<svg") :].replace(PLAIN, "currentColor")
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # the drawings of a page have the same
     body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
     return body.replace("<svg ", '<svg class="drawing" stroke-linejoin="round" ', 1).replace(">", f">\n{STYLE}", 1)
 

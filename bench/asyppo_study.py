@@ -1,8 +1,8 @@
 """Writes the tables and figures of the page on the AsyPPO study from what its runs have left.
 
-    rl4llm report asyppo_study.yaml                                      # makes the runs; --run=false takes what is there
-    python -m bench.asyppo_study runs/asyppo_study/metrics.parquet       # from the runs: data file, tables, figures
-    python -m bench.asyppo_study                                         # tables and figures from the data file alone
+    rl4llm report asyppo_study.yaml                                    # makes the runs; with --run=false it makes none
+    python -m bench.asyppo_study runs/asyppo_study/metrics.parquet     # from the runs: data file, tables and figures
+    python -m bench.asyppo_study                                       # tables and figures from the data file alone
 
 The data file holds the numbers that the page rests on. Arms and seeds that have not finished are named on the page.
 """

@@ -1,7 +1,7 @@
 """Tables of the AsyPPO study: what is finished, the claims with their verdicts, all arms, and what differs in each."""
 
-from collections.abc import Mapping, Sequence
-from math import isnan
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +17,7 @@ from bench.asyppo_claims import (
     verdict_of,
 )
 from bench.asyppo_results import Results, differences
-from rl4llm.studies import Difference, Measure, mean_interval, paired_difference
+from rl4llm.studies import Interval, Measure, paired_difference
 from rl4llm.studies.tables import interval_text, markdown_table
 
 BASELINE = "asyppo"
@@ -45,13 +45,18 @@ def coverage(results: Results) -> str:
     )
     if runs == all_runs:
         return f"All {runs} runs have finished: {len(planned)} arms with {len(seeds)} seeds each."
-    short = [f"{arm} ({_numbers(planned[arm] - done[arm])})" for arm in planned if done[arm] != planned[arm]]
     by_seed = [f"seed {seed}: {sum(seed in own for own in done.values())} arms" for seed in seeds]
-    return f"**{text}** Finished: {', '.join(by_seed)}.\n\nMissing seeds: {'; '.join(short)}."
+    return f"**{text}** Finished: {', '.join(by_seed)}.\n\nMissing: {'; '.join(_missing_seeds(planned, done))}."
 
 
-def _numbers(seeds: set[int]) -> str:
-    return ", ".join(map(str, sorted(seeds)))
+def _missing_seeds(planned: Mapping[str, set[int]], done: Mapping[str, set[int]]) -> Iterator[str]:
+    """Yield which seeds are missing of which arms, arms that lack the same seeds together."""
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for arm, seeds in planned.items():
+        lacking.setdefault(tuple(sorted(seeds - done[arm])), []).append(arm)
+    for seeds, arms in lacking.items():
+        if seeds:
+            yield f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {', '.join(arms)}"
 
 
 def claims_table(results: Results) -> str:
@@ -114,7 +119,7 @@ def _mean(by_seed: Mapping[int, float]) -> str:
     numbers = [number for number in by_seed.values() if not isnan(number)]
     if len(numbers) < len(by_seed):
         return f"{len(numbers)} of {len(by_seed)} reach it"
-    return interval_text(mean_interval(numbers)).partition(" ")[0]
+    return interval_text(Interval(fmean(numbers), nan, nan)) if numbers else "–"
 
 
 def _to_baseline(arm: str, values: Mapping[str, Mapping[int, float]]) -> str:
@@ -122,7 +127,7 @@ def _to_baseline(arm: str, values: Mapping[str, Mapping[int, float]]) -> str:
     common = sorted(set(own) & set(baseline))
     if arm == BASELINE or not common:
         return "" if arm == BASELINE else "–"
-    found: Difference = paired_difference([own[s] for s in common], [baseline[s] for s in common])
+    found = paired_difference([own[s] for s in common], [baseline[s] for s in common])
     return f"{interval_text(found.mean, '+')}, {found.verdict}"
 
 
@@ -138,16 +143,17 @@ def settings_table(results: Results, arms: Sequence[str] | None = None) -> str:
         shown = [
             f"`{name.removeprefix('model.')}`: {_change(*pair)}"
             for name, pair in found.items()
-            if not _implied(name, found)
+            if name.startswith("model.") and not _implied(name, found)
         ]
         rows.append([arm, "; ".join(shown)])
     return markdown_table(("arm", "its settings, where they differ"), rows)
 
 
 def _implied(name: str, found: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Return whether a setting exists on one side only, below a part that differs."""
-    parents = [other for other in found if name.startswith(f"{other}.")]
-    return bool(parents) and None in found[name]
+    """Return whether a setting exists on one side only, because the class of its part does or does not have it."""
+    before, after = found[name]
+    classes = [pair[1] for other, pair in found.items() if name.startswith(f"{other}.")]
+    return bool(classes) and (after is None or (before is None and classes[0] is not None))
 
 
 def _change(before: Any, after: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl4llm.checks import UsageError
 from rl4llm.evaluation import run_tool
 from rl4llm.studies import (
     Measure,
@@ -64,6 +65,8 @@ def report(
         run: Make the runs that have not finished; false compares those that have.
     """
     check_extra()
+    if not run and not Path(out).is_dir():
+        raise UsageError(f"report: --run=false, but there is no folder '{out}' with runs; give it with --out.")
     recipes = [recipe] if isinstance(recipe, str) else recipe or []
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     measures = [Measure(metric), Measure(metric, "mean")]
