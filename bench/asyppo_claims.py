@@ -1,6 +1,6 @@
 """The claims of the AsyPPO paper as comparisons of arms, and the rule that decides each of them.
 
-Both were written before the results of the study. A claim is decided by one measure, the mean of the held-out accuracy
+Both were written before any arm of the study had two seeds. A claim is decided by one measure, the mean of the held-out accuracy
 over the run, unless it is about something else: in the study's setting methods differ in how fast they learn, and the
 value at the end of a run is the same for most of them.
 """

@@ -56,7 +56,7 @@ def _missing_seeds(planned: Mapping[str, set[int]], done: Mapping[str, set[int]]
         lacking.setdefault(tuple(sorted(seeds - done[arm])), []).append(arm)
     for seeds, arms in lacking.items():
         if seeds:
-            yield f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {', '.join(arms)}"
+            yield f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {', '.join(f'*{arm}*' for arm in arms)}"
 
 
 def claims_table(results: Results) -> str:

@@ -171,7 +171,7 @@ def test_the_table_names_missing_seeds_and_arms(study):
     assert cells(table, "20 % is better than 5 %")[2] == "–"
     text = coverage(study)
     assert "15 of 24 runs have finished, and 2 of 4 arms have all of their seeds" in text
-    assert "Missing: seeds 3, 4, 5 of ppo; seeds 0, 1, 2, 3, 4, 5 of grpo." in text
+    assert "Missing: seeds 3, 4, 5 of *ppo*; seeds 0, 1, 2, 3, 4, 5 of *grpo*." in text
     assert "seed 2: 3 arms, seed 3: 2 arms" in text
 
 
@@ -230,6 +230,9 @@ def test_a_page_without_markers_and_a_file_of_something_else_are_refused(tmp_pat
         Results.read(tmp_path / "x.parquet")
     pandas.DataFrame({"arm": ["a"]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(UsageError, match=r"lacks the columns \['recipe'"):
+        Results.read(tmp_path / "y.parquet")
+    pandas.DataFrame(rows_of("a", 0, 0.5)[:1]).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(UsageError, match="lacks the metric run/finished"):
         Results.read(tmp_path / "y.parquet")
     (tmp_path / "z.parquet").write_text("no Parquet")
     with pytest.raises(UsageError, match=r"z\.parquet' cannot be read"):

@@ -7,7 +7,8 @@ import pandas
 import pytest
 import torch
 
-from bench.spread_page import DATA, FIFTHS, PAGE, States, main, numbers, read, section
+from bench.spread_numbers import FIFTHS, States, numbers
+from bench.spread_page import DATA, PAGE, main, read, section
 from bench.spread_states import SpreadStates, measured
 from rl4llm.checks import UsageError
 from rl4llm.critics import MiniCritics
@@ -126,6 +127,8 @@ def test_a_spread_that_points_at_error_has_rank_correlation_one_and_a_reversed_o
     assert (found["error gate"] < found["error filter"]) == (sign > 0)
     assert (found["squared error 0"] < found[f"squared error {FIFTHS - 1}"]) == (sign > 0)
     assert found["σ 0"] < found[f"σ {FIFTHS - 1}"]
+    assert (found["lowest by σ"] < found["highest by σ"]) == (sign > 0)
+    assert found["lowest by V(1 − V)"] < found["highest by V(1 − V)"]  # values up to one half that are all too high
     assert found["gate number"] == found["filter number"] == pytest.approx(0.2)
     assert found["error"] == pytest.approx(float(RAMP.square().mean().sqrt()))
 
