@@ -21,7 +21,7 @@ from rl4llm.studies import Interval, Measure, paired_difference
 from rl4llm.studies.tables import interval_text, markdown_table
 
 BASELINE = "asyppo"
-CLAIM_HEADS = ("claim", "compared", "difference", "seeds above, below", "verdict", "time", "memory")
+CLAIM_HEADS = ("claim", "compared", "difference", "seeds above, below", "time", "memory", "verdict")
 ARM_HEADS = (
     "arm",
     "seeds",
@@ -45,8 +45,11 @@ def coverage(results: Results) -> str:
     )
     if runs == all_runs:
         return f"All {runs} runs have finished: {len(planned)} arms with {len(seeds)} seeds each."
-    by_seed = [f"seed {seed}: {sum(seed in own for own in done.values())} arms" for seed in seeds]
-    return f"**{text}** Finished: {', '.join(by_seed)}.\n\nMissing: {'; '.join(_missing_seeds(planned, done))}."
+    counts = {seed: sum(seed in own for own in done.values()) for seed in seeds}
+    by_seed = [f"{count} arms with seed {seed}" for seed, count in counts.items() if count]
+    return (
+        f"**{text}** These are {', '.join(by_seed) or 'none'}.\n\nMissing: {'; '.join(_missing_seeds(planned, done))}."
+    )
 
 
 def _missing_seeds(planned: Mapping[str, set[int]], done: Mapping[str, set[int]]) -> Iterator[str]:
@@ -56,7 +59,8 @@ def _missing_seeds(planned: Mapping[str, set[int]], done: Mapping[str, set[int]]
         lacking.setdefault(tuple(sorted(seeds - done[arm])), []).append(arm)
     for seeds, arms in lacking.items():
         if seeds:
-            yield f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {', '.join(f'*{arm}*' for arm in arms)}"
+            names = ", ".join(f"*{arm}*" for arm in arms)
+            yield f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {names}"
 
 
 def claims_table(results: Results) -> str:
@@ -73,19 +77,13 @@ def _claim_cells(claim: Claim, results: Results) -> list[str]:
     common = set.intersection(*(set(values.get(arm, {})) for arm in claim.arms))
     found = difference_of(claim, values)
     verdict = verdict_of(claim, found, len(common))
-    if verdict == "too few seeds":
-        verdict = f"too few seeds ({len(common)}{_missing(claim, results)})"
+    count = f" ({len(common)})" if verdict == "too few seeds" else ""
     unit = "" if claim.measure is PRIMARY else f" {_short(claim.measure)}"
-    compared = " + ".join(claim.plus) + " − " + " − ".join(claim.minus)
+    plus, minus = ([f"*{arm}*" for arm in side] for side in (claim.plus, claim.minus))
+    compared = " − ".join([" + ".join(plus), *minus])
     counts = f"{found.above}, {found.below}" + (f"; p = {found.p:.2g}" if common else "")
     costs = [_ratio(claim, results.values(measure)) for measure in (MINUTES, MEMORY)]
-    return [claim.text, compared, interval_text(found.mean, "+") + unit, counts, verdict, *costs]
-
-
-def _missing(claim: Claim, results: Results) -> str:
-    """Name the arms of a claim that no run of the study has finished, or that are not in it."""
-    none = [arm for arm in claim.arms if not results.finished.get(arm)]
-    return f"; no run of {', '.join(none)}" if none else ""
+    return [claim.text, compared, interval_text(found.mean, "+") + unit, counts, *costs, verdict + count]
 
 
 def _short(measure: Measure) -> str:
