@@ -1,7 +1,7 @@
 """Tables of the AsyPPO study: what is finished, the claims with their verdicts, all arms, and what differs in each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isnan, nan
+from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -17,21 +17,12 @@ from bench.asyppo_claims import (
     verdict_of,
 )
 from bench.asyppo_results import Results, differences
-from rl4llm.studies import Interval, Measure, paired_difference
+from rl4llm.studies import Measure, paired_difference
 from rl4llm.studies.tables import interval_text, markdown_table
 
 BASELINE = "asyppo"
 CLAIM_HEADS = ("claim", "compared", "difference", "seeds above, below", "time", "memory", "verdict")
-ARM_HEADS = (
-    "arm",
-    "seeds",
-    "accuracy over the run",
-    "difference to asyppo",
-    "at the end",
-    "batches to 0.8",
-    "min",
-    "MiB",
-)
+ARM_HEADS = ("arm", "seeds", "over the run", "at the end", "batches to 0.8", "min", "MiB", "over the run, minus asyppo")
 
 
 def coverage(results: Results) -> str:
@@ -101,23 +92,23 @@ def _ratio(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> str:
 
 def arms_table(results: Results) -> str:
     """Return the table of all arms, with an arm that has no finished run as well."""
-    measures = (PRIMARY, END, REACH, MINUTES, MEMORY)
+    measures = {PRIMARY: 3, END: 3, REACH: 1, MINUTES: 1, MEMORY: 0}  # with digits
     values = {measure: results.values(measure) for measure in measures}
     rows = []
     for arm, planned in results.planned.items():
         done = results.finished[arm]
         seeds = str(len(done)) if done == planned else f"{len(done)} of {len(planned)}"
-        means = [_mean(values[measure].get(arm, {})) for measure in measures]
-        rows.append([arm, seeds, means[0], _to_baseline(arm, values[PRIMARY]), *means[1:]])
+        means = [_mean(values[measure].get(arm, {}), digits) for measure, digits in measures.items()]
+        rows.append([arm, seeds, *means, _to_baseline(arm, values[PRIMARY])])
     return markdown_table(ARM_HEADS, rows)
 
 
-def _mean(by_seed: Mapping[int, float]) -> str:
+def _mean(by_seed: Mapping[int, float], digits: int) -> str:
     """Return the mean over seeds; of a goal that some seeds do not reach, how many reach it."""
     numbers = [number for number in by_seed.values() if not isnan(number)]
     if len(numbers) < len(by_seed):
         return f"{len(numbers)} of {len(by_seed)} reach it"
-    return interval_text(Interval(fmean(numbers), nan, nan)) if numbers else "–"
+    return f"{fmean(numbers):.{digits}f}" if numbers else "–"
 
 
 def _to_baseline(arm: str, values: Mapping[str, Mapping[int, float]]) -> str:
