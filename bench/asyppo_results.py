@@ -82,8 +82,14 @@ class Results:
         return {arm: {seed: measure(curve) for seed, curve in by_seed.items()} for arm, by_seed in by_arm}
 
     def settings(self, arm: str) -> dict[str, Any]:
-        """Return the resolved settings of an arm by dotted name, without those that belong to the single run."""
+        """Return the resolved settings of an arm by dotted name, without those that belong to the single run.
+
+        Raises:
+            UsageError: If the study has no such arm.
+        """
         rows = self.table[self.table["arm"] == arm]
+        if rows.empty:
+            raise UsageError(f"study: there is no arm '{arm}' among {', '.join(self.planned)}; give the AsyPPO study.")
         content = yaml.safe_load(str(rows["config"].iloc[0])) or {}
         for *place, name in OWN:
             _at(content, place).pop(name, None)

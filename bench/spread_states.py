@@ -47,6 +47,14 @@ class SpreadStates(Callback):
         self.prompts, self.completions, self.steps = prompts, completions, steps or []
         self.answered = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise before anything runs if the run has no spread or no folder."""
+        critics: Any = getattr(pl_module, "critics", None)
+        if critics is None or len(critics.learners) < 2:
+            raise UsageError("SpreadStates: the run has fewer than two critics, so it has no spread; give it two.")
+        if not trainer.loggers or trainer.loggers[0].log_dir is None:
+            raise UsageError("SpreadStates: the run has no folder to write to; leave --trainer.logger at its default.")
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an evaluation."""
         self.answered = 0
@@ -58,7 +66,7 @@ class SpreadStates(Callback):
         due = not self.steps or trainer.global_step in self.steps
         if due and not self.answered:
             states = measured(pl_module, batch.part(range(self.prompts)), self.completions)
-            folder = Path(trainer.loggers[0].log_dir or ".") / "states"
+            folder = Path(trainer.loggers[0].log_dir or ".") / "states"  # `setup` has checked that there is one
             _write(states, folder / f"step_{trainer.global_step:06d}.parquet", trainer.global_step)
         self.answered += len(batch)
 
@@ -82,8 +90,6 @@ def measured(module: Any, prompts: PromptBatch, completions: int) -> dict[str, T
     halves = torch.full((*batch.response_mask.shape, 2), torch.nan)
     halves[rows, cuts] = scores.unflatten(-1, (2, -1)).nanmean(-1)
     judged = module.critics.values(batch, module.value_context(runtime, prompts, Meter()))
-    if judged.critic_values is None or len(judged.critic_values) < 2:
-        raise UsageError("SpreadStates: the run has fewer than two critics, which have no spread; give it two or more.")
     return {
         "critic_values": judged.critic_values.float().cpu(),
         "truths": halves,

@@ -231,9 +231,13 @@ def test_a_page_without_markers_and_a_file_of_something_else_are_refused(tmp_pat
     pandas.DataFrame({"arm": ["a"]}).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(UsageError, match=r"lacks the columns \['recipe'"):
         Results.read(tmp_path / "y.parquet")
+    another = tmp_path / "another.parquet"
+    pandas.DataFrame(rows_of("a", 0, 0.5)).to_parquet(another)
     pandas.DataFrame(rows_of("a", 0, 0.5)[:1]).to_parquet(tmp_path / "y.parquet")
     with pytest.raises(UsageError, match="lacks the metric run/finished"):
         Results.read(tmp_path / "y.parquet")
+    with pytest.raises(UsageError, match="there is no arm 'asyppo' among a"):
+        settings_table(Results.read(another))
     (tmp_path / "z.parquet").write_text("no Parquet")
     with pytest.raises(UsageError, match=r"z\.parquet' cannot be read"):
         Results.read(tmp_path / "z.parquet")

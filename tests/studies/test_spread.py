@@ -13,7 +13,7 @@ from bench.spread_states import SpreadStates, measured
 from rl4llm.checks import UsageError
 from rl4llm.critics import MiniCritics
 from rl4llm.metrics import KINDS
-from tests.algorithms.helpers import critic_slots, loop, some_prompts
+from tests.algorithms.helpers import critic_slots, loop, run, some_prompts
 
 NUMBERS = torch.full((4,), KINDS.index("number"))
 
@@ -85,9 +85,12 @@ def test_what_cannot_be_measured_is_one_line(tiny_policy, tiny_critic, tmp_path)
         SpreadStates(completions=5)
     with pytest.raises(UsageError, match="prompts"):
         SpreadStates(prompts=0)
-    one = loop(tiny_policy, **critic_slots(tiny_critic) | {"critics": MiniCritics(tiny_critic, size=1)})
-    with pytest.raises(UsageError, match="fewer than two critics"):
-        measured(one, some_prompts(2), 2)
+    one = critic_slots(tiny_critic) | {"critics": MiniCritics(tiny_critic, size=1)}
+    for slots in (one, {}):
+        with pytest.raises(UsageError, match="fewer than two critics"):
+            run(loop(tiny_policy, **slots), callbacks=[SpreadStates()])
+    with pytest.raises(UsageError, match="no folder to write to"):
+        run(loop(tiny_policy, **critic_slots(tiny_critic)), callbacks=[SpreadStates()])
     with pytest.raises(UsageError, match="has no states"):
         read([tmp_path])
     with pytest.raises(UsageError, match="does not exist; give the run folders"):
