@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl4llm.checks import UsageError
 from rl4llm.evaluation import run_tool
 from rl4llm.studies import (
     Measure,
@@ -36,6 +37,7 @@ def report(
     threads: int = 1,
     slurm: bool = False,
     only: int | None = None,
+    run: bool = True,
 ) -> None:
     """Run every arm with every seed, compare the arms with the baseline, and print the tables.
 
@@ -60,8 +62,11 @@ def report(
         threads: CPU threads of each run; with more than one thread, runs may differ in the last bit.
         slurm: Print a script for sbatch that makes every run in a task of its own, and run nothing.
         only: Make only the run of this number and write no report; the tasks of the SLURM array use it.
+        run: Make the runs that have not finished; false compares those that have.
     """
     check_extra()
+    if not run and not Path(out).is_dir():
+        raise UsageError(f"report: --run=false, but there is no folder '{out}' with runs; give it with --out.")
     recipes = [recipe] if isinstance(recipe, str) else recipe or []
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     measures = [Measure(metric), Measure(metric, "mean")]
@@ -75,7 +80,7 @@ def report(
     if slurm:
         print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads), end="")
         return
-    status = make_runs(study, runs, jobs)
+    status = make_runs(study, runs, jobs) if run else 0
     print(write_report(study, runs, title))
     sys.exit(status)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
 from rl4llm.studies.statistics import mean_interval
 
@@ -32,7 +33,7 @@ def draw_arms(curves: Mapping[str, Curves], baseline: str, path: Path, *, metric
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for axis, names in zip(axes, panels, strict=False):
         for color, name in zip(_COLORS, names, strict=False):
-            _draw(axis, curves.get(name, {}), color, name)
+            draw_curves(axis, curves.get(name, {}), color, name)
         axis.grid(alpha=0.25)
         if axis.lines:
             axis.legend(fontsize="small")
@@ -43,13 +44,22 @@ def draw_arms(curves: Mapping[str, Curves], baseline: str, path: Path, *, metric
     figure.savefig(path, dpi=110)
 
 
-def _draw(axis: Axes, curves: Curves, color: str, name: str) -> None:
-    """Draw mean and band at the steps that all seeds share."""
+def draw_curves(axis: Axes, curves: Curves, color: str, name: str, line: LineStyleType = "-") -> None:
+    """Draw the mean of an arm and its band at the steps that all seeds share.
+
+    Args:
+        axis: Where to draw.
+        curves: Curves of the arm by seed.
+        color: Colour of line and band.
+        name: Label of the line.
+        line: Style of the line.
+    """
     by_seed = [dict(curve) for curve in curves.values()]
     steps = sorted(set.intersection(*(set(curve) for curve in by_seed))) if by_seed else []
     if not steps:
         return
     points = [mean_interval([curve[step] for curve in by_seed]) for step in steps]
     marker = "." if len(steps) == 1 else None
-    axis.plot(steps, [point.value for point in points], color=color, label=name, marker=marker)
+    means = [point.value for point in points]
+    axis.plot(steps, means, color=color, label=name, marker=marker, linestyle=line)
     axis.fill_between(steps, [p.low for p in points], [p.high for p in points], color=color, alpha=0.2, linewidth=0)

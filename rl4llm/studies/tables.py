@@ -28,9 +28,9 @@ def as_markdown(found: Comparison, title: str) -> str:
     parts = [f"# {title}", _NOTE + _by_chance(found)]
     for measure, rows in found.rows.items():
         heads = [*_HEADS, f"difference to {found.baseline}", "sign test", "verdict"]
-        parts += [f"## {measure.title}", _table(heads, [_cells(name, row) for name, row in rows.items()])]
+        parts += [f"## {measure.title}", markdown_table(heads, [_cells(name, row) for name, row in rows.items()])]
     costs = found.costs.items()
-    parts += ["## Runs", _table(_COST_HEADS, [_cost_cells(name, cost) for name, cost in costs])]
+    parts += ["## Runs", markdown_table(_COST_HEADS, [_cost_cells(name, cost) for name, cost in costs])]
     failures = [f"- {name}, seed {seed}: {why}" for name, cost in costs for seed, why in cost.failures.items()]
     missing = [f"- {name}: seeds {', '.join(map(str, cost.missing))}" for name, cost in costs if cost.missing]
     parts += ["## Failed runs", "\n".join(failures)] if failures else []
@@ -60,22 +60,24 @@ def _by_chance(found: Comparison) -> str:
     return f" There are {count} comparisons, each at 5 %: chance alone can show some." if count > 9 else ""
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; vertical bars inside cells are escaped."""
     lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(name: str, row: Row) -> list[str]:
-    cells = [name, str(len(row.values)), _interval(row.mean), _interval(row.iqm)]
+    cells = [name, str(len(row.values)), interval_text(row.mean), interval_text(row.iqm)]
     return cells + (["", "", "baseline"] if row.difference is None else _difference_cells(row.difference))
 
 
 def _difference_cells(difference: Difference) -> list[str]:
     counts = f"{difference.above} above, {difference.below} below, p = {difference.p:.2g}"
-    return [_interval(difference.mean, sign="+"), counts, difference.verdict]
+    return [interval_text(difference.mean, sign="+"), counts, difference.verdict]
 
 
-def _interval(interval: Interval, sign: str = "") -> str:
+def interval_text(interval: Interval, sign: str = "") -> str:
+    """Return a number with its interval in brackets; `sign` is that of Python's number format."""
     if isnan(interval.value):
         return "–"
     digits = 3 if abs(interval.value) < 10 else 1

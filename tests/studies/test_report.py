@@ -54,6 +54,19 @@ def test_a_study_is_one_file_and_flags_take_precedence(tmp_path, monkeypatch, ca
     assert not Path("runs").exists()
 
 
+def test_runs_that_have_finished_are_compared_without_making_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("recipes.report.make_runs", lambda *_: pytest.fail("runs are made"))
+    Path("runs/report").mkdir(parents=True)
+    status, out, _ = told(capsys, TOY, "--arms={a: [], b: [--model.lr=0.1]}", "--seeds=2", "--run=false")
+    assert status == 0
+    assert "- b: seeds 0, 1\n" in out
+    numbers = pandas.read_parquet("runs/report/metrics.parquet")
+    assert (numbers.metric == "run/finished").all()
+    assert len(numbers) == 4
+    assert not numbers.value.any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +83,7 @@ def test_a_study_is_one_file_and_flags_take_precedence(tmp_path, monkeypatch, ca
         ([TOY, "--only=6"], "numbered from 0 to 5"),
         ([TOY, "--jobs=0"], "jobs"),
         ([TOY, "--reach=x"], "reach"),
+        ([TOY, "--run=false"], "there is no folder 'runs/report' with runs"),
         (["no_such.yaml"], "no_such.yaml"),
     ],
 )
