@@ -12,6 +12,7 @@ from jsonargparse._util import import_object
 
 LIST = "all"  # stands for no class where a flag needs a value
 _WIDTH = 79
+_ALIKE = 0.65  # names that are more alike are taken for misspelt
 
 
 def fitting(kinds: Sequence[type]) -> dict[str, str]:
@@ -51,7 +52,9 @@ def unknown_name(kinds: Sequence[type], name: str) -> str:
     if name in _families() and name not in near:
         return wrong_kind(needed, name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    return f"there is no {needed} named '{name}'{hint}"
+    alike = bool(near) and SequenceMatcher(None, near[0].lower(), name.lower()).ratio() > _ALIKE
+    own = "" if alike else f" A class of your own is given with its module, such as mine.{name}."
+    return f"there is no {needed} named '{name}'{hint}{own}"
 
 
 def wrong_kind(needed: str, path: str) -> str:

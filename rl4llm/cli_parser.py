@@ -18,6 +18,7 @@ from jsonargparse._util import get_import_path as _import_path
 from jsonargparse._util import import_object
 from jsonargparse.typing import class_from_function
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
 
 from rl4llm.checks import UsageError
 from rl4llm.cli_choices import LIST, ask_for_lists, choices_text, unknown_name
@@ -60,6 +61,13 @@ class RecipeParser(LightningArgumentParser):
         commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
         found = [item for parser in (self, *commands) for item in parser._option_string_actions.items()]
         return {flag for flag, action in found if action.nargs in ("?", 0)}
+
+    def _all_flags(self) -> list[str]:
+        """Return the flags of this parser and its commands, with those of the classes that stand in their slots."""
+        from rl4llm.command.flags import slot_flags
+
+        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
+        return list(dict.fromkeys(flag for parser in (self, *commands) for flag, _ in slot_flags(parser)))
 
     def parse_object(self, *args: Any, **options: Any) -> Namespace:
         """Parse a mapping into a configuration."""
@@ -106,9 +114,8 @@ class RecipeParser(LightningArgumentParser):
         """Say what is wrong in one line and leave with status 2."""
         if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
             super().error(message, ex)
-        options = [option for action in self._actions for option in action.option_strings]
         told = in_its_slot(message)
-        line = f"error: {told if told.startswith('--') else one_line(told, options)}"
+        line = f"error: {told if told.startswith('--') else one_line(told, self._all_flags())}"
         print(fitted(line, sys.stderr), file=sys.stderr)
         sys.exit(2)
 
@@ -247,9 +254,10 @@ def _resolve(kinds: Any, name: str) -> str:
         ValueError: There is none; the text says what is near.
     """
     several = kinds if isinstance(kinds, tuple) else (kinds,)
+    name = name.replace(":", ".") if _COLON.fullmatch(name) else name
     paths = [_theirs[_RESOLVE](kind, name) for kind in several]
     found = next((path for path in paths if "." in path), None)
-    if found is None and name.isidentifier() and all(isinstance(kind, type) for kind in several):
+    if found is None and name.isidentifier() and Tensor not in several and all(isinstance(x, type) for x in several):
         raise ValueError(f"Choice: {unknown_name(several, name)}")
     return found or name
 

@@ -100,6 +100,8 @@ def test_a_part_is_checked_by_its_place(capsys, tmp_path, monkeypatch):
     Path("fails_itself.py").write_text("x = 1 / 0\n")
     for place, message in {
         "nothing": "give module:name",
+        "mine.MyGate": "'mine.MyGate' names no part; give module:name, for example mine:MyGate.",
+        "mine.py:MyGate": "'mine.py:MyGate' names no part; give module:name, for example mine:MyGate.",
         "no_such_module:Part": "No module named 'no_such_module'; give module:name",
         "needs_another:Part": "importing needs_another needs no_such_module, which is not installed",
         "fails_itself:Part": "importing fails_itself raises ZeroDivisionError",
@@ -110,6 +112,13 @@ def test_a_part_is_checked_by_its_place(capsys, tmp_path, monkeypatch):
         status, _, err = said(capsys, "check", place)
         assert (status, err.count("\n")) == (2, 1), place
         assert message in err, err
+
+
+def test_arguments_of_a_check_that_do_not_fit_are_one_line(capsys):
+    for arguments in ([], ["mine:Part", "--rows=nonempty"], ["mine:Part", "--examples=few"], ["mine:Part", "--exam=2"]):
+        status, _, err = said(capsys, "check", *arguments)
+        assert (status, err.count("\n")) == (2, 1), arguments
+        assert err.endswith("; for example: rl4llm check mine:MyEstimator --examples=20.\n")
 
 
 def test_families_are_reached_from_the_top_and_nothing_heavy_is_loaded():
@@ -127,8 +136,9 @@ def test_families_are_reached_from_the_top_and_nothing_heavy_is_loaded():
 def test_what_is_not_at_the_top_is_an_attribute_error():
     import rl4llm
 
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'") as raised:
         rl4llm.nothing  # noqa: B018
+    assert (raised.value.name, raised.value.obj) == ("nothing", rl4llm)  # with which Python suggests the nearest name
     assert all(getattr(rl4llm, name) is not None for name in rl4llm.__all__)
 
 
