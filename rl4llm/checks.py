@@ -160,7 +160,9 @@ def check_interval(
             above = value > low if left == "(" else value >= low
             below = value < high if right == ")" else value <= high
         except TypeError:  # a text or a list
-            raise UsageError(f"{by}: {name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}.") from None
+            raise UsageError(
+                f"{by}: {name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}."
+            ) from None
         if not (above and below):
             raise UsageError(f"{by}: {name} must be in {left}{low:g}, {high:g}{right}, got {value}.")
 

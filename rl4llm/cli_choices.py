@@ -6,6 +6,7 @@ from abc import ABC
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 from jsonargparse._typehints import get_all_subclass_paths
 from jsonargparse._util import import_object
@@ -47,13 +48,13 @@ def unknown_name(kinds: Sequence[type], name: str) -> str:
         >>> unknown_name([Gate], "PPOClip")
         "'PPOClip' is a PolicyObjective, and a Gate is needed here."
     """
-    needed = " or ".join(kind.__name__ for kind in kinds)
+    needed = " or ".join(kind.__name__ for kind in kinds if kind is not Any)
     near = near_names(name, list(fitting(kinds)))
     if name in _families() and name not in near:
         return wrong_kind(needed, name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     alike = bool(near) and SequenceMatcher(None, near[0].lower(), name.lower()).ratio() > _ALIKE
-    own = "" if alike else f" A class of your own is given with its module, such as mine.{name}."
+    own = "" if alike else f" One of your own is given with its module, such as mine.{name}."
     return f"there is no {needed} named '{name}'{hint}{own}"
 
 

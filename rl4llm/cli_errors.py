@@ -17,7 +17,9 @@ _IMPORT = re.compile(r"((?:Unable to import|No module named|Import path|module .
 _TYPE = re.compile(r"Expected an? <class '([\w.]+)'>\.? Got value: (.+?)(?:\. Got value: .*)?$")
 _LITERAL = re.compile(r"Literal\[(.*?)\]")
 _GIVEN = re.compile(r"(?:Got|Given) value: (\S+)")
-_UNKNOWN = re.compile(r"(?:[Uu]nrecognized arguments: |does not accept option '|[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)")
+_UNKNOWN = re.compile(
+    r"(?:[Uu]nrecognized arguments: |does not accept option '|[Aa]mbiguous option: |Option '|Key ')(-{0,2}[\w.\-]+)"
+)
 _STRAY = re.compile(r"[Uu]nrecognized arguments: (-?[^-\s]\S*)")
 _ALONE = re.compile(r"argument (?:-\w/)?(--[\w.\-]+): expected (?:one|at least one) argument")
 _COMMAND = re.compile(r"argument subcommand: invalid choice: '([^']*)' \(choose from (.*)\)")
