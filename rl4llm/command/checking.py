@@ -12,6 +12,7 @@ from typing import Any
 from rl4llm.command.arguments import CommandParser
 from rl4llm.errors import UsageError
 from rl4llm.progress import progress
+from rl4llm.start import no_collection
 
 # The fields of `rl4llm.testing.Domain`, whose import takes seconds, and what each leaves out.
 KINDS = {
@@ -40,9 +41,9 @@ def check_part(arguments: Sequence[str]) -> int:
 def _examined(place: str, options: dict[str, Any]) -> tuple[int, str]:
     """Examine the part at a place; return the exit status and what is to be printed."""
     progress.announce(f"loading torch and {place}", quick=True)
-    part = load_part(place)
-    from rl4llm.testing import BrokenLawsError, check, laws_of
-
+    with no_collection():
+        part = load_part(place)
+        from rl4llm.testing import BrokenLawsError, check, laws_of
     laws = len(laws_of(part))
     progress.announce(f"examining {laws} laws on {options['examples']} batches each", quick=True)
     try:
