@@ -159,8 +159,7 @@ class RecipeCLI(LightningCLI):
 
         A dry run ends here.
         """
-        task = self.config[self.subcommand].get("data.task")
-        if task is not None:
+        if (task := self.config[self.subcommand].get("data.task")) is not None:
             with progress.phase("reading the data"):
                 prepare(task, str(self.subcommand))
         if self.config[self.subcommand].get("dry_run"):

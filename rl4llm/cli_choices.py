@@ -49,13 +49,15 @@ def unknown_name(kinds: Sequence[type], name: str) -> str:
         "'PPOClip' is a PolicyObjective, and a Gate is needed here."
     """
     needed = " or ".join(kind.__name__ for kind in kinds if kind is not Any)
-    near = near_names(name, list(fitting(kinds)))
+    near = [one for one in near_names(name, list(fitting(kinds))) if _likeness(one, name) > _ALIKE]
     if name in _families() and name not in near:
         return wrong_kind(needed, name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    alike = bool(near) and SequenceMatcher(None, near[0].lower(), name.lower()).ratio() > _ALIKE
-    own = "" if alike else f" One of your own is given with its module, such as mine.{name}."
-    return f"there is no {needed} named '{name}'{hint}{own}"
+    return f"there is no {needed} named '{name}'{hint}"
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 def wrong_kind(needed: str, path: str) -> str:

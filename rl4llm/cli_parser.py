@@ -58,16 +58,11 @@ class RecipeParser(LightningArgumentParser):
 
     def _flags_alone(self) -> set[str]:
         """Return the flags that may stand without a value, those of the commands included."""
-        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-        found = [item for parser in (self, *commands) for item in parser._option_string_actions.items()]
+        found = [item for parser in self._parsers() for item in parser._option_string_actions.items()]
         return {flag for flag, action in found if action.nargs in ("?", 0)}
 
-    def _all_flags(self) -> list[str]:
-        """Return the flags of this parser and its commands, with those of the classes that stand in their slots."""
-        from rl4llm.command.flags import slot_flags
-
-        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-        return list(dict.fromkeys(flag for parser in (self, *commands) for flag, _ in slot_flags(parser)))
+    def _parsers(self) -> list[Any]:
+        return [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else ())]
 
     def parse_object(self, *args: Any, **options: Any) -> Namespace:
         """Parse a mapping into a configuration."""
@@ -114,8 +109,11 @@ class RecipeParser(LightningArgumentParser):
         """Say what is wrong in one line and leave with status 2."""
         if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
             super().error(message, ex)
+        from rl4llm.command.flags import slot_flags
+
+        flags = dict.fromkeys(flag for parser in self._parsers() for flag, _ in slot_flags(parser))
         told = in_its_slot(message)
-        line = f"error: {told if told.startswith('--') else one_line(told, self._all_flags())}"
+        line = f"error: {told if told.startswith('--') else one_line(told, list(flags))}"
         print(fitted(line, sys.stderr), file=sys.stderr)
         sys.exit(2)
 
@@ -231,8 +229,7 @@ def _discard(parser: Any, previous: Any, value: Any) -> None:
 
 def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
     """Read what was given for a slot, where a text may stand for a value's name."""
-    standing = _text_stands_for(self._typehint)
-    if standing:
+    if standing := _text_stands_for(self._typehint):
         if isinstance(value, str) and value.lstrip().startswith("{"):
             with suppress(yaml.YAMLError):  # a text that is no mapping after all
                 value = yaml.safe_load(value)

@@ -1,5 +1,7 @@
 """`rl4llm check MODULE:NAME`: the laws on a part, from the command line."""
 
+from rl4llm.start import no_collection
+
 import argparse
 import os
 import sys
@@ -12,7 +14,6 @@ from typing import Any
 from rl4llm.command.arguments import CommandParser
 from rl4llm.errors import UsageError
 from rl4llm.progress import progress
-from rl4llm.start import no_collection
 
 # The fields of `rl4llm.testing.Domain`, whose import takes seconds, and what each leaves out.
 KINDS = {

@@ -165,6 +165,7 @@ BAD = [
         ["--data.task=JsonLines", "--data.task.train=/no.jsonl", "--data.task.reward=builtins.len"],
         r"/no\.jsonl' does not",
     ),
+    (["--trainer.devices=2x"], r"--trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
     (["--trainer.max_steps=many"], r"--trainer\.max_steps: expected a whole number, got many"),
     (["--config=/no/such.yaml"], r"/no/such\.yaml"),
     (["--model.responses_per_prompt=0"], r"responses_per_prompt must be a whole number of at least 1, got 0"),
