@@ -260,6 +260,17 @@ def test_bad_input_is_one_clear_line(args, message, capsys, tmp_path):
     assert "Traceback" not in "".join(shown)
 
 
+def test_the_mistakes_on_the_page_of_the_command_line_are_answered_as_it_says(capsys, tmp_path):
+    page = Path("docs/command-line.md").read_text(encoding="utf-8")
+    mistakes = re.findall(r"^\$ rl4llm asyppo (.*)\n(error: .*)$", page, re.MULTILINE)
+    assert len(mistakes) >= 8
+    for words, line in mistakes:
+        with pytest.raises(SystemExit) as left:
+            cli(asyppo, *words.split())
+        assert left.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == line
+
+
 def test_the_readme_shows_the_recipe_as_it_is():
     recipe = Path("recipes/asyppo.py").read_text()
     body = recipe[recipe.index("def asyppo(") : recipe.index("if __name__")].rstrip()

@@ -267,7 +267,8 @@ def test_the_help_of_standard_slots_is_written_once():
         ([f"gate={HERE}Unfinished"], f"--model.gate: {HERE}Unfinished does not define __call__; define it, or"),
         (
             ["gate=MyGate"],
-            "--model.gate: there is no Gate named 'MyGate'. One of your own is given with its module, such a",
+            "--model.gate: there is no Gate named 'MyGate'. --model.gate.help lists the choices. "
+            "One of your own is given with its module, such as mine.MyGate.",
         ),
         (["rollout.sampling.top=1"], "unknown flag --model.rollout.sampling.top; did you mean --model.rollout.sampl"),
     ],
