@@ -266,9 +266,9 @@ def test_the_help_of_standard_slots_is_written_once():
         (["gate="], "--model.gate has an empty value; write --model.gate=null to leave the slot empty."),
         ([f"gate={HERE}Unfinished"], f"--model.gate: {HERE}Unfinished does not define __call__; define it, or"),
         (
-            ["gate=FirstTokens"],
-            "--model.gate: there is no Gate named 'FirstTokens'. --model.gate.help lists the choices. "
-            "One of your own is given with its module, such as mine.FirstTokens.",
+            ["gate=Beginning"],
+            "--model.gate: there is no Gate named 'Beginning'. --model.gate.help lists the choices. "
+            "One of your own is given with its module, such as mine.Beginning.",
         ),
         (["rollout.sampling.top=1"], "unknown flag --model.rollout.sampling.top; did you mean --model.rollout.sampl"),
     ],
