@@ -7,8 +7,7 @@ Importing a recipe from another module has no effect: only the script that Pytho
 import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from rl4llm.progress import progress
@@ -39,19 +38,6 @@ def loaded() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Stop the garbage collector while the body of the `with` statement imports, and spare it what was imported."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.freeze()
-            gc.enable()
 
 
 def _importer() -> str:

@@ -1,11 +1,11 @@
 """`rl4llm check MODULE:NAME`: the laws on a part, from the command line."""
 
-from rl4llm.start import no_collection
-
 import argparse
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ def check_part(arguments: Sequence[str]) -> int:
 def _examined(place: str, options: dict[str, Any]) -> tuple[int, str]:
     """Examine the part at a place; return the exit status and what is to be printed."""
     progress.announce(f"loading torch and {place}", quick=True)
-    with no_collection():
+    with _no_collection():
         part = load_part(place)
         from rl4llm.testing import BrokenLawsError, check, laws_of
     laws = len(laws_of(part))
@@ -52,6 +52,17 @@ def _examined(place: str, options: dict[str, Any]) -> tuple[int, str]:
     except BrokenLawsError as broken:
         return 1, str(broken)
     return 0, f"{part!r} keeps its {laws} laws on {options['examples']} batches each."
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Stop the garbage collector while torch and Hypothesis are imported, and spare it what they create."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -125,6 +125,7 @@ def test_families_are_reached_from_the_top_and_nothing_heavy_is_loaded():
     code = (
         "import sys, rl4llm, rl4llm.command\n"
         "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules), sorted(sys.modules)\n"
+        "assert 'rl4llm.start' not in sys.modules  # the recipe imports it first, which announces what loads\n"
         "assert {'advantages', 'critics', 'gates', 'testing', '__version__'} <= set(dir(rl4llm))\n"
         "assert rl4llm.advantages.gae.__module__ == 'rl4llm.advantages.gae'\n"
         "assert not {'lightning', 'transformers'} & set(sys.modules)\n"
