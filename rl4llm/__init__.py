@@ -1,6 +1,5 @@
 """RL-for-LLM parts and recipes that compose them. Every family is loaded at first use: `rl4llm.advantages.gae`."""
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -38,7 +37,7 @@ __all__ = ["__version__", *_MODULES]
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
