@@ -9,6 +9,7 @@ from typing import Any
 
 from rl4llm.checks import UsageError
 from rl4llm.evaluation import run_tool
+from rl4llm.progress import progress
 from rl4llm.studies import (
     Measure,
     Study,
@@ -81,7 +82,9 @@ def report(
         print(slurm_script(sys.argv, count=len(runs), jobs=jobs, threads=threads), end="")
         return
     status = make_runs(study, runs, jobs) if run else 0
-    print(write_report(study, runs, title))
+    with progress.phase("comparing the arms", quick=True):
+        text = write_report(study, runs, title)
+    print(text)
     sys.exit(status)
 
 

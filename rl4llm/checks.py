@@ -99,6 +99,10 @@ def check_token_tensors(by: str, response_mask: Tensor, *, remedy: str | None = 
 
 
 def _token_hint(name: str, tensor: Tensor, response_mask: Tensor) -> str:
+    if name == "values":
+        return "pass one value per token; for critic_values use critic_mean"
+    if tensor.shape == response_mask.shape[:1] and name == "rewards":
+        return "place one score per response at its last token: rl4llm.batch.place_scores(scores, response_mask)"
     if tensor.shape == response_mask.shape[:1]:
         return f"spread one number per response over its tokens: rl4llm.masked.spread({name}, response_mask)"
     return "pass one entry per response token"
@@ -152,8 +156,13 @@ def check_interval(
     for name, value in values.items():
         if value is None:
             continue
-        above = value > low if left == "(" else value >= low
-        below = value < high if right == ")" else value <= high
+        try:
+            above = value > low if left == "(" else value >= low
+            below = value < high if right == ")" else value <= high
+        except TypeError:  # a text or a list
+            raise UsageError(
+                f"{by}: {name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}."
+            ) from None
         if not (above and below):
             raise UsageError(f"{by}: {name} must be in {left}{low:g}, {high:g}{right}, got {value}.")
 
@@ -172,8 +181,16 @@ def check_fraction(by: str, **fractions: float) -> None:
 def check_at_least(by: str, minimum: int, **counts: int | None) -> None:
     """Raise unless each count (None is skipped) is a whole number of at least `minimum`."""
     for name, count in counts.items():
-        if count is not None and (isinstance(count, bool) or int(count) != count or count < minimum):
-            raise UsageError(f"{by}: {name} must be a whole number of at least {minimum}, got {count}.")
+        if count is not None and not (_is_whole(count) and count >= minimum):
+            shown = repr(count) if isinstance(count, str) else count
+            raise UsageError(f"{by}: {name} must be a whole number of at least {minimum}, got {shown}.")
+
+
+def _is_whole(count: Any) -> bool:
+    try:
+        return not isinstance(count, bool | str) and int(count) == count
+    except (TypeError, ValueError, OverflowError):  # a list, NaN, infinity
+        return False
 
 
 def check_choice(by: str, choices: Iterable[Any], **values: Any) -> None:

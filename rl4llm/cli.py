@@ -159,8 +159,7 @@ class RecipeCLI(LightningCLI):
 
         A dry run ends here.
         """
-        task = self.config[self.subcommand].get("data.task")
-        if task is not None:
+        if (task := self.config[self.subcommand].get("data.task")) is not None:
             with progress.phase("reading the data"):
                 prepare(task, str(self.subcommand))
         if self.config[self.subcommand].get("dry_run"):
@@ -196,7 +195,10 @@ class RecipeCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
         if config.get("enable_progress_bar") is not False and not has_bar(config.get("callbacks")):
             callbacks = [*callbacks, StepBar()]
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (TypeError, ValueError) as error:  # such as --trainer.devices=2x
+            raise UsageError(f"--trainer: {error}") from error
 
     def _loggers(self, root: Path, config: Any) -> list[Logger]:
         project = config.get("wandb")

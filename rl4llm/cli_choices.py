@@ -6,12 +6,14 @@ from abc import ABC
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher, get_close_matches
+from typing import Any
 
 from jsonargparse._typehints import get_all_subclass_paths
 from jsonargparse._util import import_object
 
 LIST = "all"  # stands for no class where a flag needs a value
 _WIDTH = 79
+_ALIKE = 0.65  # names that are more alike are taken for misspelt
 
 
 def fitting(kinds: Sequence[type]) -> dict[str, str]:
@@ -46,12 +48,16 @@ def unknown_name(kinds: Sequence[type], name: str) -> str:
         >>> unknown_name([Gate], "PPOClip")
         "'PPOClip' is a PolicyObjective, and a Gate is needed here."
     """
-    needed = " or ".join(kind.__name__ for kind in kinds)
-    near = near_names(name, list(fitting(kinds)))
+    needed = " or ".join(kind.__name__ for kind in kinds if kind is not Any)
+    near = [one for one in near_names(name, list(fitting(kinds))) if _likeness(one, name) > _ALIKE]
     if name in _families() and name not in near:
         return wrong_kind(needed, name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"there is no {needed} named '{name}'{hint}"
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 def wrong_kind(needed: str, path: str) -> str:

@@ -18,6 +18,7 @@ from jsonargparse._util import get_import_path as _import_path
 from jsonargparse._util import import_object
 from jsonargparse.typing import class_from_function
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
 
 from rl4llm.checks import UsageError
 from rl4llm.cli_choices import LIST, ask_for_lists, choices_text, unknown_name
@@ -57,9 +58,11 @@ class RecipeParser(LightningArgumentParser):
 
     def _flags_alone(self) -> set[str]:
         """Return the flags that may stand without a value, those of the commands included."""
-        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-        found = [item for parser in (self, *commands) for item in parser._option_string_actions.items()]
+        found = [item for parser in self._parsers() for item in parser._option_string_actions.items()]
         return {flag for flag, action in found if action.nargs in ("?", 0)}
+
+    def _parsers(self) -> list[Any]:
+        return [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else ())]
 
     def parse_object(self, *args: Any, **options: Any) -> Namespace:
         """Parse a mapping into a configuration."""
@@ -106,9 +109,11 @@ class RecipeParser(LightningArgumentParser):
         """Say what is wrong in one line and leave with status 2."""
         if not self.exit_on_error:  # within a slot: the parser around it knows the slot's name
             super().error(message, ex)
-        options = [option for action in self._actions for option in action.option_strings]
+        from rl4llm.command.flags import slot_flags
+
+        flags = dict.fromkeys(flag for parser in self._parsers() for flag, _ in slot_flags(parser))
         told = in_its_slot(message)
-        line = f"error: {told if told.startswith('--') else one_line(told, options)}"
+        line = f"error: {told if told.startswith('--') else one_line(told, list(flags))}"
         print(fitted(line, sys.stderr), file=sys.stderr)
         sys.exit(2)
 
@@ -224,8 +229,7 @@ def _discard(parser: Any, previous: Any, value: Any) -> None:
 
 def _check(self: Any, value: Any, append: bool = False, cfg: Any = None, mode: Any = None) -> Any:
     """Read what was given for a slot, where a text may stand for a value's name."""
-    standing = _text_stands_for(self._typehint)
-    if standing:
+    if standing := _text_stands_for(self._typehint):
         if isinstance(value, str) and value.lstrip().startswith("{"):
             with suppress(yaml.YAMLError):  # a text that is no mapping after all
                 value = yaml.safe_load(value)
@@ -247,9 +251,10 @@ def _resolve(kinds: Any, name: str) -> str:
         ValueError: There is none; the text says what is near.
     """
     several = kinds if isinstance(kinds, tuple) else (kinds,)
+    name = name.replace(":", ".") if _COLON.fullmatch(name) else name
     paths = [_theirs[_RESOLVE](kind, name) for kind in several]
     found = next((path for path in paths if "." in path), None)
-    if found is None and name.isidentifier() and all(isinstance(kind, type) for kind in several):
+    if found is None and name.isidentifier() and Tensor not in several and all(isinstance(x, type) for x in several):
         raise ValueError(f"Choice: {unknown_name(several, name)}")
     return found or name
 

@@ -8,7 +8,7 @@ from jsonargparse._util import import_object
 
 from rl4llm.cli_choices import near_names, wrong_kind
 
-_KEY = re.compile(r'^(\s*)(?:- )?Parser key "([\w.]+)"')
+_KEY = re.compile(r'^(\s*)(?:- )?(?:.* callable class: )?Parser key "([\w.]+)"')
 _CLASS = re.compile(r"""class_path[ =]['"]([\w.]+)['"]""")
 _REFUSED = re.compile(r"Option '([\w.\-]+)' is not accepted|[Uu]nrecognized arguments: --([\w.\-]+)")
 _MISSING = re.compile(r"following arguments are required: (\w+(?:\.\w+)*)")
@@ -18,6 +18,7 @@ _GIVEN = re.compile(r"(?:Given|Got) value: (.+)$", re.MULTILINE)
 _CHOICE = re.compile(r"Choice: (.*)")  # what `unknown_name` has said
 _KIND = re.compile(r"(?:there is no|and an?) (\w+) (?:named|is needed)")
 _TEXT = re.compile(r"Expected a dot import path string: (\S+)")
+_NUMBER = "Subtypes: [<class 'float'>, <class 'torch.Tensor'>]"  # of the settings of torch's optimizers
 _HELP = re.compile(r"--([\w.]+)\.help: ")
 _FILE = re.compile(r"Unable to load config (.+)")
 _LACKS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
@@ -59,9 +60,15 @@ def _misfit(line: str, slots: list[tuple[str, str]], message: str) -> str | None
     given = named or next(iter(_GIVEN.findall(message)), "this").replace("None", "null")
     family, text = _FAMILY.search(line), _TEXT.search(line)
     if _CHOICE.search(line):
-        return f"{flag}: {_choice(_CHOICE.findall(message))} {listing}"
+        choice = _choice(_CHOICE.findall(message))
+        own = f" One of your own is given with its module, such as mine.{given}." if choice.endswith("'.") else ""
+        return f"{flag}: {choice} {listing}{own}"
     if family:
         return f"{flag}: {wrong_kind(family[2], family[1] or given)} {listing}"
+    if _ABSTRACT.search(line) and (undefined := _undefined(given)):
+        return f"{flag}: {given} does not define {undefined}; define it, or name another class."
+    if text and _NUMBER in message:
+        return f"{flag}: expected a number, got {text[1]}."
     if text:
         return f"{flag}: '{text[1]}' is not the name of a class. {listing}"
     return None
@@ -90,6 +97,16 @@ def _told(line: str, slots: list[tuple[str, str]]) -> str | None:
         what = f"{named} cannot be imported ({line})" if named else line
         return f"{flag}: {what}{_near_attribute(line)} {_listing(slots)}"
     return f'Parser key "{flag[2:]}": {line}' if _LEAF.search(line) else None
+
+
+def _undefined(path: str) -> str:
+    """Return what a class outside of the library leaves abstract; empty if there is nothing, or no such class."""
+    if path.startswith("rl4llm."):  # the family's own class stands for an empty slot
+        return ""
+    try:
+        return ", ".join(sorted(import_object(path).__abstractmethods__))
+    except (ImportError, AttributeError, ValueError):
+        return ""
 
 
 def _flag(slots: list[tuple[str, str]]) -> str:

@@ -30,7 +30,7 @@ class Progress:
     def __init__(self) -> None:
         self.name: str | None = None
         self.what, self.unit, self.begun, self.said = "", "", 0.0, 0.0
-        self.done, self.total, self.unsaid = 0, 0, False
+        self.done, self.total, self.unsaid, self.seldom = 0, 0, False, SELDOM_S
         self.beat: Callable[[], None] | None = None
         self.drawn = 0  # columns of the line that is drawn now
         self.drawn_on: Any = None
@@ -52,7 +52,9 @@ class Progress:
         self.end()
         self.name = None
 
-    def announce(self, what: str, total: int = 0, unit: str = "parts", *, quick: bool = False) -> None:
+    def announce(
+        self, what: str, total: int = 0, unit: str = "parts", *, quick: bool = False, seldom: float = SELDOM_S
+    ) -> None:
         """Say what begins now. It ends with the next announcement, or when `end` is called.
 
         Args:
@@ -60,6 +62,7 @@ class Progress:
             total: How many parts it has; 0 if they cannot be counted.
             unit: What the parts are.
             quick: Say it only if it takes a second, which it seldom does.
+            seldom: Seconds between two lines about it where there is no terminal.
         """
         if self.name is None:
             return
@@ -67,7 +70,7 @@ class Progress:
             self.end()
             self.what, self.unit, self.done, self.total = what, unit, 0, total
             self.begun = self.said = time.monotonic()
-            self.unsaid = quick
+            self.unsaid, self.seldom = quick, seldom
             if not quick:
                 print(f"{self.name}: {what}", file=sys.stderr, flush=True)
         self.every_second(self._go_on)
@@ -99,7 +102,7 @@ class Progress:
 
     def _go_on(self) -> None:
         now, terminal = time.monotonic(), sys.stderr.isatty()
-        since, due = now - self.said + OFTEN_S / 2, OFTEN_S if terminal or self.unsaid else SELDOM_S
+        since, due = now - self.said + OFTEN_S / 2, OFTEN_S if terminal or self.unsaid else self.seldom
         if self.name is None or since < due:
             return
         if self.unsaid:

@@ -14,8 +14,6 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
 from rl4llm.masked import at_least_float32, keep, result_dtype
 
-_REMEDY = "pass one value per token; for critic_values use critic_mean"
-
 
 def _advantages(
     rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, *lams: float | Tensor
@@ -58,7 +56,7 @@ def gae(
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
         values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
         response_mask: True at trained tokens.
-        gamma: γ in [0, 1], discount a trained token.
+        gamma: γ in [0, 1], discount per trained token.
         lam: λ in [0, 1] of the advantages: 0 gives δ, 1 gives the return minus V.
         lam_returns: λ in [0, 1] of the value targets (VC-PPO's decoupling takes 1); that of the advantages when None.
 
@@ -78,7 +76,7 @@ def gae(
         Schulman et al., 2016. arXiv:1506.02438, eq. 16.
         Yuan et al., 2025 (`lam_returns`). arXiv:2503.01491.
     """
-    check_token_tensors("gae", response_mask, remedy=_REMEDY, rewards=rewards, values=values)
+    check_token_tensors("gae", response_mask, rewards=rewards, values=values)
     check_interval("gae", 0.0, 1.0, gamma=gamma, lam=lam, lam_returns=lam_returns)
     lams = (lam,) if lam_returns is None else (lam, lam_returns)
     *estimates, baseline = _advantages(rewards, values, response_mask, gamma, *lams)
@@ -126,7 +124,7 @@ def length_adaptive_gae(
         Yue et al., 2025 (VAPO). arXiv:2504.05118, §4.2.
     """
     by = "length_adaptive_gae"
-    check_token_tensors(by, response_mask, remedy=_REMEDY, rewards=rewards, values=values)
+    check_token_tensors(by, response_mask, rewards=rewards, values=values)
     check_interval(by, 0.0, 1.0, gamma=gamma, lam_returns=lam_returns)
     check_interval(by, 0.0, ends="(]", alpha=alpha)
     dtype = result_dtype(rewards, values)

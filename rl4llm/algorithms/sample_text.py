@@ -111,7 +111,8 @@ def as_markdown(shown: Shown) -> str:
 
 def _numbers(sample: Sample) -> str:
     score = f"score {sample.score:.3f}" if sample.scored else "could not be scored"
-    return f"{score}, {sample.length} tokens{', truncated' if sample.truncated else ''}"
+    length = f"{sample.length} token{'' if sample.length == 1 else 's'}"
+    return f"{score}, {length}{', truncated' if sample.truncated else ''}"
 
 
 def _texts(sample: Sample) -> Sequence[tuple[str, str]]:

@@ -22,6 +22,11 @@ def recipes_of(path: str) -> Iterator[Any]:
     yield from (f for name, f in named.items() if isfunction(f) and f.__module__ == _MODULE and name[0] != "_")
 
 
+def entries(paths: list[str]) -> str:
+    """The BibTeX entries of what recipe files compose."""
+    return citations(recipe for path in paths for recipe in recipes_of(path))
+
+
 def main(paths: list[str]) -> None:
     """Print the entries, or the page of papers, or leave with one line."""
     if paths == ["--papers"]:
@@ -32,7 +37,7 @@ def main(paths: list[str]) -> None:
         named = missing[0] if missing else "no argument"
         print(f"error: {named} is no recipe file; name one or more.", file=sys.stderr)
         sys.exit(2)
-    print(citations(recipe for path in paths for recipe in recipes_of(path)), end="")
+    print(entries(paths), end="")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def flags_of(recipe: Any) -> dict[str, dict[str, list[str]]]:
         _Parsers(recipe, args=[])
     except SystemExit:
         commands = _Parsers.made._subcommands_action._name_parser_map
-    return {name: dict(_flags(parser, "", _DEEPEST)) for name, parser in commands.items()}
+    return {name: dict(slot_flags(parser)) for name, parser in commands.items()}
 
 
-def _flags(parser: Any, prefix: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+def slot_flags(parser: Any, prefix: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, list[str]]]:
     """Yield flags and their choices; of a slot also the flags of the class that stands there by default."""
     defaults = parser.get_defaults(skip_validation=True)
     for action in parser._actions:
@@ -57,7 +57,7 @@ def _flags(parser: Any, prefix: str, depth: int) -> Iterator[tuple[str, list[str
             inner.add_class_arguments(import_object(default["class_path"]), skip={"params"}, fail_untyped=False)
             given = Namespace(default).as_dict().get("init_args") or {}
             inner.set_defaults({name: x for name, x in given.items() if f"--{name}" in inner._option_string_actions})
-            yield from _flags(inner, f"{prefix}{action.dest}.", depth - 1)
+            yield from slot_flags(inner, f"{prefix}{action.dest}.", depth - 1)
 
 
 def _choices(action: Any) -> list[str]:

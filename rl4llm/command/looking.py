@@ -3,16 +3,8 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from rl4llm.errors import UsageError
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"rl4llm look: {message}; for example: rl4llm look runs/asyppo/version_0 --out look.html.")
+from rl4llm.command.arguments import CommandParser
 
 
 def look_inside(arguments: Sequence[str]) -> int:
@@ -26,7 +18,8 @@ def look_inside(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("rl4llm look", description="Write one HTML file that shows a run, its responses token by token.")
+    what = "Write one HTML file that shows a run, its responses token by token."
+    parser = CommandParser("look", "runs/asyppo/version_0 --out look.html", description=what)
     parser.add_argument("run", metavar="RUN_FOLDER", type=Path, help="folder of a run, which may still be going on")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the file, or a folder for look.html (default: the run folder)"

@@ -14,6 +14,7 @@ from rl4llm.command.looking import look_inside
 from rl4llm.command.recipes import TOOLS, all_recipes, read_recipe, recipe_path
 from rl4llm.command.words import USAGE, next_steps, table
 from rl4llm.errors import UsageError
+from rl4llm.progress import progress
 
 Command = Callable[[Sequence[str]], int]
 
@@ -97,9 +98,15 @@ def cite(arguments: Sequence[str]) -> int:
     if not arguments:
         raise UsageError("rl4llm cite takes recipes or recipe files; for example: rl4llm cite asyppo.")
     paths = [str(recipe_path(name)) for name in arguments]
-    from rl4llm.citations.__main__ import main as print_citations
+    progress.speak("cite")
+    progress.announce("loading torch, Lightning and transformers", quick=True)
+    try:
+        from rl4llm.citations.__main__ import entries
 
-    print_citations(paths)
+        text = entries(paths)
+    finally:
+        progress.hush()
+    print(text, end="")
     return 0
 
 

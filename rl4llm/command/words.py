@@ -16,6 +16,7 @@ usage: rl4llm RECIPE fit [flags]       train; for example: rl4llm asyppo fit
        rl4llm check MODULE:NAME        run the laws on a part of your own
        rl4llm look RUN_FOLDER          a run as one HTML file, token by token
        rl4llm report RECIPE ...        arms of recipes over seeds, compared seed by seed
+       rl4llm evaluate --model=FOLDER  mean@k, pass@k, maj@k of a model, with intervals
 
 RECIPE is a name from `rl4llm list` or the path of a recipe file.
 """

@@ -97,8 +97,8 @@ def _entropy(seen: Window, first: Window, vocabulary: int) -> str | None:
         )
     if vocabulary > 1 and min(entropies) > 0.95 * math.log(vocabulary):
         return (
-            f"policy/entropy is {entropies[-1]:.2f}, that of a policy that says anything ({math.log(vocabulary):.2f}); "
-            f"{_LEARNING_RATE} or the entropy bonus"
+            f"policy/entropy is {entropies[-1]:.2f}, as high as that of a policy that draws every token with the same "
+            f"probability ({math.log(vocabulary):.2f}); {_LEARNING_RATE} or the entropy bonus"
         )
     return None
 

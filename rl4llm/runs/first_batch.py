@@ -70,7 +70,7 @@ def first_line(
     if evaluations and evaluation is not None:
         many, rest = f" with {_evaluations(evaluations)}", rest + evaluations * evaluation
     elif evaluations:
-        many = f" (without {_evaluations(evaluations)}, not timed yet)"
+        many = f" (and {_evaluations(evaluations)}, not timed yet and not counted)"
     return f"{said}; {batches:,} more{many} will take about {duration(rest)}"
 
 
@@ -82,12 +82,14 @@ def duration(seconds: float) -> str:
     """Return seconds in the unit that fits.
 
     Example:
-        >>> duration(20), duration(300), duration(9000)
-        ('20 seconds', '5.0 minutes', '2.5 hours')
+        >>> duration(1), duration(20), duration(300), duration(9000)
+        ('1 second', '20 seconds', '5.0 minutes', '2.5 hours')
     """
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+    return (
+        f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} second{'' if round(seconds) == 1 else 's'}"
+    )
 
 
 def batches_left(trainer: Trainer) -> int | None:

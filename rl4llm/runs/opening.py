@@ -29,5 +29,10 @@ def opening(recipe: str, seed: int | None, parts: Iterable[tuple[str, Any]], res
         lines.append(f"{recipe}: goes on from {resumed.checkpoint}, {how}; flags given now override it.")
     lines.append(recipe if seed is None else f"{recipe}, seed {seed}")
     column = max((len(slot) for slot, _ in known), default=0)
-    shown = [wrapped(f"  {slot:{column}} {part!r}", _COLUMNS, indent=column + 1) for slot, part in known]
+    shown = [wrapped(f"  {slot:{column}} {_named(part)}", _COLUMNS, indent=column + 1) for slot, part in known]
     return "\n".join([*lines, *shown])
+
+
+def _named(part: Any) -> str:
+    """Return how a part is written, or the name of its class if it is written with its address in memory."""
+    return repr(part) if " object at 0x" not in repr(part) else f"{type(part).__name__}()"

@@ -19,6 +19,7 @@ from rl4llm.cli_strategy import check_precision, resolve_strategy
 from rl4llm.command.recipes import TOOLS, recipe_path
 from rl4llm.data.preparing import prepare
 from rl4llm.models.outline import without_weights
+from rl4llm.progress import progress
 from rl4llm.runs.ending import explain
 from rl4llm.studies.arms import Arm
 
@@ -142,7 +143,7 @@ def _command(script: Path) -> _Command:
 @contextlib.contextmanager
 def _running(script: Path) -> Iterator[None]:
     """Let a recipe file find its own folder and a command that stops at its parser."""
-    argv, path = sys.argv, list(sys.path)
+    argv, path, speaker = sys.argv, list(sys.path), progress.name
     cli.RecipeCLI, ours = _OnlyParser, cli.RecipeCLI  # type: ignore[misc]
     sys.argv, sys.path[:0] = [str(script), "fit"], [str(script.parent)]
     try:
@@ -150,6 +151,7 @@ def _running(script: Path) -> Iterator[None]:
     finally:
         cli.RecipeCLI = ours  # type: ignore[misc]
         sys.argv, sys.path[:] = argv, path
+        progress.name = speaker  # the recipe's command took the word
 
 
 def _parsed(parser: Any, flags: Sequence[str]) -> Any:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rl4llm.checks import UsageError, check_at_least
+from rl4llm.progress import progress
 from rl4llm.runs.atomic import write_atomically
 from rl4llm.runs.folder import check_writable
 from rl4llm.studies.arms import Arm
@@ -111,9 +112,12 @@ def make_runs(study: Study, runs: Sequence[Run], jobs: int | None) -> int:
     before = len(runs) - len(todo)
     _say(f"report: {len(runs)} runs in {study.out}, {before} of them finished; {side_by_side} at once.")
     pool, unfinished = Pool(side_by_side, visible_devices() if one_device else []), 0
+    progress.announce("training", len(todo), "runs", seldom=60.0)
     for number, outcome in enumerate(pool.outcomes(todo), start=before + 1):
         unfinished += outcome.state != "finished"
+        progress.advance()
         _say(f"[{number}/{len(runs)}] {outcome.run.label}: {outcome.state}{_told(outcome)}")
+    progress.end()
     if unfinished:
         _say(f"report: {unfinished} of {len(runs)} runs have not finished; the same command goes on with them.")
     return int(unfinished > 0)
@@ -160,4 +164,5 @@ def _told(outcome: Outcome) -> str:
 
 
 def _say(text: str) -> None:
+    progress.wipe()
     print(text, file=sys.stderr, flush=True)

@@ -28,7 +28,9 @@ def unscorable_left_out(part: AdvantageEstimator, batch: RolloutBatch, random: R
     with_failure = with_scores(batch, failed)
     others = torch.arange(len(batch)) != row
     got = _advantages(part, with_failure)
-    assert not got[row].any(), f"response {row} could not be scored and has advantage {short(got[row])}"
+    assert not got[row].any(), (
+        f"when the score of response {row} is NaN, its advantages are {short(got[row])}, and 0 is expected"
+    )
     if others.any():
         close(
             got[others], _advantages(part, with_failure.select(others)), f"without unscorable response {row} the rest"
@@ -173,7 +175,8 @@ ESTIMATORS = (
     Law(
         "an advantage depends on its response or group only",
         apart_from_strangers,
-        'declare what it compares, compares="group" or compares="batch", or reduce over its own rows only',
+        'declare what it compares, compares="group" or compares="batch" in the class or adapter, or reduce over its '
+        "own rows only",
     ),
     Law("equals its slow reference", equals_its_reference, "compare response by response with the reference"),
     Law(

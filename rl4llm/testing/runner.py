@@ -1,7 +1,6 @@
 """Runs laws on a part and says all that are broken, with the smallest counterexample of each."""
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -16,7 +15,7 @@ from rl4llm.testing.domains import EVERYTHING, NARROW, SAID, Domain
 from rl4llm.testing.laws import Law
 from rl4llm.testing.shrinking import smallest
 from rl4llm.testing.strategies import rollouts
-from rl4llm.testing.views import describe
+from rl4llm.testing.views import describe, unchecked
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,7 @@ def _error(part: Any, law: Law, batch: RolloutBatch, seed: int, again: int = 3) 
 
 def copied(batch: RolloutBatch) -> RolloutBatch:
     """Return the batch with tensors of its own, without the checks of a new batch."""
-    twin = copy(batch)
-    for name, tensor in batch.tensors().items():
-        object.__setattr__(twin, name, tensor.clone())
-    return twin
+    return unchecked(batch, {name: tensor.clone() for name, tensor in batch.tensors().items()})
 
 
 def _first_lines(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """How a part is called in a test, and batches that should make no difference to it."""
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -137,7 +138,8 @@ def in_domain(part: Any, batch: RolloutBatch) -> RolloutBatch:
 
 def with_scores(batch: RolloutBatch, scores: Tensor) -> RolloutBatch:
     """The batch with other scores, and rewards to match."""
-    return batch.replace(scores=scores, rewards=place_scores(scores, batch.response_mask).to(batch.rewards.dtype))
+    rewards = place_scores(scores, batch.response_mask).to(batch.rewards.dtype)
+    return unchecked(batch, {"scores": scores, "rewards": rewards})
 
 
 def floats(batch: RolloutBatch) -> dict[str, Tensor]:
@@ -154,9 +156,16 @@ def with_garbage(batch: RolloutBatch, garbage: float) -> RolloutBatch:
     """The batch with a number at every masked position of every floating token field."""
     outside = ~batch.response_mask
     changed = {name: tensor for name, tensor in tokens(batch).items() if tensor.is_floating_point()}
-    return batch.replace(
-        **{name: x.masked_fill(aligned(outside, _TOKENS, AXES[name]), garbage) for name, x in changed.items()}
-    )
+    filled = {name: x.masked_fill(aligned(outside, _TOKENS, AXES[name]), garbage) for name, x in changed.items()}
+    return unchecked(batch, filled)
+
+
+def unchecked(batch: RolloutBatch, changes: Mapping[str, Tensor]) -> RolloutBatch:
+    """Return the batch with other tensors of the same kinds, without the checks of a new batch."""
+    twin = copy(batch)
+    for name, tensor in changes.items():
+        object.__setattr__(twin, name, tensor)
+    return twin
 
 
 def with_gradient(batch: RolloutBatch) -> RolloutBatch:

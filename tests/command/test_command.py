@@ -100,6 +100,8 @@ def test_a_part_is_checked_by_its_place(capsys, tmp_path, monkeypatch):
     Path("fails_itself.py").write_text("x = 1 / 0\n")
     for place, message in {
         "nothing": "give module:name",
+        "mine.MyGate": "'mine.MyGate' names no part; give module:name, for example mine:MyGate.",
+        "mine.py:MyGate": "'mine.py:MyGate' names no part; give module:name, for example mine:MyGate.",
         "no_such_module:Part": "No module named 'no_such_module'; give module:name",
         "needs_another:Part": "importing needs_another needs no_such_module, which is not installed",
         "fails_itself:Part": "importing fails_itself raises ZeroDivisionError",
@@ -112,10 +114,18 @@ def test_a_part_is_checked_by_its_place(capsys, tmp_path, monkeypatch):
         assert message in err, err
 
 
+def test_arguments_of_a_check_that_do_not_fit_are_one_line(capsys):
+    for arguments in ([], ["mine:Part", "--rows=nonempty"], ["mine:Part", "--examples=few"], ["mine:Part", "--exam=2"]):
+        status, _, err = said(capsys, "check", *arguments)
+        assert (status, err.count("\n")) == (2, 1), arguments
+        assert err.endswith("; for example: rl4llm check mine:MyEstimator --examples=20.\n")
+
+
 def test_families_are_reached_from_the_top_and_nothing_heavy_is_loaded():
     code = (
         "import sys, rl4llm, rl4llm.command\n"
         "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules), sorted(sys.modules)\n"
+        "assert 'rl4llm.start' not in sys.modules  # the recipe imports it first, which announces what loads\n"
         "assert {'advantages', 'critics', 'gates', 'testing', '__version__'} <= set(dir(rl4llm))\n"
         "assert rl4llm.advantages.gae.__module__ == 'rl4llm.advantages.gae'\n"
         "assert not {'lightning', 'transformers'} & set(sys.modules)\n"

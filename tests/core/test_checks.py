@@ -76,6 +76,15 @@ WRONG = [
         "stack the critics' values along a first axis.",
     ),
     (lambda: check_interval("f", 0.0, 1.0, x=1.5), "f: x must be in [0, 1], got 1.5."),
+    (lambda: check_interval("f", 0.0, 1.0, x="0.5"), "f: x must be a number in [0, 1], got '0.5'."),
+    (lambda: check_at_least("f", 1, n="2"), "f: n must be a whole number of at least 1, got '2'."),
+    (lambda: check_at_least("f", 1, n=[2]), "f: n must be a whole number of at least 1, got [2]."),
+    (lambda: check_at_least("f", 1, n=math.inf), "f: n must be a whole number of at least 1, got inf."),
+    (
+        lambda: check_token_tensors("f", MASK, rewards=torch.zeros(2)),
+        "f: rewards has shape (2,), response_mask (2, 3); place one score per response at its last token: "
+        "rl4llm.batch.place_scores(scores, response_mask).",
+    ),
     (lambda: check_interval("f", 0.0, 1.0, "()", ok=0.5, none=None, x=0.0), "f: x must be in (0, 1), got 0.0."),
     (lambda: check_interval("f", 0.0, x=-1), "f: x must be in [0, inf], got -1."),
     (lambda: check_interval("f", x=math.nan), "f: x must be in [-inf, inf], got nan."),

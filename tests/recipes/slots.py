@@ -55,6 +55,10 @@ class Random(Gate):
     def __call__(self) -> None: ...
 
 
+class Unfinished(Gate):
+    """Forgets to define what a gate is called with."""
+
+
 class Penalty(ABC):
     @abstractmethod
     def __call__(self) -> None: ...

@@ -165,6 +165,7 @@ BAD = [
         ["--data.task=JsonLines", "--data.task.train=/no.jsonl", "--data.task.reward=builtins.len"],
         r"/no\.jsonl' does not",
     ),
+    (["--trainer.devices=2x"], r"--trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
     (["--trainer.max_steps=many"], r"--trainer\.max_steps: expected a whole number, got many"),
     (["--config=/no/such.yaml"], r"/no/such\.yaml"),
     (["--model.responses_per_prompt=0"], r"responses_per_prompt must be a whole number of at least 1, got 0"),
@@ -257,6 +258,17 @@ def test_bad_input_is_one_clear_line(args, message, capsys, tmp_path):
     assert re.search(message, shown[-1]), shown
     assert shown[-1].startswith("error: ")
     assert "Traceback" not in "".join(shown)
+
+
+def test_the_mistakes_on_the_page_of_the_command_line_are_answered_as_it_says(capsys, tmp_path):
+    page = Path("docs/command-line.md").read_text(encoding="utf-8")
+    mistakes = re.findall(r"^\$ rl4llm asyppo (.*)\n(error: .*)$", page, re.MULTILINE)
+    assert len(mistakes) >= 8
+    for words, line in mistakes:
+        with pytest.raises(SystemExit) as left:
+            cli(asyppo, *words.split())
+        assert left.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == line
 
 
 def test_the_readme_shows_the_recipe_as_it_is():

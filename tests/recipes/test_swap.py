@@ -262,6 +262,14 @@ def test_the_help_of_standard_slots_is_written_once():
         ),
         (["entropy.where=no.Such"], "--model.entropy.where: no.Such cannot be imported (No module named 'no')"),
         ([f"gate={HERE}KL"], f"--model.gate: '{HERE}KL' is not a Gate. --model.gate.help lists the choices."),
+        (["optimizer.lr=fast"], "--model.optimizer.lr: expected a number, got fast."),
+        (["gate="], "--model.gate has an empty value; write --model.gate=null to leave the slot empty."),
+        ([f"gate={HERE}Unfinished"], f"--model.gate: {HERE}Unfinished does not define __call__; define it, or"),
+        (
+            ["gate=Beginning"],
+            "--model.gate: there is no Gate named 'Beginning'. --model.gate.help lists the choices. "
+            "One of your own is given with its module, such as mine.Beginning.",
+        ),
         (["rollout.sampling.top=1"], "unknown flag --model.rollout.sampling.top; did you mean --model.rollout.sampl"),
     ],
     ids=lambda x: str(x)[:50],
@@ -273,6 +281,49 @@ def test_an_error_is_one_line_that_names_the_innermost_slot(flags, line, capsys)
     assert left.value.code == 2
     assert len(shown) == 1
     assert shown[0].startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("--lr=1", "unknown flag --lr; did you mean --model.optimizer.lr? --help lists all flags."),
+        ("--top=1", "unknown flag --top; did you mean --model.rollout.engine.top? --help lists all flags."),
+        ("--model.gat=null", "unknown flag --model.gat; did you mean --model.gate? --help lists all flags."),
+        ("model.gate=null", "model.gate=null is not a flag; write --model.gate=null."),
+        ("-model.gate=null", "-model.gate=null is not a flag; write --model.gate=null."),
+        ("fast", "'fast' is not a flag; flags begin with two dashes, such as --trainer.max_steps=100."),
+        ("--model.gate", "--model.gate has no value; write --model.gate=VALUE."),
+        ("--config=missing.yaml", "--config: there is no file '"),
+        ("--config=.", "--config: there is no file '"),
+    ],
+)
+def test_a_word_that_is_no_flag_is_one_line(word, line, capsys):
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args([word])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model: {gate: [", "--config: the file is not valid YAML ("),
+        ("- 1", "--config: the file begins with - 1; it must hold settings by name"),
+        ("", "--config: the file is empty; it must hold settings by name"),
+        ("model: {gate: Divergenc}", "--model.gate: there is no Gate named 'Divergenc'; did you mean Divergence?"),
+    ],
+)
+def test_a_broken_file_is_one_line(text, line, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        from_file(tmp_path, text)
+    shown = capsys.readouterr().err
+    assert left.value.code == 2
+    assert shown.startswith(f"error: {line}")
+    assert shown.count("\n") == 1
+
+
+def test_a_class_may_be_named_as_module_and_name():
+    assert parsed(f"--model.gate={HERE[:-1]}:Random")["gate"] == Random()
 
 
 def test_without_our_parser_the_library_is_as_it_was():

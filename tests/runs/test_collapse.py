@@ -66,7 +66,10 @@ COLLAPSES = {
     "reward": ({"train__reward": after(3, 0.0, HEALTHY["train/reward"])}, "--model.optimizer.lr"),
     "solved": ({"train__reward": lambda t: 1.0, "train__accuracy": lambda t: 1.0}, "the task is solved"),
     "deterministic": ({"policy__entropy": after(3, 1e-5, HEALTHY["policy/entropy"])}, "always says the same"),
-    "uniform": ({"policy__entropy": after(3, math.log(VOCABULARY), HEALTHY["policy/entropy"])}, "says anything"),
+    "uniform": (
+        {"policy__entropy": after(3, math.log(VOCABULARY), HEALTHY["policy/entropy"])},
+        "draws every token with the same probability",
+    ),
     "length": ({"train__truncated_share": after(3, 1.0, HEALTHY["train/truncated_share"])}, "max_response_tokens"),
     "gate_closed": ({"policy__gated_share": lambda t: 0.99}, "--model.gate=null"),
     "gate_open": (

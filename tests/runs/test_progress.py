@@ -77,6 +77,19 @@ def test_elsewhere_there_is_a_line_every_ten_seconds(speaker, clock):
     ]
 
 
+def test_what_takes_hours_may_have_a_line_more_seldom(speaker, clock):
+    made, stream = speaker(terminal=False)
+    made.announce("training", 4, "runs", seldom=60.0)
+    for _ in range(125):
+        clock.time += 1
+        made.beat()
+    assert stream.getvalue().splitlines() == [
+        "asyppo: training",
+        "asyppo: training: 0/4 runs, 60 s",
+        "asyppo: training: 0/4 runs, 120 s",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_seldom_takes_long_is_announced_only_if_it_does(speaker, clock, terminal):
     made, stream = speaker(terminal)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from rl4llm.checks import UsageError
+from rl4llm.progress import progress
 from rl4llm.studies import Arm, resolve
 from rl4llm.studies.folders import command_start
 
@@ -24,6 +25,15 @@ def test_an_arm_has_the_whole_configuration_of_its_recipe():
     assert yaml.safe_load(slow.config)["trainer"]["max_steps"] == 3
     assert (full.folder_name, full.script, full.one_device) == ("toy", Path(TOY), True)
     assert not resolve(toy(two=["--trainer.devices=2"]))[0].one_device
+
+
+def test_the_command_that_resolves_arms_keeps_the_word():
+    progress.speak("report", {})
+    try:
+        resolve(toy(full=[], slow=["--model.lr=0.25"]))
+        assert progress.name == "report"
+    finally:
+        progress.hush()
 
 
 def test_a_recipe_that_was_copied_keeps_its_function_and_its_own_defaults(tmp_path, monkeypatch):
@@ -51,7 +61,7 @@ def test_a_recipe_that_was_copied_keeps_its_function_and_its_own_defaults(tmp_pa
         ({"a": ["--trainer.fast_dev_run=2"]}, "for a rehearsal"),
         ({"a": ["--print_config"]}, "run the recipe itself"),
         ({"a": ["--help"]}, "run the recipe itself"),
-        ({"a": ["--config=no_such.yaml"]}, "File does not exist"),
+        ({"a": ["--config=no_such.yaml"]}, "--config: there is no file '.*no_such.yaml'; give"),
         ({"a": ["--trainer.strategy=nonsense"]}, "nonsense"),
     ],
 )

@@ -14,6 +14,7 @@ import pandas
 import pytest
 
 from rl4llm.checks import UsageError
+from rl4llm.progress import progress
 from rl4llm.studies import Measure, Pool, Study, jobs_at_once, make_runs, records, write_report
 from rl4llm.studies.folders import command_of
 from rl4llm.studies.running import words_of
@@ -45,6 +46,21 @@ def test_every_arm_runs_once_with_every_seed(tmp_path, capsys):
     assert [len(said(run)) for run in runs] == [1, 1, 1, 1]
     assert "4 runs in" in (err := capsys.readouterr().err)
     assert "4 of them finished" in err
+
+
+def test_while_runs_are_made_it_says_how_many_are_done(tmp_path, monkeypatch, capsys):
+    runs = fake_runs(tmp_path, {"a": [], "b": []})
+    counts = []
+    monkeypatch.setattr(progress, "every_second", lambda beat: None)
+    monkeypatch.setattr(progress, "wipe", lambda: counts.append((progress.done, progress.total)))
+    progress.speak("report", {})
+    try:
+        make_runs(study_of(runs), runs, 1)
+    finally:
+        progress.hush()
+    assert "report: training\n" in capsys.readouterr().err
+    assert (1, 2) in counts
+    assert (2, 2) in counts
 
 
 def test_a_run_that_fails_is_shown_and_the_others_go_on(tmp_path, capsys):
