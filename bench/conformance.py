@@ -14,6 +14,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+
 def run(library: str, out: Path) -> None:
     """Examine every function of a library and write what was found."""
     warnings.filterwarnings("ignore")

@@ -18,7 +18,8 @@ one. The tables say what each function keeps **on the batches that it is made fo
 The other libraries do not state the domains of their functions in one place. They were taken from docstrings and
 comments, and from what their trainers pass: responses have a token and a score, masked positions hold ordinary numbers,
 and recorded log-probs carry no graph. Where a function cannot be told of a hole in a response, or refuses groups of
-one, that is its domain too. Functions that give one loss for a batch are asked for one response at a time. For other
+one, that is its domain too. A law about what a domain excludes, such as holes, is asked on the domain with these and
+nothing else added. Functions that give one loss for a batch are asked for one response at a time. For other
 libraries, differences within the rounding of float32 count as equal, advantages at masked positions are not compared
 (their losses mask again), and the law of dtypes is asked with float32 and float64. Our parts are asked for every valid
 batch, which is what they promise.
@@ -42,6 +43,7 @@ METHOD = """## How it was run
 VENV=.venv-peers .ci/peers && . .venv-peers/bin/activate
 OMP_NUM_THREADS=1 python bench/conformance.py run verl --out verl.json
 python bench/conformance.py page rl4llm.json verl.json trl.json openrlhf.json torchrl.json --out docs/conformance.md
+ruff format docs/conformance.md
 ```
 
 `.ci/peers` installs the newest releases that PyPI had beside each other, on a CPU, and runs the examples of this page.

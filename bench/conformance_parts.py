@@ -244,16 +244,12 @@ def _narrowed(domain: Domain) -> list[str]:
 
 def _status(part: Any, law: Law, case: Case, function: Recorded | None) -> dict[str, Any]:
     inside = law.about is None or getattr(case.domain, law.about) == "any"
-    if inside and not holds(part, law, EXAMPLES, case.domain):
-        status = "not promised" if law.name in case.silent else "broken"
-        return {"status": status, "why": case.silent.get(law.name, ""), **_seen(part, law, case, function, case.domain)}
-    if holds(part, law, EXAMPLES):
+    domain = case.domain if inside else replace(case.domain, **{law.about: "any"})
+    if holds(part, law, EXAMPLES, domain):
         return {"status": "kept"}
-    if inside:
-        return {"status": "kept", "why": "on its domain"}
-    wider = replace(case.domain, **{law.about: "any"})  # by what the law is about, and by nothing else if that is enough
-    wider = EVERYTHING if holds(part, law, EXAMPLES, wider) else wider
-    return {"status": "not promised", "why": OUTSIDE[law.about], **_seen(part, law, case, function, wider)}
+    why = case.silent.get(law.name, "") if inside else OUTSIDE[law.about]
+    status = "not promised" if why else "broken"
+    return {"status": status, "why": why, **_seen(part, law, case, function, domain)}
 
 
 def _seen(part: Any, law: Law, case: Case, function: Recorded | None, domain: Domain) -> dict[str, Any]:
