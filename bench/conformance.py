@@ -3,46 +3,20 @@
     OMP_NUM_THREADS=1 python bench/conformance.py run verl --out verl.json    # in an environment that has verl
     python bench/conformance.py page rl4llm.json verl.json ... --out docs/conformance.md
 
-Libraries may be installed beside each other or in an environment each. Packages that OpenRLHF
-imports and that are not installed (flash_attn and vllm need a GPU) are replaced by empty modules; the functions do not
-call them.
+`VENV=.venv-peers .ci/peers` makes an environment that has all four libraries.
 """
 
 import argparse
 import json
 import os
-import sys
 import time
-import types
 import warnings
-from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from unittest.mock import MagicMock
-
-STOOD_IN = ("flash_attn", "vllm", "deepspeed", "ray", "pylatexenc", "torchdata")
-
-
-class Absent:
-    """Finds the packages that are not installed, as modules that have every name."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in STOOD_IN else None  # type: ignore[arg-type]
-
-    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        module = MagicMock(name=spec.name)
-        module.__path__, module.__spec__ = [], spec
-        return module
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """There is nothing to run."""
 
 
 def run(library: str, out: Path) -> None:
     """Examine every function of a library and write what was found."""
-    if library == "openrlhf":
-        sys.meta_path.append(Absent())  # asked last: what is installed is taken
     warnings.filterwarnings("ignore")
     from conformance_cases import LIBRARIES
     from conformance_parts import EXAMPLES, examine_case

@@ -13,12 +13,13 @@ one. The tables say what each function keeps **on the batches that it is made fo
 - **kept**: the law held on {examples} drawn batches of the function's domain.
 - **broken**: the law is broken on a batch of its domain; an example that runs by itself is below the table.
 - **not promised**: the law is about batches or inputs that the function is not made for. This is no fault of the
-  function; the reason is given below the table.
+  function; the reason is given below the table, with an example of what it does there.
 
 The other libraries do not state the domains of their functions in one place. They were taken from docstrings and
 comments, and from what their trainers pass: responses have a token and a score, masked positions hold ordinary numbers,
 and recorded log-probs carry no graph. Where a function cannot be told of a hole in a response, or refuses groups of
-one, that is its domain too. Functions that give one loss for a batch are asked for one response at a time. For other
+one, that is its domain too. A law about what a domain excludes, such as holes, is asked on the domain with these and
+nothing else added. Functions that give one loss for a batch are asked for one response at a time. For other
 libraries, differences within the rounding of float32 count as equal, advantages at masked positions are not compared
 (their losses mask again), and the law of dtypes is asked with float32 and float64. Our parts are asked for every valid
 batch, which is what they promise.
@@ -30,21 +31,31 @@ what to mind before you use a function outside of them; k3's clamp and the white
 
 """
 
+LAWS = """## The laws
+
+Of the functions that a law is asked of, how many keep it. A law is asked where it says anything about the kind of
+function: a loss of one response, for example, cannot be cut into microbatches.
+"""
+
 METHOD = """## How it was run
 
 ```bash
+VENV=.venv-peers .ci/peers && . .venv-peers/bin/activate
 OMP_NUM_THREADS=1 python bench/conformance.py run verl --out verl.json
 python bench/conformance.py page rl4llm.json verl.json trl.json openrlhf.json torchrl.json --out docs/conformance.md
+ruff format docs/conformance.md
 ```
 
-Each library was run on a CPU, in an environment of its own, with the newest release that PyPI had.
+`.ci/peers` installs the newest releases that PyPI had beside each other, on a CPU, and runs the examples of this page.
 
-- **verl** was installed with all its dependencies.
-- **TRL** and **torchrl** were installed with `pip install --no-deps` beside the dependencies that the functions import.
-  TRL has no functions of losses: the methods of its trainers are called with a stand-in for the trainer
+- **verl** and **OpenRLHF** are installed without their dependencies, most of which need a GPU, and then with the few
+  that the functions import. flash-attn, vLLM and DeepSpeed, which modules of OpenRLHF import, are replaced by empty
+  modules (`bench/absent.py`); the functions do not call them.
+- **TRL** has no functions of losses: the methods of its trainers are called with a stand-in for the trainer
   (`bench/trl_losses.py`).
-- **OpenRLHF** was installed with `pip install --no-deps`, because flash-attn and vLLM need a GPU. Packages that its
-  modules import and that were missing were replaced by empty modules; the functions do not call them.
+
+The examples are the smallest batches that were found, and print what stands in their comments. Those of TRL and
+OpenRLHF are run in the folder `bench/`.
 
 Not in the tables: the advantages of TRL, which are computed inside the method that generates; those of OpenRLHF that
 compare a group, which tell groups by their place in the batch; and torchrl's losses, which take a whole actor network.
@@ -57,7 +68,7 @@ def page(runs: list[dict[str, Any]]) -> str:
     Args:
         runs: What `conformance.py run` wrote, one per library.
     """
-    parts = [INTRODUCTION.format(examples=runs[0]["examples"]), _versions(runs)]
+    parts = [INTRODUCTION.format(examples=runs[0]["examples"]), _versions(runs), _laws(runs)]
     parts += [_library(run) for run in runs]
     return "\n".join([*parts, METHOD])
 
@@ -75,6 +86,25 @@ def _versions(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _laws(runs: list[dict[str, Any]]) -> str:
+    """Return a table of every law: of the functions that it is asked of, how many keep it."""
+    asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        for case in run["cases"]:
+            for name, law in case["laws"].items():
+                asked[name][run["library"]].append(law["status"])
+    libraries = [run["library"] for run in runs]
+    lines = [f"| law | {' | '.join(NAMES[library] for library in libraries)} |", "|---" * (len(runs) + 1) + "|"]
+    for name, by_library in asked.items():
+        cells = [_share(by_library[library]) for library in libraries]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([LAWS, *lines, ""])
+
+
+def _share(states: list[str]) -> str:
+    return f"{states.count('kept')} of {len(states)}" if states else "–"
+
+
 def _library(run: dict[str, Any]) -> str:
     lines = [f"## {NAMES[run['library']]} {run['versions'][run['library']]}\n"]
     lines += ["| function | kind | kept | broken | not promised |", "|---|---|---|---|---|"]
@@ -90,19 +120,25 @@ def _named(case: dict[str, Any], state: str) -> list[str]:
 
 
 def _reasons(run: dict[str, Any]) -> list[str]:
-    """Return why laws are not promised, each reason once."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Return why laws are not promised, each reason once, with the shortest example."""
+    found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for case in run["cases"]:
         for name, law in case["laws"].items():
             if law["status"] == "not promised":
-                found[name, law["why"]].append(f"`{case['function']}`: {_one_line(law.get('seen', ''))}")
-    if not found:
-        return []
-    counted = [
-        f"- *{name}*: {why} ({len(seen)} function{'s' if len(seen) > 1 else ''}; for example {min(seen, key=len)})."
-        for (name, why), seen in found.items()
-    ]
-    return ["Not promised, and why:", "", *counted, ""]
+                found[name, law["why"]].append((case["function"], law))
+    lines = ["Not promised, and why:", ""] if found else []
+    for (name, why), cases in found.items():
+        function, law = min(cases, key=lambda case: len(case[1].get("example") or "x" * 10_000))
+        count = f"{len(cases)} function{'s' if len(cases) > 1 else ''}"
+        lines += [f"*{name}*: {why} ({count}; for example `{function}`: {_one_line(law['seen'])}).", ""]
+        if law.get("example"):
+            lines += ["<details markdown>", f"<summary>Example: {function}</summary>", "", *_fenced(law["example"])]
+            lines += ["</details>", ""]
+    return lines
+
+
+def _fenced(code: str) -> list[str]:
+    return ["```python", code, "```", ""]
 
 
 def _examples(run: dict[str, Any]) -> list[str]:
@@ -112,7 +148,7 @@ def _examples(run: dict[str, Any]) -> list[str]:
             if law["status"] == "broken":
                 lines += [f"### `{case['function']}`: {name}", "", f"{_one_line(law['seen'])}.", ""]
                 if law.get("example"):
-                    lines += ["```python", law["example"], "```", ""]
+                    lines += _fenced(law["example"])
     return lines
 
 

@@ -54,6 +54,8 @@ def padded(tensor: Tensor, axes: Axes, widths: Mapping[str, int]) -> Tensor:
     for axis, size in zip(reversed(axes), reversed(tensor.shape), strict=True):
         missing = widths.get(axis, size) - size
         pads += (missing, 0) if PADDING.get(axis) == "left" else (0, missing)
+    while pads[-2:] == [0, 0]:  # torch 2.6 pads no axis that is empty, not even by 0
+        del pads[-2:]
     return pad(tensor, pads)
 
 

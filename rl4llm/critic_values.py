@@ -4,6 +4,9 @@ The four are pointwise over tokens and take no mask: what stands at a masked pos
 every reader downstream masks it.
 """
 
+from functools import reduce
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +31,11 @@ def _above_lowest(critic_values: Tensor) -> tuple[Tensor, Tensor]:
     """
     ordered = at_least_float32(critic_values.detach()).sort(0).values
     return ordered[0], ordered - ordered[0]
+
+
+def _mean(numbers: Tensor) -> Tensor:
+    """Mean over the first axis, critic by critic: `Tensor.mean` rounds by the place of a token in memory."""
+    return reduce(torch.add, numbers.unbind()) / len(numbers)
 
 
 def critic_mean(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tensor, "batch time"]:
@@ -58,7 +66,7 @@ def critic_mean(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tens
     """
     _check_critics("critic_mean", critic_values)
     lowest, above = _above_lowest(critic_values)
-    return (lowest + above.mean(0)).to(critic_values.dtype)
+    return (lowest + _mean(above)).to(critic_values.dtype)
 
 
 def critic_min(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tensor, "batch time"]:
@@ -146,4 +154,4 @@ def critic_std(critic_values: Float[Tensor, "critic batch time"]) -> Float[Tenso
     """
     _check_critics("critic_std", critic_values)
     _, above = _above_lowest(critic_values)
-    return (above - above.mean(0)).square().mean(0).sqrt().to(critic_values.dtype)
+    return _mean((above - _mean(above)).square()).sqrt().to(critic_values.dtype)

@@ -146,7 +146,8 @@ def refuse(
         if fine(x):
             return
         found = wrong(x) if read is None else wrong(x) & read.reshape(*read.shape, *[1] * (x.ndim - read.ndim))
-        for place in found.nonzero()[:1].tolist():
+        for first in found.nonzero()[:1]:
+            place = [int(index) for index in first]
             raise UsageError(f"{by}: {rule}; got {x[tuple(place)].item():.3g} at {place} of {name}: {remedy}.")
 
 

@@ -10,6 +10,7 @@ ELSEWHERE = {  # a recipe file, examples of signatures, and a page whose every w
     "docs/guide/write-a-recipe.md": "tests/recipes",
     "docs/components/models.md": "tests/algorithms/test_lora.py",
     "docs/guide/from-trl-or-verl.md": "tests/bridges/test_page.py",  # where the other libraries are installed
+    "docs/conformance.md": "tests/bridges/test_conformance_page.py",  # the same
     "docs/guide/is-my-estimator-right.md": "tests/testing/test_kit.py",
     "docs/ablation.md": "tests/site/test_new_pages.py",  # reads what runs have left
     "docs/guide/ablate.md": "tests/site/test_new_pages.py",

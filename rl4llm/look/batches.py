@@ -80,7 +80,7 @@ def _float(number: float | None) -> float:
     return float("nan") if number is None else number
 
 
-def _base64(numbers: "array[Any]") -> str:
+def _base64(numbers: array) -> str:
     if numbers.itemsize > 1 and _BIG:
         numbers.byteswap()
     return base64.b64encode(numbers.tobytes()).decode()

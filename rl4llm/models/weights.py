@@ -66,7 +66,9 @@ def _outline(loader: Any, model: Pretrained) -> PreTrainedModel:
     if model.attention is not None:
         options["attn_implementation"] = model.attention
     with torch.device("meta"):
-        return loader.from_config(load_config(model), trust_remote_code=model.trust_remote_code, **options)
+        outline = loader.from_config(load_config(model), trust_remote_code=model.trust_remote_code, **options)
+    outline.tie_weights()  # transformers 5.0 does not do so on the meta device
+    return outline
 
 
 def _check_loaded(model: Pretrained, info: dict[str, Any], *, with_head: bool) -> None:

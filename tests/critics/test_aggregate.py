@@ -67,11 +67,14 @@ def test_the_minimum_is_below_the_mean(v):
     assert (critic_min(v) <= critic_mean(v)).all()
 
 
+@pytest.mark.parametrize("critics", [3, 8])
 @pytest.mark.parametrize("function", ALL)
-def test_they_are_pointwise(function):
-    v = torch.randn(3, 5, 17, generator=torch.Generator().manual_seed(0))
+def test_they_are_pointwise(function, critics):
+    v = torch.randn(critics, 5, 17, generator=torch.Generator().manual_seed(0))
     for columns in (slice(0, 16), slice(3, 4), slice(2, 13)):
         assert torch.equal(function(v[:, :, columns]), function(v)[:, columns])
+    assert torch.equal(function(v[:, [3, 1, 4, 0, 2]]), function(v)[[3, 1, 4, 0, 2]])
+    assert function(v[:, :1, :1].expand_as(v).contiguous()).unique().numel() == 1  # or ties would not be ties
     poisoned = v.clone()
     poisoned[1, 2, 3], poisoned[0, 4, 0] = torch.nan, torch.inf
     clean = torch.ones(5, 17, dtype=torch.bool)
