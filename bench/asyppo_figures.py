@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from bench.asyppo_claims import ACCURACY
@@ -18,6 +19,7 @@ BASELINE = "asyppo"
 STYLE = "<style>svg { color: #333; background: #fff }</style>"  # for a viewer that shows the file alone
 PLAIN = "#123456"  # stands for the colour of the text around the drawing
 COLORS = ("#2f7de1", "#E69F00", "#CC79A7", "#009E73")  # safe for the colour-blind; Okabe and Ito, with a lighter blue
+COLUMNS = 3  # of every figure, so that all have one scale
 LINES = ("--", "-.", ":", (0, (1, 1, 4, 1)))
 
 
@@ -92,24 +94,26 @@ def draw(figure: Figure, results: Results) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Drawing
 
-    curves, count = results.curves(ACCURACY), len(figure.panels)
+    curves = results.curves(ACCURACY)
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     options = dict.fromkeys(names, PLAIN) | {"svg.fonttype": "none", "svg.hashsalt": figure.title, "font.size": 8}
     with rc_context(options):
-        drawing = Drawing(figsize=(3.1 * count, 3.1), layout="constrained")
-        axes = drawing.subplots(1, count, squeeze=False, sharex=True, sharey=True)[0]
-        for axis, arms in zip(axes, figure.panels, strict=True):
+        drawing = Drawing(figsize=(9.3, 3.8), layout="constrained")
+        axes = drawing.subplots(1, COLUMNS, sharex=True, sharey=True)
+        for axis, arms in zip(axes, figure.panels, strict=False):
             draw_curves(axis, curves.get(BASELINE, {}), PLAIN, _label(BASELINE, curves))
             for arm, color, line in zip(arms, COLORS, LINES, strict=False):
                 _draw(axis, curves.get(arm, {}), color, _label(arm, curves), line)
             axis.grid(alpha=0.25)
-            axis.legend(frameon=False, fontsize=7, loc="lower right")
+            axis.set_xlabel("rollout batches")
+            axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(-0.05, -0.17))
+        for axis in axes[len(figure.panels) :]:
+            axis.set_visible(False)
         drawing.suptitle(figure.title, fontsize=9)
-        drawing.supxlabel("rollout batches", fontsize=8)
         axes[0].set_ylabel("held-out accuracy")
         content = io.BytesIO()
         drawing.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _themed(content.getvalue().decode(), figure.title)
+    return _themed(content.getvalue().decode())
 
 
 def _draw(axis: "Axes", curves: Curves, *look: Any) -> None:
@@ -122,10 +126,10 @@ def _draw(axis: "Axes", curves: Curves, *look: Any) -> None:
 
 def _label(arm: str, curves: Mapping[str, Curves]) -> str:
     count = len(curves.get(arm, {}))
-    return f"{arm} ({count} seed{'' if count == 1 else 's'})"
+    return fill(f"{arm} ({count} seed{'' if count == 1 else 's'})", 44)
 
 
-def _themed(drawing: str, title: str) -> str:
+def _themed(drawing: str) -> str:
     """Return the drawing alone, with the text's colour as `currentColor` and its style on the root."""
     body = drawing[drawing.index("<svg") :].replace(PLAIN, "currentColor")
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
