@@ -60,9 +60,7 @@ def _misfit(line: str, slots: list[tuple[str, str]], message: str) -> str | None
     given = named or next(iter(_GIVEN.findall(message)), "this").replace("None", "null")
     family, text = _FAMILY.search(line), _TEXT.search(line)
     if _CHOICE.search(line):
-        choice = _choice(_CHOICE.findall(message))
-        own = f" One of your own is given with its module, such as mine.{given}." if choice.endswith("'.") else ""
-        return f"{flag}: {choice} {listing}{own}"
+        return f"{flag}: {_choice(_CHOICE.findall(message))} {listing}"
     if family:
         return f"{flag}: {wrong_kind(family[2], family[1] or given)} {listing}"
     if _ABSTRACT.search(line) and (undefined := _undefined(given)):
