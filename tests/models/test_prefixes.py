@@ -1,6 +1,5 @@
 """A prompt is computed once for all responses that share it: the same states, outputs and gradients as row by row."""
 
-import inspect
 import warnings
 from functools import partial
 
@@ -14,7 +13,6 @@ from rl4llm.batch import RolloutBatch
 from rl4llm.critics import SigmoidHead, TrunkCritic, ValueModel
 from rl4llm.models import Policy, TinyQwen3, prefixes
 from rl4llm.models.head import language_head
-from rl4llm.models.loading import cache_argument
 from rl4llm.models.policy import spread_out
 from rl4llm.models.prefixes import distinct_prompts, prompt_states, response_states, shares_prompts
 
@@ -164,23 +162,6 @@ def test_equal_prompts_are_one_whatever_their_padding_holds():
 
 
 # --- what falls back ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_a_cache_is_given_under_the_name_that_the_model_knows(name):
-    """Until and since transformers 5.24."""
-    old = transformers.Qwen3Model.forward
-
-    class Known(transformers.Qwen3Model):
-        def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None, **kwargs):
-            given = {cache_argument(causal_lm("Qwen3").base_model): kwargs.pop(name, None)}
-            assert not kwargs
-            return old(self, input_ids, attention_mask, position_ids, use_cache=use_cache, **given)
-
-    parameters = [p for p in inspect.signature(Known.forward).parameters.values() if p.name != "kwargs"]
-    cache = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-    Known.forward.__signature__ = inspect.Signature([*parameters, cache])
-    assert shares_prompts(Known(causal_lm("Qwen3").config).double().eval())
 
 
 OBSTACLE = "(takes no cache|keeps more state than keys and values)"  # transformers 5.24 gives Mamba's state to `cache`
