@@ -53,6 +53,11 @@ def accepts(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
+def cache_argument(model: nn.Module) -> str:
+    """Return the name under which the model's forward takes a cache; transformers renamed it within version 5."""
+    return "cache" if accepts(model, "cache") else "past_key_values"
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """Positions the model was made for; None where its configuration does not say."""
     return context_of(model.config)

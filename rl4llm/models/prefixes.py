@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from rl4llm.batch import RolloutBatch
 from rl4llm.groups import first_rows
 from rl4llm.models.guard import evaluating
-from rl4llm.models.loading import accepts
+from rl4llm.models.loading import accepts, cache_argument
 
 LEAST_SAVED = 0.15  # share of the tokens below which a second forward pass costs more than it saves
 
@@ -136,15 +136,16 @@ def states_shared(
 ) -> Float[Tensor, "batch time width"]:
     """Compute [response_states][] with each distinct prompt run once."""
     cache = DynamicCache(config=trunk.config)
+    cached = {cache_argument(trunk): cache}
     inputs = _prompt_inputs(sequences.prompt_ids[prompts.rows], sequences.prompt_mask[prompts.rows])
-    output: Any = trunk(**for_model(trunk, inputs), past_key_values=cache, use_cache=True)
+    output: Any = trunk(**for_model(trunk, inputs), **cached, use_cache=True)
     first = output.last_hidden_state[:, -1:][prompts.places]
     if sequences.response_ids.shape[1] == 1:
         return first
     cache.batch_select_indices(prompts.places)
     length = sequences.prompt_ids.shape[1]
     rest = {n: x if n == "attention_mask" else x[:, length:] for n, x in prefix_inputs(sequences).items()}
-    output = trunk(**for_model(trunk, rest), past_key_values=cache, use_cache=True)
+    output = trunk(**for_model(trunk, rest), **cached, use_cache=True)
     return torch.cat([first, output.last_hidden_state], dim=1)
 
 
@@ -193,7 +194,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 def _obstacle(trunk: PreTrainedModel) -> str | None:
     """Return the reason why a model cannot share prompts; None if it can."""
-    if not (accepts(trunk, "past_key_values") and accepts(trunk, "use_cache")):
+    if not (accepts(trunk, cache_argument(trunk)) and accepts(trunk, "use_cache")):
         return "takes no cache"
     if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=trunk.config).layers):
         return "keeps more state than keys and values"

@@ -51,7 +51,7 @@ class ResponseCache(DynamicCache):
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         """Return how wide the mask of the next token is, which models of transformers 5.0 ask a compileable cache."""
-        return self.get_seq_length(layer_idx) + 1 if self.padded else super().get_max_cache_shape(layer_idx)
+        return self.get_seq_length(layer_idx) + 1 if self.padded else -1
 
     def keep_rows(self, rows: list[int], kept: Tensor) -> None:
         """Keep some rows in a new order; only those that change their place are copied.

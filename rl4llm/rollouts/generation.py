@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rl4llm.checks import UsageError
 from rl4llm.models import Policy
-from rl4llm.models.loading import accepts
+from rl4llm.models.loading import accepts, cache_argument
 from rl4llm.models.prefixes import positions
 from rl4llm.rollouts.cache import ResponseCache, closed_up
 from rl4llm.rollouts.drawing import Drawn, draw
@@ -32,6 +32,7 @@ class Generation:
         self.top, self.look_every = top, look_every
         self.options = {"logits_to_keep": 1} if accepts(policy.model, "logits_to_keep") else {}
         self.knows_positions = accepts(policy.model, "position_ids")
+        self.cache_argument = cache_argument(policy.model)
         self.drawn: list[tuple[Tensor, Drawn]] = []  # at each step: which rows, and what they drew
 
     def run(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int, version: int) -> Responses:
@@ -68,7 +69,7 @@ class Generation:
     def _forward(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
         placed = {"position_ids": position_ids} if self.knows_positions else {}
         given = {"input_ids": ids, "attention_mask": mask, **placed, **self.options}
-        output = self.policy.model(**given, past_key_values=self.cache, use_cache=True)
+        output = self.policy.model(**given, **{self.cache_argument: self.cache}, use_cache=True)
         return output.logits[:, -1]
 
     def _next(self, tokens: Tensor, step: int) -> Tensor:

@@ -7,6 +7,7 @@ from transformers import DynamicCache
 from rl4llm.critics import MiniCritics, TrunkCritic, ValueModel
 from rl4llm.critics.layers import Float32Linear
 from rl4llm.models import Policy, Pretrained, load_backbone
+from rl4llm.models.loading import cache_argument
 from tests.models.folders import saved
 from tests.models.test_models import a_batch
 
@@ -123,9 +124,10 @@ def test_generation_keeps_its_cache_under_checkpointing(folder):
     for checkpointing in (False, True):
         policy = Policy.load(Pretrained(folder, gradient_checkpointing=checkpointing)).eval()
         cache = DynamicCache(config=policy.model.config)
+        given = {cache_argument(policy.model): cache, "use_cache": True}
         with torch.no_grad():
-            policy.model(input_ids=batch.prompt_ids, past_key_values=cache, use_cache=True)
-            logits = policy.model(input_ids=batch.response_ids[:, :1], past_key_values=cache, use_cache=True).logits
+            policy.model(input_ids=batch.prompt_ids, **given)
+            logits = policy.model(input_ids=batch.response_ids[:, :1], **given).logits
         assert cache.get_seq_length() == batch.prompt_ids.shape[1] + 1
         found.append(logits)
     assert torch.equal(*found)

@@ -78,3 +78,11 @@ def test_layers_of_another_kind_stay_those_of_transformers():
     kinds = [type(layer) for layer in ResponseCache(config, 8).layers]
     assert kinds == [DynamicSlidingWindowLayer, RoomyLayer]
     assert [type(layer) for layer in ResponseCache(Qwen2Config(**SMALL, num_hidden_layers=1), 8).layers] == [RoomyLayer]
+
+
+def test_a_cache_of_padded_prompts_says_how_wide_the_mask_of_the_next_token_is():
+    kept = ResponseCache(Qwen2Config(**SMALL, num_hidden_layers=1), columns=9)
+    kept.update(torch.zeros(2, 1, 3, 4), torch.zeros(2, 1, 3, 4), 0)
+    assert kept.get_max_cache_shape() == -1  # no limit
+    kept.padded = True
+    assert kept.get_max_cache_shape() == 4
