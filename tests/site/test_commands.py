@@ -118,6 +118,8 @@ def check(words):
     program, *rest = words
     if program.startswith("--"):  # flags of a recipe, shown alone
         return parse("asyppo", ["fit", *words])
+    if program.startswith(".ci/"):
+        return check_python([program])
     return CHECKS[program](rest)
 
 
