@@ -22,6 +22,7 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 
 from bench.asyppo_study import FOLDER, PAGE, filled
+from bench.ending import end_in_one_line
 from rl4llm.checks import UsageError
 from rl4llm.studies import study_arms
 from rl4llm.studies.tables import markdown_table
@@ -111,7 +112,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    end_in_one_line(main)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.asyppo_claims import ACCURACY
 from bench.asyppo_results import Curves, Results
 from rl4llm.studies.figure import draw_curves
+from rl4llm.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +127,7 @@ def _draw(axis: "Axes", curves: Curves, *look: Any) -> None:
 
 def _label(arm: str, curves: Mapping[str, Curves]) -> str:
     count = len(curves.get(arm, {}))
-    return fill(f"{arm} ({count} seed{'' if count == 1 else 's'})", 44)
+    return fill(f"{arm} ({counted(count, 'seed')})", 44)
 
 
 def _themed(drawing: str) -> str:

@@ -9,7 +9,6 @@ The data file holds the numbers that the page rests on. Arms and seeds that have
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bench.asyppo_claims import ACCURACY, CLAIMS, MEMORY, MINUTES
 from bench.asyppo_figures import write_figures
 from bench.asyppo_results import Results
 from bench.asyppo_tables import arms_table, claims_table, coverage, settings_table
+from bench.ending import end_in_one_line
 from rl4llm.checks import UsageError
 from rl4llm.studies.records import write_records
 
@@ -72,7 +72,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    end_in_one_line(main)

@@ -6,7 +6,6 @@ python -m bench.spread_page                                          # from the 
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from bench.asyppo_study import FOLDER, PAGE, filled
+from bench.ending import end_in_one_line
 from bench.spread_numbers import ENDS, FIFTHS, PLACES, POINTERS, States, numbers
 from rl4llm.checks import UsageError
 from rl4llm.metrics import KINDS, token_kinds
@@ -155,7 +155,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    end_in_one_line(main)

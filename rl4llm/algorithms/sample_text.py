@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rl4llm.algorithms.held_out import Sample
 from rl4llm.data.task import Prompt
+from rl4llm.wording import counted
 
 _COLUMNS, _LABEL = 80, 14
 _LONGEST = 20_000  # characters of one text in a logger
@@ -111,8 +112,7 @@ def as_markdown(shown: Shown) -> str:
 
 def _numbers(sample: Sample) -> str:
     score = f"score {sample.score:.3f}" if sample.scored else "could not be scored"
-    length = f"{sample.length} token{'' if sample.length == 1 else 's'}"
-    return f"{score}, {length}{', truncated' if sample.truncated else ''}"
+    return f"{score}, {counted(sample.length, 'token')}{', truncated' if sample.truncated else ''}"
 
 
 def _texts(sample: Sample) -> Sequence[tuple[str, str]]:

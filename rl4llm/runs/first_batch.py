@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from rl4llm.progress import fitted
+from rl4llm.wording import counted
 
 
 class FirstBatch(Callback):
@@ -68,14 +69,10 @@ def first_line(
         return f"{said}; training has no end"
     many, rest = "", batches * seconds
     if evaluations and evaluation is not None:
-        many, rest = f" with {_evaluations(evaluations)}", rest + evaluations * evaluation
+        many, rest = f" with {counted(evaluations, 'evaluation')}", rest + evaluations * evaluation
     elif evaluations:
-        many = f" (and {_evaluations(evaluations)}, not timed yet and not counted)"
+        many = f" (and {counted(evaluations, 'evaluation')}, not timed yet and not counted)"
     return f"{said}; {batches:,} more{many} will take about {duration(rest)}"
-
-
-def _evaluations(count: int) -> str:
-    return f"{count:,} evaluation{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -87,9 +84,7 @@ def duration(seconds: float) -> str:
     """
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} hours"
-    return (
-        f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} second{'' if round(seconds) == 1 else 's'}"
-    )
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else counted(round(seconds), "second")
 
 
 def batches_left(trainer: Trainer) -> int | None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rl4llm.checks import UsageError
+from rl4llm.wording import counted
 
 FORMAT = 1
 
@@ -67,7 +68,7 @@ def check_matches(checkpoint: Mapping[str, Any], *, recipe: str, expected: Mappi
 def _described(recipe: str, critics: int | None) -> str:
     if critics is None:
         return recipe
-    return f"{recipe} with {critics} critic{'' if critics == 1 else 's'}"
+    return f"{recipe} with {counted(critics, 'critic')}"
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -82,20 +83,16 @@ def _differences(theirs: Mapping[str, list[int]], ours: Mapping[str, list[int]])
     if other:
         name = other[0]
         sizes = f"{name} is {_sizes(theirs[name])} there and {_sizes(ours[name])} here"
-        found.append(f"{_count(len(other), 'tensor')} of another shape ({sizes})")
+        found.append(f"{counted(len(other), 'tensor')} of another shape ({sizes})")
     if missing:
-        found.append(f"{_count(len(missing), 'tensor')} missing there ({_first(missing)})")
+        found.append(f"{counted(len(missing), 'tensor')} missing there ({_first(missing)})")
     if unknown:
-        found.append(f"{_count(len(unknown), 'tensor')} unknown here ({_first(unknown)})")
+        found.append(f"{counted(len(unknown), 'tensor')} unknown here ({_first(unknown)})")
     return found
 
 
 def _sizes(shape: list[int]) -> str:
     return "×".join(map(str, shape)) or "a scalar"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _first(names: list[str]) -> str:

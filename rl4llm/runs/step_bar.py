@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from rl4llm.progress import progress
+from rl4llm.wording import counted
 
 _WIDTH = 79  # of a terminal of 80 columns, the last of which some terminals wrap at
 _METRICS = {"train/reward": "reward", "val/sampled_accuracy": "held out"}
@@ -190,7 +191,7 @@ def when(trainer: Trainer) -> str:
     if trainer.sanity_checking:
         return " before training"
     steps = trainer.global_step
-    return f" after {steps:,} step{'' if steps == 1 else 's'}" if steps else ""
+    return f" after {counted(steps, 'step')}" if steps else ""
 
 
 def step_line(done: int, total: int | float, parts: list[str], *, marks: str = "=-") -> str:

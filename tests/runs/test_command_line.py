@@ -131,6 +131,21 @@ def test_a_recipe_becomes_a_class_once_for_all_commands():
     assert cli_parser._class_of.cache_info().misses == before + 1
 
 
+def test_two_functions_of_one_name_are_two_recipes():
+    """A recipe file that is loaded twice defines its function anew."""
+
+    def loaded(rate):
+        def recipe(lr: float = rate) -> LightningModule:
+            return LightningModule()
+
+        return recipe
+
+    for rate in (0.1, 0.2):
+        parser = cli_parser.RecipeParser()
+        parser.add_lightning_class_args(loaded(rate), "model")
+        assert parser.get_defaults().model.lr == rate
+
+
 # --- a recipe, as a person runs it ----------------------------------------------------------------------------------
 
 
