@@ -1,19 +1,27 @@
-"""Runs recipes one after another in this process, as one rank of several: `python runner.py jobs.json`.
+"""Runs recipes one after another, as one rank of several, each in a process of its own: `python runner.py jobs.json`.
+
+The processes are forks of this one, which has imported the library and done nothing else: a run has a process to itself,
+as it has for a user, and imports cost once.
 
 A job says the recipe, its command line and where rank 0 leaves what the run showed: every logged number of every step,
 the evaluations, and all parameters.
 """
 
+import faulthandler
+import gc
 import importlib
 import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+LATE = ["pandas", "pyarrow.parquet", "torch.utils.tensorboard", "rl4llm.cli"]  # what a run imports as it goes
 
 
 def run(job: dict) -> None:
@@ -35,14 +43,38 @@ def run(job: dict) -> None:
         print(f"{job['recipe']} {job['out']} {time.time() - started:.1f} s", flush=True)
 
 
-def main() -> None:
-    port = int(os.environ.get("MASTER_PORT", 0))
-    for index, job in enumerate(json.loads(Path(sys.argv[1]).read_text())):
-        os.environ["MASTER_PORT"] = str(port + index)  # a store of its own: a rank may be late in leaving the last one
+def run_and_leave(job: dict) -> NoReturn:
+    """Run a job in a fork, and end it without the seconds in which the interpreter takes itself apart."""
+    status = 1
+    try:
         run(job)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+        status = 0
+    except SystemExit as ending:
+        print(*ending.args, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    faulthandler.enable()
+    port, jobs = int(os.environ.get("MASTER_PORT", 0)), json.loads(Path(sys.argv[1]).read_text())
+    for module in [*LATE, *{f"recipes.{job['recipe']}" for job in jobs}]:
+        importlib.import_module(module)
+    gc.freeze()  # or the collector of every fork would copy all memory that they share
+    for index, job in enumerate(jobs):
+        os.environ["MASTER_PORT"] = str(port + index)  # a store of its own: a rank may be late in leaving the last one
+        child = os.fork()
+        if not child:
+            run_and_leave(job)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if ended:
+            sys.exit(f"{job['recipe']} ended with {ended}")
 
 
 if __name__ == "__main__":
