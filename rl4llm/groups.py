@@ -1,5 +1,7 @@
 """Statistics of the responses that answer one prompt draw. Groups may be ragged and stand in any order."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
@@ -50,6 +52,38 @@ def position_in_group(group_ids: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]
     return torch.empty_like(rows).scatter(0, order, rows - first)
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """Rows sorted into groups once; its methods check nothing and give every row the number of its group."""
+
+    ids: Int[Tensor, " batch"]
+    count: int
+
+    def sum(self, x: Tensor, mask: Tensor) -> Tensor:
+        kept = keep(at_least_float32(x), mask)
+        return torch.zeros(self.count, dtype=kept.dtype, device=kept.device).index_add(0, self.ids, kept)[self.ids]
+
+    def max(self, x: Tensor, mask: Tensor) -> Tensor:
+        kept = keep(at_least_float32(x), mask, -torch.inf)
+        largest = torch.full((self.count,), -torch.inf, dtype=kept.dtype, device=kept.device)
+        return largest.scatter_reduce(0, self.ids, kept, "amax")[self.ids]
+
+    def size(self, mask: Tensor) -> Tensor:
+        return self.sum(mask.float(), torch.ones_like(mask))
+
+    def mean(self, x: Tensor, mask: Tensor) -> Tensor:
+        total = self.sum(x, mask)
+        return total / self.size(mask).to(total.dtype).clamp(min=1)
+
+    def varies(self, x: Tensor, mask: Tensor) -> Tensor:
+        return mask & (self.max(x, mask) != -self.max(-x, mask))
+
+
+def _groups(group_ids: Int[Tensor, " batch"]) -> _Groups:
+    groups, ids = torch.unique(group_ids, return_inverse=True)
+    return _Groups(ids, len(groups))
+
+
 def group_sum(
     x: Float[Tensor, " batch"], group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
@@ -60,9 +94,7 @@ def group_sum(
         tensor([3., 5., 3.])
     """
     check_group_tensors("group_sum", group_ids, x=x, mask=mask)
-    groups, ids = torch.unique(group_ids, return_inverse=True)
-    kept = keep(at_least_float32(x), mask)
-    return torch.zeros(len(groups), dtype=kept.dtype, device=kept.device).index_add(0, ids, kept)[ids]
+    return _groups(group_ids).sum(x, mask)
 
 
 def group_max(
@@ -70,16 +102,13 @@ def group_max(
 ) -> Float[Tensor, " batch"]:
     """Largest counted x of each group, given back to every row; −inf where a group has no counted row."""
     check_group_tensors("group_max", group_ids, x=x, mask=mask)
-    groups, ids = torch.unique(group_ids, return_inverse=True)
-    kept = keep(at_least_float32(x), mask, -torch.inf)
-    largest = torch.full((len(groups),), -torch.inf, dtype=kept.dtype, device=kept.device)
-    return largest.scatter_reduce(0, ids, kept, "amax")[ids]
+    return _groups(group_ids).max(x, mask)
 
 
 def group_count(group_ids: Int[Tensor, " batch"], mask: Bool[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """How many rows of each group count, given back to every row."""
     check_group_tensors("group_count", group_ids, mask=mask)
-    return group_sum(mask.float(), group_ids, torch.ones_like(mask))
+    return _groups(group_ids).size(mask)
 
 
 def group_mean(
@@ -87,8 +116,7 @@ def group_mean(
 ) -> Float[Tensor, " batch"]:
     """Mean of the counted rows of each group, given back to every row; 0 where none counts."""
     check_group_tensors("group_mean", group_ids, x=x, mask=mask)
-    total = group_sum(x, group_ids, mask)
-    return total / group_count(group_ids, mask).to(total.dtype).clamp(min=1)
+    return _groups(group_ids).mean(x, mask)
 
 
 def varies_in_group(
@@ -96,7 +124,7 @@ def varies_in_group(
 ) -> Bool[Tensor, " batch"]:
     """True for the rows of groups whose counted values are not all exactly equal (so rounding never makes a signal)."""
     check_group_tensors("varies_in_group", group_ids, x=x, mask=mask)
-    return mask & (group_max(x, group_ids, mask) != -group_max(-x, group_ids, mask))
+    return _groups(group_ids).varies(x, mask)
 
 
 def centred_in_group(
@@ -109,11 +137,11 @@ def centred_in_group(
         tensor([-1., 1., 0.])
     """
     check_group_tensors("centred_in_group", group_ids, x=x, counted=counted)
-    x = at_least_float32(x)
-    centred = x - group_mean(x, group_ids, counted)
+    x, groups = at_least_float32(x), _groups(group_ids)
+    centred = x - groups.mean(x, counted)
     # The first mean is rounded at the size of x, not of its spread; the second pass takes what that left.
-    centred = centred - group_mean(centred, group_ids, counted)
-    return keep(centred, varies_in_group(x, group_ids, counted))
+    centred = centred - groups.mean(centred, counted)
+    return keep(centred, groups.varies(x, counted))
 
 
 def group_std(
@@ -130,5 +158,6 @@ def group_std(
         tensor([1., 1.])
     """
     check_group_tensors("group_std", group_ids, centred=centred, counted=counted)
-    squares = group_sum(centred**2, group_ids, counted)
-    return (squares / (group_count(group_ids, counted).to(squares.dtype) - int(unbiased)).clamp(min=1)).sqrt()
+    groups = _groups(group_ids)
+    squares = groups.sum(centred**2, counted)
+    return (squares / (groups.size(counted).to(squares.dtype) - int(unbiased)).clamp(min=1)).sqrt()

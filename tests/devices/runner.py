@@ -1,7 +1,7 @@
 """Runs recipes one after another, as one rank of several, each in a process of its own: `python runner.py jobs.json`.
 
-The processes are forks of this one, which has imported the library and done nothing else: a run has a process to itself,
-as it has for a user, and imports cost once.
+The processes are forks of this one, which has imported the library and done nothing else: a run has a process to
+itself, as it has for a user, and imports cost once.
 
 A job says the recipe, its command line and where rank 0 leaves what the run showed: every logged number of every step,
 the evaluations, and all parameters.
