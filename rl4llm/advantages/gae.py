@@ -54,7 +54,8 @@ def gae(
 
     Args:
         rewards: rₜ, t in [0, T). Read only where `response_mask` is True.
-        values: V(sₜ), t in [0, T). Read only where `response_mask` is True.
+        values: V(sₜ), t in [0, T). Read only where `response_mask` is True; NaN there makes the estimates up to that
+            token NaN, so that the loss shows a critic that has diverged.
         response_mask: True at trained tokens.
         gamma: γ in [0, 1], discount per trained token.
         lam: λ in [0, 1] of the advantages: 0 gives δ, 1 gives the return minus V.

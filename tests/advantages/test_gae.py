@@ -262,3 +262,10 @@ def test_the_adaptive_lambda_counts_trained_tokens_and_stays_between_0_and_1(alp
     mask = torch.arange(2 * trained)[None, :] % 2 == 0
     found = length_adaptive_gae(rewards, values, mask, alpha=alpha).advantages
     close(found, gae(rewards, values, mask, lam=min(max(1 - 1 / (alpha * trained), 0.0), 1.0)).advantages)
+
+
+def test_a_value_that_is_not_a_number_is_seen_up_to_its_token_and_in_its_row_alone():
+    values = torch.zeros(2, 4)
+    values[0, 1] = torch.nan
+    for estimates in gae(torch.ones(2, 4), values, torch.ones(2, 4, dtype=torch.bool)):
+        assert estimates.isnan().tolist() == [[True, True, False, False], [False] * 4]
