@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from bench.asyppo_claims import (
@@ -82,12 +82,12 @@ def _short(measure: Measure) -> str:
 
 
 def _ratio(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> str:
-    """Return how many times as much the first arm takes as the second, over their common seeds."""
+    """Return how many times as much the first arm takes as the second, at the median of their common seeds."""
     if len(claim.plus) > 1:
         return ""
     one, other = (values.get(arm, {}) for arm in claim.arms)
     seeds = set(one) & set(other)
-    return f"× {fmean(one[s] for s in seeds) / fmean(other[s] for s in seeds):.2f}" if seeds else "–"
+    return f"× {median(one[s] for s in seeds) / median(other[s] for s in seeds):.2f}" if seeds else "–"
 
 
 def arms_table(results: Results) -> str:
@@ -98,17 +98,18 @@ def arms_table(results: Results) -> str:
     for arm, planned in results.planned.items():
         done = results.finished[arm]
         seeds = str(len(done)) if done == planned else f"{len(done)} of {len(planned)}"
-        means = [_mean(values[measure].get(arm, {}), digits) for measure, digits in measures.items()]
-        rows.append([arm, seeds, *means, _to_baseline(arm, values[PRIMARY])])
+        numbers = [_typical(measure, values[measure].get(arm, {}), digits) for measure, digits in measures.items()]
+        rows.append([arm, seeds, *numbers, _to_baseline(arm, values[PRIMARY])])
     return markdown_table(ARM_HEADS, rows)
 
 
-def _mean(by_seed: Mapping[int, float], digits: int) -> str:
-    """Return the mean over seeds; of a goal that some seeds do not reach, how many reach it."""
+def _typical(measure: Measure, by_seed: Mapping[int, float], digits: int) -> str:
+    """Return the mean over seeds, or the median of a cost; of a goal that some do not reach, how many reach it."""
     numbers = [number for number in by_seed.values() if not isnan(number)]
     if len(numbers) < len(by_seed):
         return f"{len(numbers)} of {len(by_seed)} reach it"
-    return f"{fmean(numbers):.{digits}f}" if numbers else "–"
+    average = median if measure in (MINUTES, MEMORY) else fmean
+    return f"{average(numbers):.{digits}f}" if numbers else "–"
 
 
 def _to_baseline(arm: str, values: Mapping[str, Mapping[int, float]]) -> str:
