@@ -60,16 +60,17 @@ class _Groups:
     count: int
 
     def sum(self, x: Tensor, mask: Tensor) -> Tensor:
-        kept = keep(at_least_float32(x), mask)
+        kept = torch.where(mask, at_least_float32(x), 0.0)
         return torch.zeros(self.count, dtype=kept.dtype, device=kept.device).index_add(0, self.ids, kept)[self.ids]
 
     def max(self, x: Tensor, mask: Tensor) -> Tensor:
-        kept = keep(at_least_float32(x), mask, -torch.inf)
+        kept = torch.where(mask, at_least_float32(x), -torch.inf)
         largest = torch.full((self.count,), -torch.inf, dtype=kept.dtype, device=kept.device)
         return largest.scatter_reduce(0, self.ids, kept, "amax")[self.ids]
 
     def size(self, mask: Tensor) -> Tensor:
-        return self.sum(mask.float(), torch.ones_like(mask))
+        counts = torch.zeros(self.count, device=mask.device).index_add(0, self.ids, mask.float())
+        return counts[self.ids]
 
     def mean(self, x: Tensor, mask: Tensor) -> Tensor:
         total = self.sum(x, mask)
