@@ -171,3 +171,20 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
         _over("Critics that are updated first are better", "critics updated first", "asyppo"),
     ),
 }  # fmt: skip
+
+AFTERWARDS: tuple[tuple[str, str], ...] = (
+    ("no gate", "grpo"),
+    (ENSEMBLE, "grpo"),
+    ("ppo", "grpo"),
+    ("no gate", "ppo"),
+    (ENSEMBLE, "ppo"),
+    (ENSEMBLE, "symmetric critic"),
+    ("gate 5 %", "no gate"),
+    ("random gate", "no gate"),
+    ("gate of the widest spread", "no gate"),
+    ("gate of small advantages", "no gate"),
+    ("gate of low entropy", "no gate"),
+    ("one pass", "grpo, one pass"),
+    ("ppo, eight passes", "grpo, eight passes"),
+)
+"""Pairs of arms that were compared after the verdicts; they decide nothing."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.asyppo_claims import ACCURACY, CLAIMS, MEMORY, MINUTES
 from bench.asyppo_figures import write_figures
 from bench.asyppo_results import Results
-from bench.asyppo_tables import arms_table, claims_table, coverage, settings_table
+from bench.asyppo_tables import afterwards_table, arms_table, claims_table, coverage, settings_table
 from bench.ending import end_in_one_line
 from rl4llm.checks import UsageError
 from rl4llm.studies.records import write_records
@@ -32,6 +32,7 @@ def sections(results: Results) -> dict[str, str]:
     return {
         "coverage": coverage(results),
         "claims": claims_table(results),
+        "afterwards": afterwards_table(results),
         "arms": arms_table(results),
         "settings": settings_table(results),
     }

@@ -6,6 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bench.asyppo_claims import (
+    AFTERWARDS,
     CLAIMS,
     END,
     MEMORY,
@@ -88,6 +89,16 @@ def _ratio(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> str:
     one, other = (values.get(arm, {}) for arm in claim.arms)
     seeds = set(one) & set(other)
     return f"× {median(one[s] for s in seeds) / median(other[s] for s in seeds):.2f}" if seeds else "–"
+
+
+def afterwards_table(results: Results) -> str:
+    """Return the differences of the pairs that were looked at after the verdicts."""
+    values = results.values(PRIMARY)
+    rows = []
+    for plus, minus in AFTERWARDS:
+        found = difference_of(Claim(f"{plus} − {minus}", (plus,), (minus,)), values)
+        rows.append([f"*{plus}* − *{minus}*", interval_text(found.mean, "+"), f"{found.above}, {found.below}"])
+    return markdown_table(("compared", "difference", "seeds above, below"), rows)
 
 
 def arms_table(results: Results) -> str:

@@ -120,7 +120,9 @@ def rows_of(arm, seed, end, *, finished=True, config=""):
     logged = {"val/sampled_accuracy": [(0, 0.3), (40, end)], "policy/entropy": [(0, 1.0)], "time/step": [(0, 1.0)]}
     logged["run/finished"] = [(40, float(finished))]
     if finished:
-        logged |= {"run/minutes": [(40, 2.0 if arm == "ppo" else 1.0)], "run/peak_memory_mib": [(40, 700.0)]}
+        minutes = 2.0 if arm == "ppo" else 1.0
+        minutes = 40.0 if seed == 0 else minutes  # it shared the machine, which a median does not show
+        logged |= {"run/minutes": [(40, minutes)], "run/peak_memory_mib": [(40, 700.0)]}
     return [shared | {"step": s, "metric": name, "value": v} for name, points in logged.items() for s, v in points]
 
 
