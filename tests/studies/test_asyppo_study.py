@@ -213,13 +213,15 @@ def test_a_figure_names_arms_without_runs_and_takes_the_colours_of_the_page(stud
 @pytest.mark.long
 def test_one_command_writes_the_page_its_figures_and_its_data(study, tmp_path):
     study.table.to_parquet(tmp_path / "metrics.parquet")
-    names = ("coverage", "claims", "arms", "settings")
+    names = ("coverage", "claims", "afterwards", "arms", "settings")
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- {name} -->old<!-- end of {name} -->\nkept\n" for name in names))
     main([str(tmp_path / "metrics.parquet"), f"--page={page}"])
     text = page.read_text()
     assert "old" not in text
-    assert (text.count("kept"), text.count("| The gate helps |")) == (4, 1)
+    assert (text.count("kept"), text.count("| The gate helps |")) == (5, 1)
+    assert cells(text, "*no gate* − *ppo*")[2] == "3, 0"  # higher in the three seeds that both have
+    assert cells(text, "*no gate* − *grpo*")[1:] == ["–", "0, 0"]
     assert {path.stem for path in (tmp_path / "study").glob("*.svg")} == set(FIGURES)
     main([str(tmp_path / "study" / DATA.name), f"--page={page}"])  # from the data file alone
     assert page.read_text() == text
