@@ -6,33 +6,41 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Num
 from torch import Tensor
-from torch.nn.functional import pad
 
 from rl4llm.advantages.base import AdvantageEstimator, Advantages
 from rl4llm.advantages.scan import reverse_linear_scan
 from rl4llm.batch import RolloutBatch
 from rl4llm.checks import check_interval, check_token_tensors
-from rl4llm.masked import at_least_float32, keep, result_dtype
+from rl4llm.masked import at_least_float32, result_dtype
 
 
-def _advantages(
-    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, *lams: float | Tensor
-) -> tuple[Tensor, ...]:
-    """Return A for each λ (a number, or one per row), then V; in float32 or wider, 0 where the mask is False."""
-    # Trained tokens move to the left edge, so the next column is the next *trained* token. After the last
-    # one all is 0, and its solution 0 goes back to the masked positions.
-    places = _left_edge(response_mask)
-    kept_rewards, kept_values = (keep(at_least_float32(x), response_mask) for x in (rewards, values))
-    packed_rewards, packed_values = (torch.empty_like(x).scatter(-1, places, x) for x in (kept_rewards, kept_values))
-    deltas = packed_rewards + gamma * pad(packed_values, (0, 1))[:, 1:] - packed_values
-    return *(reverse_linear_scan(gamma * lam, deltas).gather(-1, places) for lam in lams), kept_values
+def _estimates(
+    rewards: Tensor,
+    values: Tensor,
+    response_mask: Tensor,
+    gamma: float,
+    lam: float | Tensor,
+    lam_returns: float | None,
+) -> Advantages:
+    """Return A for λ and R for λ_returns (numbers, or one per row), 0 where the mask is False."""
+    # Trained tokens move to the columns 1, 2, …, so the next column is the next *trained* token; after the last one all
+    # is 0. The others share column 0, which no other column reads.
+    trained = response_mask.int()
+    places = trained.cumsum(-1, dtype=torch.int32).mul_(trained).long()
+    deltas, baseline = (
+        x.new_zeros(x.shape[0], x.shape[1] + 1).scatter_(-1, places, x)
+        for x in map(at_least_float32, (rewards, values))
+    )
+    deltas.sub_(baseline)[:, :-1].add_(baseline[:, 1:], alpha=gamma)
+    advantages = reverse_linear_scan(gamma * lam, deltas)
+    targets = advantages if lam_returns is None else reverse_linear_scan(gamma * lam_returns, deltas)
+    dtype = result_dtype(rewards, values)
+    return Advantages(*(_unpacked(x, places).to(dtype) for x in (advantages, targets + baseline)))
 
 
-def _left_edge(mask: Tensor) -> Tensor:
-    """Return the target column of each column when a row's trained tokens move left, in order, before the others."""
-    trained = mask.cumsum(-1)
-    others = torch.arange(1, mask.shape[-1] + 1, device=mask.device) - trained
-    return torch.where(mask, trained, trained[:, -1:] + others) - 1
+def _unpacked(x: Tensor, places: Tensor) -> Tensor:
+    x[:, 0] = 0
+    return x.gather(-1, places)
 
 
 @torch.no_grad()
@@ -79,10 +87,7 @@ def gae(
     """
     check_token_tensors("gae", response_mask, rewards=rewards, values=values)
     check_interval("gae", 0.0, 1.0, gamma=gamma, lam=lam, lam_returns=lam_returns)
-    lams = (lam,) if lam_returns is None else (lam, lam_returns)
-    *estimates, baseline = _advantages(rewards, values, response_mask, gamma, *lams)
-    dtype = result_dtype(rewards, values)
-    return Advantages(estimates[0].to(dtype), (estimates[-1] + baseline).to(dtype))
+    return _estimates(rewards, values, response_mask, gamma, lam, lam_returns)
 
 
 @torch.no_grad()
@@ -128,11 +133,9 @@ def length_adaptive_gae(
     check_token_tensors(by, response_mask, rewards=rewards, values=values)
     check_interval(by, 0.0, 1.0, gamma=gamma, lam_returns=lam_returns)
     check_interval(by, 0.0, ends="(]", alpha=alpha)
-    dtype = result_dtype(rewards, values)
-    lengths = response_mask.sum(-1, keepdim=True).to(torch.promote_types(dtype, torch.float32))
+    lengths = response_mask.sum(-1, keepdim=True).to(torch.promote_types(result_dtype(rewards, values), torch.float32))
     lam = (1 - 1 / (alpha * lengths)).clamp(0, 1)
-    advantages, targets, baseline = _advantages(rewards, values, response_mask, gamma, lam, lam_returns)
-    return Advantages(advantages.to(dtype), (targets + baseline).to(dtype))
+    return _estimates(rewards, values, response_mask, gamma, lam, lam_returns)
 
 
 @dataclass(frozen=True)
