@@ -44,10 +44,10 @@ class OnlyParser(RecipeCLI):
 
 
 @cache
-def parser_of(name):
-    """The parser behind `python recipes/<name>.py`."""
+def parser_of(name, command="fit"):
+    """The parser behind `python recipes/<name>.py`, with the flags of one command."""
     with pytest.raises(Built) as built:
-        OnlyParser(RECIPES[name], PromptData, args=["fit"])
+        OnlyParser(RECIPES[name], PromptData, args=[command])
     return built.value.args[0]
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rl4llm.algorithms import PolicyGradient, compose
+from rl4llm.data import PromptData
 from rl4llm.models import Pretrained
-from tests.recipes.helpers import NAMES, RECIPES, REINFORCEMENT, SHORT, at, cli, config, parser_of
+from tests.recipes.helpers import NAMES, RECIPES, REINFORCEMENT, SHORT, Built, OnlyParser, at, cli, config, parser_of
 
 SLOTS = list(inspect.signature(compose).parameters)
 
@@ -55,6 +56,17 @@ def test_a_recipe_returns_the_one_loop_and_takes_a_name_or_a_model_as_policy(nam
     signature = inspect.signature(RECIPES[name])
     assert signature.return_annotation is PolicyGradient
     assert signature.parameters["policy"].annotation == str | Pretrained
+
+
+def test_only_the_command_that_is_called_has_flags_and_all_have_if_none_is():
+    def with_model_flags(*given):
+        with pytest.raises(Built) as built:
+            OnlyParser(RECIPES["grpo"], PromptData, args=list(given))
+        (commands,) = (action for action in built.value.args[0]._actions if action.dest == "subcommand")
+        return [name for name, parser in commands.choices.items() if "--model.policy" in parser._option_string_actions]
+
+    assert with_model_flags("validate") == ["validate"]
+    assert with_model_flags("--config=run.yaml", "fit") == with_model_flags() == ["fit", "validate", "test"]
 
 
 UNNAMED = [

@@ -177,7 +177,7 @@ def parse(name, words):
         name = "cispo"
     if name in RECIPES:
         try:
-            parser_of(name).parse_args(words)
+            parser_of(name, words[0]).parse_args(words)
         except SystemExit as left:  # --print_config ends so
             if left.code:
                 raise
