@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from rl4llm.algorithms import compose
 from rl4llm.checks import UsageError
+from rl4llm.cli_commands import RecipeCommands
 from rl4llm.cli_errors import PARSER_SAYS, import_fault, one_line
 from rl4llm.cli_parser import RecipeParser
 from rl4llm.cli_process import environment, prepare_process, rank
@@ -40,7 +41,7 @@ from rl4llm.runs.summary import Summary, measured_table
 _FOLDER, _CHECKPOINT = "RL4LLM_RUN_FOLDER", "RL4LLM_CHECKPOINT"  # what the first process tells those it launches
 
 
-class RecipeCLI(LightningCLI):
+class RecipeCLI(RecipeCommands):
     """Run a recipe from the command line.
 
     The recipe's signature gives the flags (`--model.gate=null`), the data module's gives the rest (`--data...`).
@@ -103,20 +104,6 @@ class RecipeCLI(LightningCLI):
                 self._end(error)
             finally:
                 progress.hush()
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands: fit, validate and test."""
-        known = LightningCLI.subcommands()
-        return {name: known[name] for name in ("fit", "validate", "test")}
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
-        """Make the parser of a command; one that is not called by the first word has no flags, which saves time."""
-        first = next(iter(sys.argv[1:] if self._given is None else self._given), None)
-        if first == subcommand or first not in self.subcommands():
-            return super()._prepare_subcommand_parser(klass, subcommand, **options)
-        self._subcommand_method_arguments[subcommand] = []
-        return self.init_parser(**options)
 
     # --- configuration ----------------------------------------------------------------------------------------------
 

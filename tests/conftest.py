@@ -13,12 +13,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from tests import shape_checks
+
 SLOW_TO_COMPILE = (
     "lightning.pytorch.cli",
     "transformers.modeling_utils",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.tokenization_utils_tokenizers",
 )
+shape_checks.install()
 for name in SLOW_TO_COMPILE:
     import_module(name)
 

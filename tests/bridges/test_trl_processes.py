@@ -21,6 +21,7 @@ def weights(policy, out, microbatches, *launcher):
     return torch.load(out / "weights.pt")
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(("processes", "microbatches"), [(1, 2), (2, 1), (2, 2)])
 def test_processes_and_microbatches_do_not_change_a_step(processes, microbatches, tiny_policy, tmp_path):
     whole = weights(tiny_policy, tmp_path / "whole", 1)
