@@ -22,7 +22,7 @@ def _estimates(
     lam: float | Tensor,
     lam_returns: float | None,
 ) -> Advantages:
-    """Return A for λ and R for λ_returns (numbers, or one per row), 0 where the mask is False."""
+    """Return A for λ (a number, or one per row) and R for λ_returns; 0 where the mask is False."""
     # Trained tokens move to the columns 1, 2, …, so the next column is the next *trained* token; after the last one all
     # is 0. The others share column 0, which no other column reads.
     trained = response_mask.int()
@@ -39,6 +39,7 @@ def _estimates(
 
 
 def _unpacked(x: Tensor, places: Tensor) -> Tensor:
+    """Return each token's entry from its place, 0 for tokens that are not trained. Overwrites column 0 of x."""
     x[:, 0] = 0
     return x.gather(-1, places)
 

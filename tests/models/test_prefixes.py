@@ -70,7 +70,7 @@ DOUBLE = {"Llama", "Qwen2", "Qwen3", "Mistral", "Granite", "GPT2"}
 
 
 def close(name, one, other):
-    """To 1e-10 in float64; in float32 to 1e-5 of the largest number of the tensor, of which rounding is a share."""
+    """To 1e-10 in float64; in float32 to 1e-5 of the largest number of the tensor, or of 1 if all are smaller."""
     tolerance = 1e-10 if name in DOUBLE else 1e-5
     largest = max(1.0, float(other.detach().abs().max()))
     torch.testing.assert_close(one, other, rtol=0, atol=tolerance * largest)
