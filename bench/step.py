@@ -3,9 +3,9 @@
     python bench/step.py [--threads 1 2] [--repeats 9] [--model FOLDER] [--out step.json]
     python bench/step.py --curve [--batches 40] [--out curve.json]
 
-Both trainers live in one process and alternate step by step; seconds are medians over the repeats, of a whole rollout
-batch: sampling, reward, update, and what a trainer does between two batches. Needs the `bench` extra. With `--curve`
-both are trained, one after the other, and evaluated on the same held-out prompts.
+Each trainer has a process of its own, and they alternate step by step; seconds are medians over the repeats, of a whole
+rollout batch: sampling, reward, update, and what a trainer does between two batches. Needs the `bench` extra. With
+`--curve` both are trained, one after the other, and evaluated on the same held-out prompts.
 """
 
 import argparse
@@ -16,13 +16,14 @@ import statistics
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
 import transformers
 import trl
 from long_prompts import LongPrompts
-from stepping import Seconds, Stepper
+from stepping import Seconds, Started, Stepper
 from trainers import Contestant, Work, rl4llm_trainer, trl_trainer
 
 from rl4llm.algorithms.answering import Answering
@@ -53,15 +54,25 @@ def cases(folder: str | None) -> Iterator[tuple[str, int, Work]]:
     yield "SmolLM2-135M", 32, Work(folder, LongPrompts(32), 2, 8, 16, forced=True, rate=1e-6)
 
 
-def alternate(work: Work, repeats: int) -> tuple[dict[str, list[Seconds]], dict[str, float]]:
+def start(name: str, work: Work) -> Started:
+    """Return what trains, and what tells the mean length of the responses of the last batch."""
+    be_quiet()
+    contestant = BUILDERS[name](work)
+    return contestant.train, contestant.length
+
+
+def alternate(work: Work, repeats: int, threads: int) -> tuple[dict[str, list[Seconds]], dict[str, float]]:
     """Seconds of the timed steps of each trainer, and the mean length of the responses of the last one."""
     warm_up = 3
     work = replace(work, batches=warm_up + repeats)
-    contestants = {name: build(work) for name, build in BUILDERS.items()}
-    steppers = {name: Stepper(one.train) for name, one in contestants.items()}
-    seconds = [{name: stepper.step() for name, stepper in steppers.items()} for _ in range(work.batches)]
+    steppers = {name: Stepper(start, name, work, threads=threads) for name in BUILDERS}
+    try:
+        seconds = [{name: stepper.step() for name, stepper in steppers.items()} for _ in range(work.batches)]
+    finally:
+        for stepper in steppers.values():
+            stepper.stop()
     timed = {name: [each[name] for each in seconds[warm_up:]] for name in steppers}
-    return timed, {name: one.length() for name, one in contestants.items()}
+    return timed, {name: stepper.number for name, stepper in steppers.items()}
 
 
 def compare(planned: Sequence[tuple[str, int, Work]], threads: Sequence[int], repeats: int) -> list[dict[str, Any]]:
@@ -69,17 +80,16 @@ def compare(planned: Sequence[tuple[str, int, Work]], threads: Sequence[int], re
     found = []
     print(HEADER + "\n" + "|---" * 11 + "|")
     for name, prompt_tokens, work in planned:
-        for count in threads:
-            torch.set_num_threads(count)
-            seconds, lengths = alternate(work, repeats)
+        for number in threads:
+            seconds, lengths = alternate(work, repeats, number)
             shape = f"{work.prompts} × {work.copies} × {work.tokens}"
-            cells = [name, prompt_tokens, shape, work.updates, count]
+            cells = [name, prompt_tokens, shape, work.updates, number]
             medians = {kind: {who: _median(seconds[who], kind) for who in seconds} for kind in Seconds._fields}
             for both in medians.values():
                 cells += [f"{both['TRL']:.3f}", f"{both['rl4llm']:.3f}", f"{both['TRL'] / both['rl4llm']:.2f}"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             plan = {"model": name, "prompt_tokens": prompt_tokens, "shape": shape, "optimizer_steps": work.updates}
-            found.append({**plan, "threads": count, "seconds": medians, "response_tokens": lengths, "all": seconds})
+            found.append({**plan, "threads": number, "seconds": medians, "response_tokens": lengths, "all": seconds})
     return found
 
 
@@ -100,15 +110,18 @@ def accuracy(contestant: Contestant, work: Work, prompts: PromptBatch) -> float:
 def curves(work: Work, every: int) -> dict[str, list[float]]:
     """Held-out accuracy of each trainer before training and after every so many batches."""
     held_out = PromptBatch(work.task.examples("validation")[:], work.task)
-    found: dict[str, list[float]] = {}
-    for name, build in BUILDERS.items():
-        contestant = build(work)
-        stepper = Stepper(contestant.train)
-        found[name] = [accuracy(contestant, work, held_out)]
-        for batch in range(1, work.batches + 1):
-            stepper.step()
-            if not batch % every:
-                found[name].append(accuracy(contestant, work, held_out))
+    return {name: curve(build(work), work, held_out, every) for name, build in BUILDERS.items()}
+
+
+def curve(contestant: Contestant, work: Work, held_out: PromptBatch, every: int) -> list[float]:
+    """Train, and return the accuracy before the first batch and after every so many."""
+    found, batches = [accuracy(contestant, work, held_out)], count(1)
+
+    def after_batch() -> None:
+        if not next(batches) % every:
+            found.append(accuracy(contestant, work, held_out))
+
+    contestant.train(after_batch)
     return found
 
 
@@ -122,6 +135,14 @@ def draw_curves(batches: int, every: int) -> list[dict[str, Any]]:
     return [{"batches": batches, "every": every, "accuracy": found}]
 
 
+def be_quiet() -> None:
+    """Silence what is no result."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def main() -> None:
     """Print the table and write the numbers."""
     parser = argparse.ArgumentParser()
@@ -133,10 +154,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--out", default="step.json")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    be_quiet()
     if options.curve:
         runs = draw_curves(options.batches, every=10)
     else:

@@ -1,11 +1,15 @@
-"""`Stepper`: a training loop that is advanced one rollout batch at a time, so that two of them can alternate."""
+"""`Stepper`: a training loop in a process of its own, advanced one rollout batch at a time; so two can alternate."""
 
-import threading
+import multiprocessing
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
 
 Pause = Callable[[], None]
+Started = tuple[Callable[[Pause], None], Callable[[], float]]
 
 
 class Seconds(NamedTuple):
@@ -16,39 +20,56 @@ class Seconds(NamedTuple):
 
 
 class Stepper:
-    """A training loop in a thread of its own, which waits wherever it calls `pause`.
+    """A training loop that waits wherever it calls `pause`, in a process of its own.
 
-    Trainers own their loops and give control back only when training is over. Here each runs in a thread, and only
-    one thread at a time is awake, so the seconds of a step are those of one trainer alone.
+    Trainers own their loops and give control back only when training is over. Here each runs in a process, as it does
+    for a user, and only one of them at a time is awake.
 
     Args:
-        train: Trains until its end, and calls the given `pause` after each rollout batch.
+        start: Called in the process with the arguments. Returns a function that trains until its end and calls the
+            given `pause` after each rollout batch, and one that tells a number about the last batch.
+        arguments: Of `start`.
+        threads: Of torch in that process.
     """
 
-    def __init__(self, train: Callable[[Pause], None]) -> None:
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, args=(train,), daemon=True).start()
+    def __init__(self, start: Callable[..., Started], *arguments: Any, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_train, args=(other, threads, start, arguments), daemon=True)
+        self._process.start()
+        other.close()
+        self.number = 0.0
 
     def step(self) -> Seconds:
-        """Train on one rollout batch, with all that the trainer does between two of them."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._go.release()
-        self._done.acquire()
-        spent = Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-        if self._error is not None:
-            raise self._error
-        return spent
+        """Train on one rollout batch, with all that the trainer does between two of them.
 
-    def _run(self, train: Callable[[Pause], None]) -> None:
-        self._go.acquire()
-        try:
-            train(self._pause)
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.release()
+        Raises:
+            EOFError: If the process failed; its traceback is printed.
+        """
+        self._pipe.send("go on")
+        seconds, self.number = self._pipe.recv()
+        return seconds
 
-    def _pause(self) -> None:
-        self._done.release()
-        self._go.acquire()
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()  # a trainer may take the signal to terminate as a wish
+        self._process.join()
+
+
+def _train(pipe: Connection, threads: int, start: Callable[..., Started], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    train, number = start(*arguments)
+
+    def wait() -> tuple[float, float]:
+        pipe.recv()
+        return time.perf_counter(), time.process_time()
+
+    began = wait()
+
+    def pause() -> None:
+        nonlocal began
+        spent = Seconds(time.perf_counter() - began[0], time.process_time() - began[1])
+        pipe.send((spent, number()))
+        began = wait()
+
+    train(pause)

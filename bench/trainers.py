@@ -12,14 +12,14 @@ import lightning
 from datasets import Dataset
 from stepping import Pause
 from torch.optim import AdamW
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rl4llm.algorithms import PolicyGradient
 from rl4llm.algorithms.updates import Updates
 from rl4llm.data import PromptData
 from rl4llm.data.task import Task
-from rl4llm.models import Policy
+from rl4llm.models import Policy, load_tokenizer, resolve_model
 from rl4llm.rewards import Scoring
 from rl4llm.rollouts import Sampling
 
@@ -53,9 +53,9 @@ class Work:
     rate: float = 2e-5
     batches: int = 1
 
-    def policy(self) -> Policy:
-        """Load the policy, with room for the longest prompt and response."""
-        policy = Policy.load(self.model)
+    def policy(self, model: PreTrainedModel | None = None) -> Policy:
+        """Load the policy, or take the model as its own, with room for the longest prompt and response."""
+        policy = Policy.load(self.model) if model is None else Policy(model, load_tokenizer(self.model))
         config = policy.model.config.get_text_config()
         config.max_position_embeddings = max(config.max_position_embeddings, 256)  # rotary positions have no end
         if self.forced:
@@ -129,8 +129,8 @@ class _AfterUpdates(TrainerCallback):
 
 
 def trl_trainer(work: Work) -> Contestant:
-    """Build TRL's `GRPOTrainer` without logs, checkpoints and evaluation."""
-    policy = work.policy()
+    """Build TRL's `GRPOTrainer` without logs, checkpoints and evaluation, on a model as transformers loads it."""
+    policy = work.policy(AutoModelForCausalLM.from_pretrained(resolve_model(work.model), dtype="float32"))
 
     def reward(prompts: list[str], completions: list[str], answer: list[str], **_: object) -> list[float]:
         return [work.task.reward(*one) for one in zip(prompts, completions, answer, strict=True)]

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from rl4llm.checks import UsageError
 from rl4llm.models.configuration import context_of
 from rl4llm.models.pretrained import Pretrained, as_pretrained
+from rl4llm.models.rms_norm import with_own_norms
 from rl4llm.models.weights import load_weights
 
 
@@ -25,6 +26,7 @@ def load_headless(source: str | Pretrained) -> PreTrainedModel:
 
 
 def _prepared(model: PreTrainedModel, choice: Pretrained) -> PreTrainedModel:
+    with_own_norms(model)
     if choice.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise UsageError(
