@@ -1,4 +1,4 @@
-"""Hidden states at the response positions; responses to the same prompt share one computation of it."""
+"""Hidden states at the response positions; whatever several rows have in common is computed once."""
 
 import warnings
 from typing import Any, Literal, NamedTuple
@@ -58,39 +58,55 @@ def for_model(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in inputs.items() if known or name != "position_ids"}
 
 
-class DistinctPrompts(NamedTuple):
-    """Distinct prompts among some rows.
+class Distinct(NamedTuple):
+    """Rows that differ from one another.
 
     Attributes:
-        rows: The first row of each distinct prompt.
-        places: Index of each row's prompt among the distinct ones.
+        rows: The first row of each kind.
+        places: Index of each row's kind among them.
     """
 
-    rows: Int[Tensor, " prompt"]
+    rows: Int[Tensor, " kind"]
     places: Int[Tensor, " batch"]
 
 
-def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> DistinctPrompts:
+def distinct_prompts(ids: Int[Tensor, "batch prompt"], mask: Bool[Tensor, "batch prompt"]) -> Distinct:
     """Find the rows that have the same prompt, token by token; padding is not read.
 
     Example:
         >>> ids = torch.tensor([[5, 6], [0, 6], [5, 6]])
         >>> distinct_prompts(ids, ids > 0)
-        DistinctPrompts(rows=tensor([1, 0]), places=tensor([1, 0, 1]))
+        Distinct(rows=tensor([1, 0]), places=tensor([1, 0, 1]))
     """
-    if not len(ids):
-        return DistinctPrompts(ids.new_zeros(0), ids.new_zeros(0))
-    kinds, places = torch.where(mask, ids, -1).unique(dim=0, return_inverse=True)
-    return DistinctPrompts(first_rows(places, len(kinds)), places)
+    return _distinct(torch.where(mask, ids, -1))
+
+
+def distinct_sequences(sequences: Sequences) -> Distinct:
+    """Find the rows that have the same prompt and the same response but for its last column, which no model reads.
+
+    Example:
+        >>> ids, responses = torch.tensor([[5], [5], [5]]), torch.tensor([[7, 1], [7, 2], [8, 1]])
+        >>> distinct_sequences(Sequences(ids, ids > 0, responses))
+        Distinct(rows=tensor([0, 2]), places=tensor([0, 0, 1]))
+    """
+    prompts = torch.where(sequences.prompt_mask, sequences.prompt_ids, -1)
+    return _distinct(torch.cat([prompts, sequences.response_ids[:, :-1]], dim=-1))
+
+
+def _distinct(rows: Tensor) -> Distinct:
+    if not len(rows):
+        return Distinct(rows.new_zeros(0), rows.new_zeros(0))
+    kinds, places = rows.unique(dim=0, return_inverse=True)
+    return Distinct(first_rows(places, len(kinds)), places)
 
 
 def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, "batch time width"]:
     """Compute the last hidden state of each prefix sₜ, from which the model predicts token t.
 
-    Responses to the same prompt share one computation of it: a first pass over the distinct prompts fills a key-value
-    cache, every row takes its prompt's entries with their gradient, and a second pass covers the responses alone.
-    States and gradients equal those of whole rows up to rounding. Rows run whole if sharing would save little, or if
-    the model cannot share ([shares_prompts][]).
+    Rows with the same tokens are computed once. Different responses to the same prompt share one computation of it: a
+    first pass over the distinct prompts fills a key-value cache, every row takes its prompt's entries with their
+    gradient, and a second pass covers the responses alone. States and gradients equal those of all whole rows up to
+    rounding. Rows run whole if sharing would save little, or if the model cannot share ([shares_prompts][]).
 
     Args:
         trunk: A model without head.
@@ -100,7 +116,14 @@ def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor
         h(sₜ), t in [0, T), with gradient.
     """
     sequences = Sequences(batch.prompt_ids, batch.prompt_mask, batch.response_ids)
-    prompts = distinct_prompts(batch.prompt_ids, batch.prompt_mask)
+    rows, places = distinct_sequences(sequences)
+    if len(rows) == len(places):
+        return _states(trunk, sequences)
+    return _states(trunk, Sequences(*(field[rows] for field in sequences))).index_select(0, places)
+
+
+def _states(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor, "batch time width"]:
+    prompts = distinct_prompts(sequences.prompt_ids, sequences.prompt_mask)
     if _saved_share(sequences, prompts) < LEAST_SAVED or not shares_prompts(trunk):
         return states_by_rows(trunk, sequences)
     return states_shared(trunk, sequences, prompts)
@@ -114,7 +137,7 @@ def prompt_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor, 
     return hidden[:, -1][prompts.places]
 
 
-def _saved_share(sequences: Sequences, prompts: DistinctPrompts) -> float:
+def _saved_share(sequences: Sequences, prompts: Distinct) -> float:
     """Share of the tokens in a pass over whole rows that repeat a prompt of another row."""
     rows, prompt, response = len(prompts.places), sequences.prompt_ids.shape[1], sequences.response_ids.shape[1]
     return (rows - len(prompts.rows)) * prompt / max(1, rows * (prompt + response - 1))
@@ -131,9 +154,7 @@ def states_by_rows(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor
     return hidden[:, -sequences.response_ids.shape[1] :]
 
 
-def states_shared(
-    trunk: PreTrainedModel, sequences: Sequences, prompts: DistinctPrompts
-) -> Float[Tensor, "batch time width"]:
+def states_shared(trunk: PreTrainedModel, sequences: Sequences, prompts: Distinct) -> Float[Tensor, "batch time width"]:
     """Compute [response_states][] with each distinct prompt run once."""
     cache = DynamicCache(config=trunk.config)
     cached = {cache_argument(trunk): cache}

@@ -1,5 +1,6 @@
-"""The key-value cache of the responses that are being drawn: columns are added and rows leave without a copy."""
+"""The key-value cache of responses that are being drawn: columns are added, rows come and go, and little is copied."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,21 +11,26 @@ from transformers.cache_utils import DynamicLayer
 ROOM = 64  # columns that are allocated beyond those that are needed
 
 
-def closed_up(going: list[bool]) -> list[int]:
-    """Return which rows to keep, in the order in which the fewest of them move.
+def closed_up(sources: Sequence[int]) -> list[int]:
+    """Return which new row takes each place, so that the fewest are copied.
 
-    A row that goes on stays where it is if there is a place for it; the last ones fill the places of those that ended.
+    One new row stays where its source is, if there is a place for it; all others fill the places that are left.
 
     Args:
-        going: Whether each row goes on.
+        sources: The present row that each new one continues; several may continue the same one, and none.
 
     Example:
-        >>> closed_up([True, False, True, True, False])
-        [0, 3, 2]
+        >>> closed_up([0, 2, 3])  # row 1 has ended: the last row takes its place
+        [0, 2, 1]
+        >>> closed_up([1, 1, 0])  # row 1 goes on in two ways
+        [2, 0, 1]
     """
-    count = sum(going)
-    last = iter([row for row in range(count, len(going)) if going[row]][::-1])
-    return [row if going[row] else next(last) for row in range(count)]
+    staying: dict[int, int] = {}
+    for new, source in enumerate(sources):
+        if source < len(sources):
+            staying.setdefault(source, new)
+    others = iter(sorted(set(range(len(sources))) - set(staying.values())))
+    return [staying[place] if place in staying else next(others) for place in range(len(sources))]
 
 
 class ResponseCache(DynamicCache):
@@ -36,13 +42,15 @@ class ResponseCache(DynamicCache):
     Args:
         config: Of the model.
         columns: Most tokens of a prompt and its response.
+        rows: Most rows that there will be.
     """
 
+    rows = 0  # how many were taken last
     padded = False  # whether the mask has to be built at each token, because prompts differ in length
 
-    def __init__(self, config: PreTrainedConfig, columns: int) -> None:
+    def __init__(self, config: PreTrainedConfig, *, columns: int, rows: int) -> None:
         super().__init__(config=config)
-        self.layers = [RoomyLayer(columns) if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.layers = [RoomyLayer(columns, rows) if type(layer) is DynamicLayer else layer for layer in self.layers]
 
     @property
     def is_compileable(self) -> bool:
@@ -53,20 +61,19 @@ class ResponseCache(DynamicCache):
         """Return how wide the mask of the next token is, which models of transformers 5.0 ask a compileable cache."""
         return self.get_seq_length(layer_idx) + 1 if self.padded else -1
 
-    def keep_rows(self, rows: list[int], kept: Tensor) -> None:
-        """Keep some rows in a new order; only those that change their place are copied.
-
-        Args:
-            rows: The rows to keep, as [closed_up][rl4llm.rollouts.cache.closed_up] gives them.
-            kept: The same as a tensor on the device.
-        """
-        moved = [place for place, row in enumerate(rows) if row != place]
-        to = torch.tensor(moved, dtype=torch.long, device=kept.device)
+    def take_rows(self, sources: Sequence[int], device: torch.device) -> None:
+        """Put into each place what stands in the row that is its source; only what changes its place is copied."""
+        taken = torch.tensor(sources, dtype=torch.long, device=device)
+        moved = [place for place, source in enumerate(sources) if source != place]
+        if not moved and len(sources) == self.rows:
+            return
+        self.rows = len(sources)
+        to = torch.tensor(moved, dtype=torch.long, device=device)
         for layer in self.layers:
             if isinstance(layer, RoomyLayer):
-                layer.move_rows(to, kept[to], len(rows))
+                layer.take_rows(to, taken[to], len(sources))
             else:
-                layer.batch_select_indices(kept)  # type: ignore[union-attr]
+                layer.batch_select_indices(taken)  # type: ignore[union-attr]
 
 
 class RoomyLayer(DynamicLayer):
@@ -74,11 +81,12 @@ class RoomyLayer(DynamicLayer):
 
     Args:
         columns: Most tokens that it will hold.
+        rows: Most rows that it will hold.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, rows: int) -> None:
         super().__init__()
-        self.columns = columns
+        self.most_columns, self.most_rows = columns, rows
 
     keys: Tensor  # transformers declares them as optional
     values: Tensor
@@ -96,34 +104,34 @@ class RoomyLayer(DynamicLayer):
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self.room[0].shape[-2]:
-            self._allocate(1, end)
+            self._allocate(len(self.keys), end)
         rows = len(self.keys)
         self.keys, self.values = (whole[:rows, :, :end] for whole in self.room)
         self.keys[:, :, start:], self.values[:, :, start:] = key_states, value_states
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row, with room for more columns."""
-        if self.is_initialized:  # a layer may read the keys of an earlier one, and then has none
-            self._allocate(repeats, self.keys.shape[-2] + 1)
-
-    def move_rows(self, to: Tensor, source: Tensor, count: int) -> None:
-        """Copy rows to other places and keep the first `count`."""
-        if self.is_initialized:
-            for whole in (self.keys, self.values):
+    def take_rows(self, to: Tensor, source: Tensor, count: int) -> None:
+        """Copy rows to other places, which may lie behind the last one, and keep the first `count`."""
+        if not self.is_initialized:  # a layer may read the keys of an earlier one, and then has none
+            return
+        end = self.keys.shape[-2]
+        if count > len(self.room[0]):
+            self._allocate(count, end + 1)
+        self.keys, self.values = (whole[:count, :, :end] for whole in self.room)
+        if len(to):
+            for whole in (self.room[0][:, :, :end], self.room[1][:, :, :end]):
                 whole[to] = whole[source]
-            self.keys, self.values = self.keys[:count], self.values[:count]
 
-    def _allocate(self, repeats: int, columns: int) -> None:
-        """Copy rows, each several times, into tensors of at least so many columns."""
-        room = min(columns + ROOM, self.columns) | 1  # where it is odd, no two rows compete for the same cache lines
-        self.room = _roomy(self.keys, repeats, room), _roomy(self.values, repeats, room)
-        rows, end = repeats * len(self.keys), self.keys.shape[-2]
-        self.keys, self.values = (whole[:rows, :, :end] for whole in self.room)
+    def _allocate(self, rows: int, columns: int) -> None:
+        """Copy all into tensors of at least so many rows and columns."""
+        rows, columns = min(2 * rows, self.most_rows), min(columns + ROOM, self.most_columns)
+        self.room = _roomy(self.keys, rows, columns), _roomy(self.values, rows, columns)
+        self.keys, self.values = (whole[: len(self.keys), :, : self.keys.shape[-2]] for whole in self.room)
 
 
-def _roomy(tensor: Tensor, repeats: int, columns: int) -> Tensor:
-    rows, heads, end, width = tensor.shape
-    whole = tensor.new_empty(rows, repeats, heads, columns, width)
-    whole[..., :end, :] = tensor[:, None]
-    return whole.flatten(0, 1)
+def _roomy(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    present, heads, end, width = tensor.shape
+    columns |= 1  # where it is odd, no two rows compete for the same cache lines
+    whole = tensor.new_empty(rows, heads, columns, width)
+    whole[:present, :, :end] = tensor
+    return whole

@@ -14,10 +14,14 @@ from rl4llm.rollouts.sampling import Sampling
 
 
 class Generation:
-    """What has been drawn so far, and the cache of the rows that have not been seen to end.
+    """What has been drawn so far, and the cache of what is still to be continued.
+
+    Rows are responses. As long as some of them have drawn the same tokens after the same prompt, they have one prefix
+    in common, which the model computes once and whose cache is copied when they part.
 
     The host reads which rows have ended every `look_every` tokens. Only then does it wait for the device, and only then
-    do rows leave the batch; what a row draws between its end and that look is dropped.
+    do rows leave the batch; what a row draws between its end and that look is dropped. Where it does not look at every
+    token, every row has a prefix of its own from the start.
 
     Args:
         policy: Whose module draws.
@@ -40,31 +44,35 @@ class Generation:
         logits = self._read_prefixes(ids, mask, limits.to(ids.device), copies)
         steps = self.uniforms.shape[1]
         for step in range(steps):
+            logits = logits if self.alone else logits[self.prefixes]
             drawn = draw(logits, self.sampling, self.uniforms[self.rows, step], top=self.top)
             self.drawn.append((self.rows, drawn))
-            tokens = self._without_ended(drawn.tokens, step)
+            tokens = self._to_continue(drawn.tokens, step)
             if step + 1 == steps or not len(tokens):
                 break
             logits = self._next(tokens, step)
         return self._responses(version)
 
     def _read_prefixes(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int) -> Tensor:
-        """Fill the cache with each prefix once, then make as many rows of it as there are copies."""
+        """Fill the cache with each prompt once; return the logits of its first token."""
         start = int(mask.long().argmax(-1).min())  # columns that are padding in every row
         ids, mask = ids[:, start:], mask[:, start:]
-        self.cache = ResponseCache(self.policy.model.config, mask.shape[1] + self.uniforms.shape[1])
-        logits = self._forward(ids, mask.long(), positions(mask)).repeat_interleave(copies, dim=0)
-        self.cache.batch_repeat_interleave(copies)
+        room = {"columns": mask.shape[1] + self.uniforms.shape[1], "rows": len(ids) * copies}
+        self.cache = ResponseCache(self.policy.model.config, **room)
+        logits = self._forward(ids, mask.long(), positions(mask))
         self.cache.padded = not mask.all()
         self.width, self.limits = mask.shape[1], limits.repeat_interleave(copies)
-        mask = mask.long().repeat_interleave(copies, dim=0)
-        self.mask = torch.nn.functional.pad(mask, (0, self.uniforms.shape[1]), value=1)
+        self.mask = torch.nn.functional.pad(mask.long(), (0, self.uniforms.shape[1]), value=1)
         self.first = mask.sum(-1)
-        self.last = self.first + self.limits - 1  # of what is drawn beyond a limit, no position is beyond the context
-        self.rows = torch.arange(len(mask), device=ids.device)
+        self.last = self.first + limits - 1  # of what is drawn beyond a limit, no position is beyond the context
+        self.rows = torch.arange(len(self.limits), device=ids.device)
+        self.prefixes, self.alone = self.rows // copies, copies == 1
         self.going = torch.ones_like(self.rows, dtype=torch.bool)
         self.ends = torch.isin(torch.arange(logits.shape[-1]), torch.tensor(self.policy.end_ids)).to(ids.device)
-        return logits
+        if self.look_every == 1 or self.alone:
+            return logits
+        self._part({(row // copies, row): [row] for row in range(len(self.rows))})
+        return logits.repeat_interleave(copies, dim=0)[self.rows]
 
     def _forward(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
         placed = {"position_ids": position_ids} if self.knows_positions else {}
@@ -78,20 +86,37 @@ class Generation:
         mask = self.mask[:, : self.width + step + 1] if needed else None
         return self._forward(tokens[:, None], mask, torch.minimum(self.first + step, self.last)[:, None])
 
-    def _without_ended(self, tokens: Tensor, step: int) -> Tensor:
-        """Return the tokens of the rows that stay in the batch."""
-        self.going = self.going & ~self.ends[tokens] & (self.first + step < self.last)
+    def _to_continue(self, tokens: Tensor, step: int) -> Tensor:
+        """Return the last token of every prefix that goes on, once rows have left and prefixes have parted."""
+        self.going = self.going & ~self.ends[tokens] & (self.first + step < self.last)[self.prefixes]
         if (step + 1) % self.look_every:
             return tokens
         going = self.going.tolist()
-        if all(going):
+        if self.alone and all(going):
             return tokens
-        kept = closed_up(going)
-        places = torch.tensor(kept, dtype=torch.long, device=tokens.device)
-        self.cache.keep_rows(kept, places)
-        for name in ("rows", "going", "mask", "first", "last"):
-            setattr(self, name, getattr(self, name)[places])
-        return tokens[places]
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, longer in enumerate(zip(self.prefixes.tolist(), tokens.tolist(), strict=True)):
+            if going[row]:
+                rows.setdefault(longer, []).append(row)
+        return tokens[self._part(rows)]
+
+    def _part(self, rows: dict[tuple[int, int], list[int]]) -> Tensor:
+        """Give every prefix that is one token longer a place of its own; return one of its rows, in that order.
+
+        Args:
+            rows: The rows that go on, by the place of their present prefix and the token that follows.
+        """
+        longer, device = list(rows), self.rows.device
+        placed = [longer[new] for new in closed_up([place for place, _ in longer])]
+        sources = [place for place, _ in placed]
+        self.cache.take_rows(sources, device)
+        for name in ("mask", "first", "last"):
+            setattr(self, name, getattr(self, name)[torch.tensor(sources, dtype=torch.long, device=device)])
+        kept = torch.tensor([row for each in placed for row in rows[each]], dtype=torch.long, device=device)
+        self.rows, self.going, self.alone = self.rows[kept], self.going[kept], len(kept) == len(placed)
+        sizes = torch.tensor([len(rows[each]) for each in placed], dtype=torch.long, device=device)
+        self.prefixes = torch.arange(len(placed), device=device).repeat_interleave(sizes)
+        return torch.tensor([rows[each][0] for each in placed], dtype=torch.long, device=device)
 
     def _responses(self, version: int) -> Responses:
         """Lay out what was drawn by row and column, up to the end of each row."""

@@ -1,4 +1,4 @@
-"""A prompt is computed once for all responses that share it: the same states, outputs and gradients as row by row."""
+"""What rows have in common is computed once, with the same states, outputs and gradients as row by row."""
 
 import warnings
 from functools import partial
@@ -14,7 +14,14 @@ from rl4llm.critics import SigmoidHead, TrunkCritic, ValueModel
 from rl4llm.models import Policy, TinyQwen3, prefixes
 from rl4llm.models.head import language_head
 from rl4llm.models.policy import spread_out
-from rl4llm.models.prefixes import distinct_prompts, prompt_states, response_states, shares_prompts
+from rl4llm.models.prefixes import (
+    Sequences,
+    distinct_prompts,
+    distinct_sequences,
+    prompt_states,
+    response_states,
+    shares_prompts,
+)
 
 SIZES = {
     "vocab_size": 40,
@@ -76,8 +83,8 @@ def close(name, one, other):
     torch.testing.assert_close(one, other, rtol=0, atol=tolerance * largest)
 
 
-def a_batch(copies=(3, 1, 2, 4), widest=7, time=6, seed=0, dtype=torch.float64):
-    """Ragged prompts with several responses in no order, ragged responses with a hole."""
+def a_batch(copies=(3, 1, 2, 4), widest=7, time=6, seed=0, dtype=torch.float64, tokens=12):
+    """Ragged prompts with several responses in no order, ragged responses with a hole, of so many different tokens."""
     random = torch.Generator().manual_seed(seed)
     group_ids = torch.arange(len(copies)).repeat_interleave(torch.tensor(copies))
     group_ids = group_ids[torch.randperm(len(group_ids), generator=random)]
@@ -90,7 +97,7 @@ def a_batch(copies=(3, 1, 2, 4), widest=7, time=6, seed=0, dtype=torch.float64):
     return RolloutBatch(
         prompt_ids=prompts[group_ids],
         prompt_mask=(torch.arange(widest) >= widest - lengths)[group_ids],
-        response_ids=torch.randint(3, 15, (rows, time), generator=random),
+        response_ids=torch.randint(3, 3 + tokens, (rows, time), generator=random),
         response_mask=mask,
         group_ids=group_ids,
         prompt_uids=group_ids,
@@ -117,10 +124,14 @@ def noise(shape):
 def by_rows(monkeypatch):
     """Turn sharing off."""
     monkeypatch.setattr(prefixes, "shares_prompts", lambda trunk: False)
+    monkeypatch.setattr(prefixes, "_distinct", lambda rows: prefixes.Distinct(*[torch.arange(len(rows))] * 2))
+
+
+REPEATED = [{"tokens": 1}, {"tokens": 2, "time": 3}]  # all responses to a prompt are alike, or some are
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("options", [{}, {"time": 1}, {"copies": (2, 2)}, {"copies": (9,), "widest": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"time": 1}, {"copies": (2, 2)}, {"copies": (9,), "widest": 1}, *REPEATED])
 def test_states_and_gradients_are_those_of_whole_rows(monkeypatch, name, options):
     trunk, batch = causal_lm(name).base_model, a_batch(**options)
     assert shares_prompts(trunk)
@@ -160,6 +171,43 @@ def test_equal_prompts_are_one_whatever_their_padding_holds():
     assert len(places.unique()) == len(rows) == 3
     assert sorted(rows.tolist()) == [0, 2, 3]
     assert all(places[row] == place for place, row in enumerate(rows))
+
+
+def test_rows_with_the_same_tokens_run_once():
+    trunk, seen = causal_lm("Qwen3").base_model, []
+    assert shares_prompts(trunk)
+    trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    response_states(trunk, a_batch(copies=(3, 1, 2, 4), tokens=1))
+    assert seen == [(4, 12)]  # no prompt is left to share, so it is one pass
+    seen.clear()
+    batch = a_batch(copies=(3, 1, 2, 4))
+    copied = batch.select(torch.tensor([*range(10), 4, 7, 4]))
+    response_states(trunk, copied)
+    assert seen == [(4, 7), (10, 5)]
+
+
+def test_the_last_token_makes_no_row_another_and_every_other_does():
+    ids, mask = torch.tensor([[9, 5]] * 5), torch.tensor([[False, True]] * 5)
+    ids[1, 0], ids[2, 1] = 8, 6
+    responses = torch.tensor([[3, 4, 1], [3, 4, 2], [3, 4, 1], [3, 5, 1], [2, 4, 1]])
+    rows, places = distinct_sequences(Sequences(ids, mask, responses))
+    assert sorted(rows.tolist()) == [0, 2, 3, 4]
+    assert places[0] == places[1]
+    assert all(places[row] == place for place, row in enumerate(rows))
+
+
+def test_a_model_that_shares_no_prompts_runs_equal_rows_once(monkeypatch):
+    trunk, seen = causal_lm("Mamba").base_model, []
+    trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    batch = a_batch(tokens=1)
+    once = response_states(trunk, batch)
+    by_rows(monkeypatch)
+    torch.testing.assert_close(response_states(trunk, batch), once)
+    assert seen == [4, 10]
 
 
 # --- what falls back ------------------------------------------------------------------------------------------------
@@ -203,8 +251,9 @@ ASKS = ("entropies", "logsumexp", "values", "top_log_probs")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_all_that_a_policy_says_is_what_its_logits_say(monkeypatch, name):
-    model, batch = causal_lm(name), a_batch()
+@pytest.mark.parametrize("options", [{}, {"tokens": 2, "time": 3}])
+def test_all_that_a_policy_says_is_what_its_logits_say(monkeypatch, name, options):
+    model, batch = causal_lm(name), a_batch(**options)
     policy = Policy(model, TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1, head_size=8).build()[1])
     TrunkCritic(head=SigmoidHead(), head_scale=1.0).build("", policy)
     policy.to(next(model.parameters()).dtype)
@@ -268,17 +317,13 @@ def test_numbers_of_trained_tokens_are_spread_out_with_their_gradient():
 
 
 @pytest.mark.parametrize("inputs", ["prefix", "prompt"])
-def test_values_and_their_gradients_are_those_of_whole_rows(monkeypatch, inputs):
+@pytest.mark.parametrize("options", [{}, *REPEATED])
+def test_values_and_their_gradients_are_those_of_whole_rows(monkeypatch, inputs, options):
     critic = ValueModel(causal_lm("Qwen3").base_model, inputs=inputs).double()
-    batch = a_batch()
+    batch = a_batch(**options)
     values = critic(batch)
     shared = values.detach(), gradients(critic, values.square().sum())
     by_rows(monkeypatch)
-    monkeypatch.setattr(
-        prefixes,
-        "distinct_prompts",
-        lambda ids, mask: prefixes.DistinctPrompts(torch.arange(len(ids)), torch.arange(len(ids))),
-    )
     values = critic(batch)
     torch.testing.assert_close(shared[0], values.detach(), rtol=1e-10, atol=1e-10)
     for one, two in zip(shared[1], gradients(critic, values.square().sum()), strict=True):

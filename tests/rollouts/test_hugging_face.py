@@ -99,7 +99,8 @@ def test_a_model_without_end_of_sequence_fills_every_response(policy):
     assert batch.lengths.tolist() == [5] * 4
 
 
-def test_the_prompt_is_computed_once_and_shared_by_its_responses(policy):
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_what_responses_have_in_common_is_computed_once(policy, temperature):
     seen = []
     forward = policy.model.forward
 
@@ -109,13 +110,15 @@ def test_the_prompt_is_computed_once_and_shared_by_its_responses(policy):
 
     policy.model.forward = watched
     try:
-        batch = rollouts(policy, prompts("583912=", "12="), n=8)
+        batch = rollouts(policy, prompts("583912=", "12="), n=8, temperature=temperature)
     finally:
         del policy.model.forward
     assert seen[0] == (2, 7)
     assert all(width == 1 for _, width in seen[1:])
-    still_going = [(batch.lengths > step).sum().item() for step in range(1, len(seen))]
-    assert [rows for rows, _ in seen[1:]] == still_going  # rows that have ended cost nothing more
+    drawn = list(zip(batch.prompt_uids.tolist(), batch.response_ids.tolist(), batch.lengths.tolist(), strict=True))
+    going = [{(uid, *ids[:step]) for uid, ids, length in drawn if length > step} for step in range(1, len(seen))]
+    assert [rows for rows, _ in seen[1:]] == [len(prefixes) for prefixes in going]  # what has ended costs nothing
+    assert (max(map(len, going)) == 2) is (temperature == 0.0)
 
 
 @given(st.lists(st.integers(2, 14), min_size=1, max_size=12))
