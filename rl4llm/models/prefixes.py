@@ -119,7 +119,7 @@ def response_states(trunk: PreTrainedModel, batch: RolloutBatch) -> Float[Tensor
     rows, places = distinct_sequences(sequences)
     if len(rows) == len(places):
         return _states(trunk, sequences)
-    return _states(trunk, Sequences(*(field[rows] for field in sequences))).index_select(0, places)
+    return _states(trunk, Sequences(*(field[rows] for field in sequences)))[places]
 
 
 def _states(trunk: PreTrainedModel, sequences: Sequences) -> Float[Tensor, "batch time width"]:
