@@ -9,22 +9,22 @@ from torch.func import functional_call
 
 
 class RMSNorm(nn.Module):
-    r"""Root-mean-square normalization over features, :math:`y = w \odot x / \sqrt{\overline{x^2} + \epsilon}`.
+    """Root-mean-square normalization over features.
+
+        y = w ⊙ n                                    n = x / √(mean(x²) + ε)
 
     Transformers writes it as six operations, each of which autograd reverses by itself. Here the backward pass is the
-    closed form, from the normalized states and their scale alone:
+    closed form, from the normalized states n and their scale 1 / √(mean(x²) + ε) alone, with g the gradient of y:
 
-    .. math:: \partial x = \frac{g \odot w - n\,\overline{g \odot w \odot n}}{\sqrt{\overline{x^2} + \epsilon}},
-              \qquad \partial w = \sum g \odot n,
-              \qquad n = \frac{x}{\sqrt{\overline{x^2} + \epsilon}}
+        ∂x = (g ⊙ w − n · mean(g ⊙ w ⊙ n)) / √(mean(x²) + ε)                  ∂w = Σ g ⊙ n
 
     The forward pass is computed in float32 whatever the dtype, as in transformers, and the backward pass in float32 or
     float64. Gradients of gradients are refused by autograd.
 
     Args:
-        weight: :math:`w`, one number per feature.
-        eps: :math:`\epsilon`.
-        centered: Whether the weight is stored as :math:`w - 1`, as in Gemma.
+        weight: w, one number per feature.
+        eps: ε.
+        centered: Whether the weight is stored as w − 1, as in Gemma.
         rounds_first: Whether the normalized states take the dtype of the input before they are multiplied by the
             weight, as in Llama, or after, as in OLMo.
 
