@@ -1,4 +1,4 @@
-"""RMSNorm of the library beside transformers' own: time of forward and backward, and memory kept between them.
+"""The library's RMSNorm beside that of transformers: time of forward and backward, and memory kept between them.
 
     OMP_NUM_THREADS=1 python bench/norms.py [--repeats 9] [--out norms.json]
 
@@ -23,7 +23,7 @@ from rl4llm.models.rms_norm import with_own_norms
 
 
 def seconds(trunk: PreTrainedModel, repeats: int = 5) -> float:
-    """CPU seconds of a forward and a backward pass over 32 prompts with eight responses each."""
+    """Return the median CPU seconds of a forward and a backward pass over 32 prompts with eight responses each."""
     batch, spent = sequences(32, 8, 11, 13), []
     for _ in range(repeats):
         began = time.process_time()
@@ -34,7 +34,7 @@ def seconds(trunk: PreTrainedModel, repeats: int = 5) -> float:
 
 
 def kept_bytes(trunk: PreTrainedModel) -> int:
-    """Bytes of all that autograd keeps of a pass over two rows of 512 tokens, weights left out."""
+    """Return the bytes that autograd keeps for the backward pass over two rows of 512 tokens, without the weights."""
     weights = {weight.untyped_storage().data_ptr() for weight in trunk.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -55,7 +55,7 @@ def cases(folder: str | None) -> Iterator[tuple[str, int, Work]]:
 
 
 def start(name: str, work: Work) -> Started:
-    """Return what trains, and what tells the mean length of the responses of the last batch."""
+    """Build a trainer; return its training loop and a function for the mean response length of the last batch."""
     be_quiet()
     contestant = BUILDERS[name](work)
     return contestant.train, contestant.length
@@ -136,7 +136,7 @@ def draw_curves(batches: int, every: int) -> list[dict[str, Any]]:
 
 
 def be_quiet() -> None:
-    """Silence what is no result."""
+    """Silence warnings, logs and progress bars."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()

@@ -52,7 +52,7 @@ class Stepper:
 
     def stop(self) -> None:
         """End the process."""
-        self._process.kill()  # a trainer may take the signal to terminate as a wish
+        self._process.kill()  # a trainer may catch SIGTERM and go on
         self._process.join()
 
 

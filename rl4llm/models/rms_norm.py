@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
 
 
 def _forward(x: Tensor, weight: Tensor, eps: float, centered: bool, rounds_first: bool) -> tuple[Tensor, ...]:
-    """Output, normalized states in float32, and what they were multiplied by."""
+    """Return the output, the normalized states in float32, and the scale that normalized them."""
     wide = x.float()
     scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
     normalized = wide * scale

@@ -45,7 +45,6 @@ class ResponseCache(DynamicCache):
         rows: Most rows that there will be.
     """
 
-    rows = 0  # how many were taken last
     padded = False  # whether the mask has to be built at each token, because prompts differ in length
 
     def __init__(self, config: PreTrainedConfig, *, columns: int, rows: int) -> None:
@@ -62,12 +61,9 @@ class ResponseCache(DynamicCache):
         return self.get_seq_length(layer_idx) + 1 if self.padded else -1
 
     def take_rows(self, sources: Sequence[int], device: torch.device) -> None:
-        """Put into each place what stands in the row that is its source; only what changes its place is copied."""
+        """Fill each place from the row that is its source; a row that is its own source is not copied."""
         taken = torch.tensor(sources, dtype=torch.long, device=device)
         moved = [place for place, source in enumerate(sources) if source != place]
-        if not moved and len(sources) == self.rows:
-            return
-        self.rows = len(sources)
         to = torch.tensor(moved, dtype=torch.long, device=device)
         for layer in self.layers:
             if isinstance(layer, RoomyLayer):
@@ -116,15 +112,15 @@ class RoomyLayer(DynamicLayer):
             return
         end = self.keys.shape[-2]
         if count > len(self.room[0]):
-            self._allocate(count, end + 1)
+            self._allocate(min(2 * count, self.most_rows), end + 1)
         self.keys, self.values = (whole[:count, :, :end] for whole in self.room)
         if len(to):
             for whole in (self.room[0][:, :, :end], self.room[1][:, :, :end]):
                 whole[to] = whole[source]
 
     def _allocate(self, rows: int, columns: int) -> None:
-        """Copy all into tensors of at least so many rows and columns."""
-        rows, columns = min(2 * rows, self.most_rows), min(columns + ROOM, self.most_columns)
+        """Copy all into tensors of so many rows and of at least so many columns."""
+        columns = min(columns + ROOM, self.most_columns)
         self.room = _roomy(self.keys, rows, columns), _roomy(self.values, rows, columns)
         self.keys, self.values = (whole[: len(self.keys), :, : self.keys.shape[-2]] for whole in self.room)
 

@@ -54,7 +54,7 @@ class Generation:
         return self._responses(version)
 
     def _read_prefixes(self, ids: Tensor, mask: Tensor, limits: Tensor, copies: int) -> Tensor:
-        """Fill the cache with each prompt once; return the logits of its first token."""
+        """Fill the cache with each prompt once; return the logits of the first token."""
         start = int(mask.long().argmax(-1).min())  # columns that are padding in every row
         ids, mask = ids[:, start:], mask[:, start:]
         room = {"columns": mask.shape[1] + self.uniforms.shape[1], "rows": len(ids) * copies}
@@ -66,13 +66,18 @@ class Generation:
         self.first = mask.sum(-1)
         self.last = self.first + limits - 1  # of what is drawn beyond a limit, no position is beyond the context
         self.rows = torch.arange(len(self.limits), device=ids.device)
-        self.prefixes, self.alone = self.rows // copies, copies == 1
+        self.prefixes = self.rows // copies
         self.going = torch.ones_like(self.rows, dtype=torch.bool)
         self.ends = torch.isin(torch.arange(logits.shape[-1]), torch.tensor(self.policy.end_ids)).to(ids.device)
         if self.look_every == 1 or self.alone:
             return logits
         self._part({(row // copies, row): [row] for row in range(len(self.rows))})
-        return logits.repeat_interleave(copies, dim=0)[self.rows]
+        return logits[self.rows // copies]
+
+    @property
+    def alone(self) -> bool:
+        """Whether every row has a prefix of its own, which then stands at the same place."""
+        return len(self.rows) == len(self.first)
 
     def _forward(self, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
         placed = {"position_ids": position_ids} if self.knows_positions else {}
@@ -87,7 +92,7 @@ class Generation:
         return self._forward(tokens[:, None], mask, torch.minimum(self.first + step, self.last)[:, None])
 
     def _to_continue(self, tokens: Tensor, step: int) -> Tensor:
-        """Return the last token of every prefix that goes on, once rows have left and prefixes have parted."""
+        """Remove the rows that have ended and part prefixes that differ; return the last token of each prefix left."""
         self.going = self.going & ~self.ends[tokens] & (self.first + step < self.last)[self.prefixes]
         if (step + 1) % self.look_every:
             return tokens
@@ -101,19 +106,20 @@ class Generation:
         return tokens[self._part(rows)]
 
     def _part(self, rows: dict[tuple[int, int], list[int]]) -> Tensor:
-        """Give every prefix that is one token longer a place of its own; return one of its rows, in that order.
+        """Make one place in the cache for each longer prefix; return the first row of each, in the order of the places.
 
         Args:
-            rows: The rows that go on, by the place of their present prefix and the token that follows.
+            rows: The rows that go on, listed under the place of their present prefix and the token that follows it.
         """
         longer, device = list(rows), self.rows.device
         placed = [longer[new] for new in closed_up([place for place, _ in longer])]
         sources = [place for place, _ in placed]
-        self.cache.take_rows(sources, device)
-        for name in ("mask", "first", "last"):
-            setattr(self, name, getattr(self, name)[torch.tensor(sources, dtype=torch.long, device=device)])
+        if sources != list(range(len(self.first))):
+            self.cache.take_rows(sources, device)
+            for name in ("mask", "first", "last"):
+                setattr(self, name, getattr(self, name)[torch.tensor(sources, dtype=torch.long, device=device)])
         kept = torch.tensor([row for each in placed for row in rows[each]], dtype=torch.long, device=device)
-        self.rows, self.going, self.alone = self.rows[kept], self.going[kept], len(kept) == len(placed)
+        self.rows, self.going = self.rows[kept], self.going[kept]
         sizes = torch.tensor([len(rows[each]) for each in placed], dtype=torch.long, device=device)
         self.prefixes = torch.arange(len(placed), device=device).repeat_interleave(sizes)
         return torch.tensor([rows[each][0] for each in placed], dtype=torch.long, device=device)

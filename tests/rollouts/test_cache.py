@@ -80,6 +80,13 @@ def test_room_does_not_grow_beyond_the_longest_response_and_the_rows():
     assert all(whole.shape == (4, 2, 31, 3) for whole in parted(4).room)
 
 
+def test_more_columns_bring_no_more_rows_than_there_are():
+    layer = RoomyLayer(300, 64)
+    layer.update(*torch.randn(2, 8, 2, 5, 3))
+    layer.update(*torch.randn(2, 8, 2, 200, 3))
+    assert len(layer.room[0]) == 8
+
+
 def test_rows_that_part_one_by_one_are_seldom_moved():
     layer = RoomyLayer(30, 64)
     layer.update(*torch.randn(2, 1, 2, 5, 3))
