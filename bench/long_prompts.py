@@ -1,6 +1,7 @@
 """`LongPrompts`: digits that ask nothing, for measuring prompts of any length."""
 
 import random
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,11 @@ from rl4llm.rewards import Reward
 def variety(prompt: object, response: str, answer: object) -> float:
     """Score a response that cannot be right: the share of its characters that are distinct."""
     return len(set(response)) / max(1, len(response))
+
+
+def lottery(prompt: object, response: str, answer: object) -> float:
+    """Score a response in [0, 1) by nothing that could be learned, and the same every time."""
+    return zlib.crc32(response.encode()) / 2**32
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,37 @@
 """Rollouts: response tokens per second of `HuggingFaceRollout` and of `transformers.generate` with the same model.
 
-    OMP_NUM_THREADS=1 python bench/rollouts.py [--repeats 5] [--only NAME] [--device cpu] [--out rollouts.json]
+    OMP_NUM_THREADS=1 python bench/rollouts.py [--repeats 5] [--only NAME] [--out rollouts.json]
+    python bench/rollouts.py --device=cuda
 
 Both draw eight responses to each prompt at temperature 1 from the whole vocabulary, and both stop a response at the
 same end tokens and at the same limit of its prompt. They alternate in one process; seconds are those of its CPUs, on a
 GPU those of the clock; numbers are medians over the repeats. The embedded policy writes 13 tokens to every prompt, so
-the limits of its second case spread from 2 to 16. The model of 135 million weights is made at random, and a share of
-its vocabulary ends a response, so that lengths are geometric. The forward passes alone are the yardstick: those of the
-engine's rows with the cache of transformers, with tokens known beforehand and nothing drawn.
+the limits of its second case spread from 2 to 16. The other models are made at random, and a share of their vocabulary
+ends a response, so that lengths are geometric. On a GPU the model of half a billion weights is measured. The forward
+passes alone are the yardstick: those of the engine's rows with the cache of transformers, with tokens known beforehand
+and nothing drawn.
 """
 
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import transformers
+from devices import Device, add_device, chosen
+from random_models import qwen3_half_billion
 from torch import Tensor
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedConfig,
+    Qwen2Config,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from rl4llm.data import AbsoluteDifference
 from rl4llm.models import Policy
@@ -51,16 +61,16 @@ class OwnLimits(StoppingCriteria):
         return self.lengths <= input_ids.shape[1]
 
 
-def digits(device: str, least: int = 16) -> Case:
+def digits(device: Device, least: int = 16) -> Case:
     """32 prompts of the embedded task for the embedded policy, with limits that spread from the least to 16."""
-    policy, task = Policy.load("rl4llm/digits").to(device), AbsoluteDifference()
+    policy, task = Policy.load("rl4llm/digits").to(device.name, device.dtype), AbsoluteDifference()
     ids, mask = encode_prompts(policy, [example.prompt for example in task.examples("train")[:32]], 16)
-    return Case(policy, ids.to(device), mask.to(device), torch.linspace(least, 16, len(ids)).long())
+    return Case(policy, ids.to(device.name), mask.to(device.name), torch.linspace(least, 16, len(ids)).long())
 
 
-def random_weights(device: str, prompts: int = 8, limit: int = 96, share: int = 24) -> Case:
-    """A Qwen2 of 135 million random weights; every 24th token of its vocabulary ends a response."""
-    config = Qwen2Config(
+def qwen2_135m() -> Qwen2Config:
+    """Return the configuration of a Qwen2 of 135 million weights, with the sizes of SmolLM2-135M."""
+    return Qwen2Config(
         vocab_size=49152,
         hidden_size=576,
         intermediate_size=1536,
@@ -69,20 +79,33 @@ def random_weights(device: str, prompts: int = 8, limit: int = 96, share: int = 
         num_key_value_heads=3,
         tie_word_embeddings=True,
     )
+
+
+def random_weights(
+    device: Device, config: PreTrainedConfig, prompts: int = 8, prompt_tokens: int = 48, limit: int = 96, end: int = 24
+) -> Case:
+    """Ragged prompts for a model of random weights; one token in `end` ends a response."""
     torch.manual_seed(0)
-    policy = Policy(Qwen2ForCausalLM(config), Policy.load("rl4llm/digits").tokenizer).to(device)
-    policy.end_ids = list(range(1, config.vocab_size, share))
-    lengths = torch.linspace(16, 48, prompts).long()
-    mask = torch.arange(48) >= 48 - lengths[:, None]
-    return Case(
-        policy, torch.randint(config.vocab_size, mask.shape).to(device), mask.to(device), torch.full((prompts,), limit)
-    )
+    model = AutoModelForCausalLM.from_config(config)
+    policy = Policy(model, Policy.load("rl4llm/digits").tokenizer).to(device.name, device.dtype)
+    policy.end_ids = list(range(1, config.vocab_size, end))
+    lengths = torch.linspace(prompt_tokens // 3, prompt_tokens, prompts).long()
+    mask = torch.arange(prompt_tokens) >= prompt_tokens - lengths[:, None]
+    ids = torch.randint(config.vocab_size, mask.shape)
+    return Case(policy, ids.to(device.name), mask.to(device.name), torch.full((prompts,), limit))
 
 
-CASES: dict[str, Callable[[str], Case]] = {
+def half_billion(device: Device) -> Case:
+    """32 prompts of up to 192 tokens for a Qwen3 of half a billion weights, and responses of up to 256."""
+    return random_weights(device, qwen3_half_billion(), prompts=32, prompt_tokens=192, limit=256, end=64)
+
+
+ON_A_GPU = "Qwen3 0.5B, ragged"
+CASES: dict[str, Callable[[Device], Case]] = {
     "rl4llm/digits": digits,
     "rl4llm/digits, ragged": partial(digits, least=2),
-    "135M, ragged": random_weights,
+    "135M, ragged": lambda device: random_weights(device, qwen2_135m()),
+    ON_A_GPU: half_billion,
 }
 
 
@@ -140,29 +163,21 @@ def forwards(case: Case, drawn: Responses) -> None:
             model(input_ids=ids[:rows, step : step + 1], attention_mask=mask, past_key_values=cache)
 
 
-def clock(device: str) -> float:
-    """CPU seconds of this process; with a GPU, seconds of the clock once it has done its work."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def measure(case: Case, repeats: int, device: str) -> dict[str, float]:
+def measure(case: Case, repeats: int, device: Device) -> dict[str, float]:
     """Median tokens per second of each way."""
     speeds: dict[str, list[float]] = {"generate": [], "engine": [], "forwards": []}
     for seed in range(repeats + 1):  # the first round warms up
-        began = clock(device)
+        began = device.clock()
         tokens = by_generate(case, seed)
-        halfway = clock(device)
+        halfway = device.clock()
         drawn = by_engine(case, seed)
-        ended = clock(device)
+        ended = device.clock()
         forwards(case, drawn)
         own = int(drawn.widths.sum())
         for way, count, seconds in [
             ("generate", tokens, halfway - began),
             ("engine", own, ended - halfway),
-            ("forwards", own, clock(device) - ended),
+            ("forwards", own, device.clock() - ended),
         ]:
             speeds[way].append(count / seconds)
     return {way: statistics.median(column[1:]) for way, column in speeds.items()}
@@ -173,19 +188,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=CASES)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="rollouts.json")
+    add_device(parser)
     options = parser.parse_args()
+    device = chosen(options)
+    names = [options.only] if options.only else [name for name in CASES if (name == ON_A_GPU) == device.is_gpu]
     print("| model | `generate`, tokens/s | engine, tokens/s | ratio | forward passes alone, tokens/s |")
     print("|---|---|---|---|---|")
     found = []
-    for name in [options.only] if options.only else CASES:
-        speed = measure(CASES[name](options.device), options.repeats, options.device)
+    for name in names:
+        speed = measure(CASES[name](device), options.repeats, device)
         own, peer, limit = speed["engine"], speed["generate"], speed["forwards"]
         print(f"| {name} | {peer:.0f} | {own:.0f} | {own / peer:.2f} | {limit:.0f} |", flush=True)
         found.append({"model": name, **speed})
+    versions = {package.__name__: package.__version__ for package in (torch, transformers)}
     with open(options.out, "w") as file:
-        json.dump({"torch": torch.__version__, "transformers": transformers.__version__, "runs": found}, file, indent=1)
+        json.dump({**versions, "device": str(device), "runs": found}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def _train(pipe: Connection, threads: int, start: Callable[..., Started], argume
 
     def pause() -> None:
         nonlocal began
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # a trainer does not wait for its last kernels
         spent = Seconds(time.perf_counter() - began[0], time.process_time() - began[1])
         pipe.send((spent, number()))
         began = wait()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from datasets import Dataset
+from devices import Device
 from stepping import Pause
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
@@ -24,6 +26,7 @@ from rl4llm.rewards import Scoring
 from rl4llm.rollouts import Sampling
 
 GRPO = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "grpo.py"))["grpo"]
+CPU = Device()
 NEVER = [-1]  # an end token that no model writes
 
 
@@ -41,6 +44,7 @@ class Work:
         forced: Whether every response has that many tokens, because no token ends one.
         rate: Learning rate.
         batches: Rollout batches of the whole training.
+        device: Where they train; with bfloat16, both keep float32 weights and use autocast.
     """
 
     model: str
@@ -52,6 +56,12 @@ class Work:
     forced: bool = False
     rate: float = 2e-5
     batches: int = 1
+    device: Device = CPU
+
+    @property
+    def mixed(self) -> bool:
+        """Whether products are in bfloat16."""
+        return self.device.dtype == torch.bfloat16
 
     def policy(self, model: PreTrainedModel | None = None) -> Policy:
         """Load the policy, or take the model as its own, with room for the longest prompt and response."""
@@ -109,11 +119,11 @@ def rl4llm_trainer(work: Work) -> Contestant:
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    where = {"accelerator": "gpu" if work.device.is_gpu else "cpu", "devices": 1}
+    where |= {"precision": "bf16-mixed" if work.mixed else "32-true"}
 
     def train(pause: Pause) -> None:
-        trainer = lightning.Trainer(
-            accelerator="cpu", devices=1, max_steps=work.batches, callbacks=[_AfterBatch(pause)], **quiet
-        )
+        trainer = lightning.Trainer(max_steps=work.batches, callbacks=[_AfterBatch(pause)], **where, **quiet)
         trainer.fit(module, work.data())
 
     return Contestant(policy, train, lambda: float(module.trainer.callback_metrics["train/response_length"]))
@@ -166,8 +176,8 @@ def _configuration(work: Work) -> GRPOConfig:
         loss_type="grpo",  # the mean over tokens, then over responses, as SequenceMean
         epsilon=0.2,
         gradient_checkpointing=False,  # it would compute activations twice
-        bf16=False,
-        use_cpu=True,
+        bf16=work.mixed,
+        use_cpu=not work.device.is_gpu,
         shuffle_dataset=False,
         logging_strategy="no",
         save_strategy="no",

@@ -16,6 +16,7 @@ from rl4llm.checks import (
     check_interval,
     check_same_shape,
 )
+from rl4llm.logit_statistics import Incoming, chunk_statistics
 from rl4llm.masked import at_least_float32
 from rl4llm.roles import refuse
 
@@ -200,54 +201,6 @@ def _scaled(chunk: Tensor, temperature: float) -> Tensor:
     return x if temperature == 1.0 else x / temperature
 
 
-def _finite_logs(x: Tensor, normalizers: Tensor) -> Tensor:
-    """Log π, with the most negative number in place of −inf so that π log π is 0 where π is."""
-    return (x - normalizers[:, None]).clamp_(min=torch.finfo(x.dtype).min)
-
-
-def chunk_statistics(x: Tensor, ids: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return log-probs, log-normalizers and on request entropies of the tempered logits x, positions × vocab."""
-    normalizers = x.logsumexp(-1)
-    log_probs = x.gather(-1, ids[:, None])[:, 0] - normalizers
-    if not entropy:
-        return log_probs, normalizers, None
-    logs = _finite_logs(x, normalizers)
-    return log_probs, normalizers, -logs.exp().mul_(logs).sum(-1)
-
-
-class Incoming:
-    """Incoming gradients of the statistics of all positions, and the gradient of the logits that follows from them.
-
-    Args:
-        gradients: Of log-probs, log-normalizers and entropies; None where none arrives.
-        ids: The token at each position.
-        normalizers: Log-normalizers.
-        entropies: Entropies; None where they were not asked for.
-    """
-
-    def __init__(
-        self, gradients: tuple[Tensor | None, ...], ids: Tensor, normalizers: Tensor, entropies: Tensor | None
-    ) -> None:
-        self.ids, self.normalizers = ids, normalizers
-        self.for_logs, for_normalizers, for_entropies = (
-            torch.zeros_like(normalizers) if g is None else g for g in gradients
-        )
-        self.for_entropies = None if gradients[2] is None else for_entropies
-        self.weights = for_normalizers - self.for_logs
-        if entropies is not None:
-            self.weights = self.weights - for_entropies * entropies
-        self.silent = (self.for_logs == 0) & (for_normalizers == 0) & (for_entropies == 0)
-
-    def slope(self, x: Tensor, at: Tensor | slice) -> Tensor:
-        """Return the gradient of the tempered logits x of the positions `at`."""
-        logs = _finite_logs(x, self.normalizers[at])
-        probs = logs.exp()
-        slope = probs * self.weights[at][:, None]
-        if self.for_entropies is not None:
-            slope -= probs.mul_(logs).mul_(self.for_entropies[at][:, None])
-        return slope.scatter_add_(-1, self.ids[at][:, None], self.for_logs[at][:, None])
-
-
 class _TokenStatistics(torch.autograd.Function):
     """Forward and backward of [token_log_probs][] over flattened positions; the softmax is made again in backward."""
 
@@ -260,11 +213,10 @@ class _TokenStatistics(torch.autograd.Function):
         normalizers = torch.empty_like(log_probs)
         entropies = torch.empty_like(log_probs) if entropy else None
         for at, chunk in _chunks(logits, chunk_size):
-            log_probs[at], normalizers[at], own = chunk_statistics(
-                _scaled(chunk, temperature), ids[at], entropy=entropy
-            )
-            if entropies is not None and own is not None:
-                entropies[at] = own
+            found = chunk_statistics(_scaled(chunk, temperature), ids[at], entropy=entropy)
+            log_probs[at], normalizers[at] = found.logits - found.logsumexp, found.logsumexp
+            if entropies is not None and found.entropies is not None:
+                entropies[at] = found.entropies
         ctx.save_for_backward(logits, ids, normalizers, entropies)
         ctx.set_materialize_grads(False)
         ctx.options = temperature, chunk_size

@@ -1,6 +1,7 @@
 """From hidden states to log-probs: the same numbers and gradients as by way of the logits, in less memory."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from rl4llm import linear_tiles
 from rl4llm.checks import UsageError
 from rl4llm.linear_log_probs import linear_log_probs, listed_linear_log_probs
 from rl4llm.log_probs import TokenLogProbs, listed_log_probs, token_log_probs
@@ -17,6 +19,19 @@ FEWER = settings(max_examples=settings.default.max_examples // 2)
 ALL = {"temperature": 1.7, "scale": -2.0, "soft_cap": 5.0}
 LAST = [{}, {"temperature": 0.6}, {"scale": 0.25}, {"soft_cap": 3.0}, ALL]
 each_last = pytest.mark.parametrize("last", LAST, ids=str)
+
+
+TILES = [None, (1, 1), (4, 2), (6, 3), (8, 4)]  # logits and tokens of a tile; None: as they are
+
+
+@contextmanager
+def cut_into(tiles):
+    """Keep no logits and cut them into small tiles, the last of which may hold fewer tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        if tiles is not None:
+            for name, value in zip(("KEPT_LOGITS", "TILE_LOGITS", "TILE_TOKENS"), (0, *tiles), strict=True):
+                patch.setattr(linear_tiles, name, value)
+        yield
 
 
 @st.composite
@@ -49,15 +64,16 @@ def leaves(*given):
 
 
 @FEWER
-@given(heads(), st.none() | st.integers(1, 9), st.sampled_from(LAST))
-def test_results_and_gradients_are_those_of_the_logits(case, chunk_size, last):
+@given(heads(), st.none() | st.integers(1, 9), st.sampled_from(LAST), st.sampled_from(TILES))
+def test_results_and_gradients_are_those_of_the_logits(case, chunk_size, last, tiles):
     *given_, ids = case
     one, other = leaves(*given_), leaves(*given_)
-    expected, got = plain(*one, ids, **last), linear(*other, ids, **last, chunk_size=chunk_size)
-    for x, y in zip(got, expected, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
-    for results in (expected, got):
-        sum((index * x + x.square()).sum() for index, x in enumerate(results)).backward()
+    with cut_into(tiles):
+        expected, got = plain(*one, ids, **last), linear(*other, ids, **last, chunk_size=chunk_size)
+        for x, y in zip(got, expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+        for results in (expected, got):
+            sum((index * x + x.square()).sum() for index, x in enumerate(results)).backward()
     for x, y in zip(one, other, strict=True):
         assert (x is None) == (y is None)
         if x is not None:
@@ -66,15 +82,42 @@ def test_results_and_gradients_are_those_of_the_logits(case, chunk_size, last):
 
 @each_last
 @pytest.mark.parametrize("chunk_size", [2, None])
-def test_the_gradient_of_each_result_is_exact(last, chunk_size):
+@pytest.mark.parametrize("tiles", [None, (4, 2)], ids=str)
+def test_the_gradient_of_each_result_is_exact(last, chunk_size, tiles):
     random = torch.Generator().manual_seed(0)
     hidden, weight, bias = (torch.randn(*s, dtype=torch.float64, generator=random) for s in ((2, 3, 4), (5, 4), (5,)))
     ids = torch.tensor([[0, 1, 2], [3, 4, 0]])
     for index in range(3):
-        assert torch.autograd.gradcheck(
-            lambda h, w, b, index=index: linear(h, w, b, ids, **last, chunk_size=chunk_size)[index],
-            leaves(hidden, weight, bias),
-        )
+        with cut_into(tiles):
+            assert torch.autograd.gradcheck(
+                lambda h, w, b, index=index: linear(h, w, b, ids, **last, chunk_size=chunk_size)[index],
+                leaves(hidden, weight, bias),
+            )
+
+
+@pytest.mark.parametrize("impossible", [[0], [0, 1], [1, 4], [2, 3, 4]], ids=str)
+def test_tokens_that_cannot_occur_add_nothing_even_as_a_whole_tile(impossible):
+    hidden, weight, ids = torch.randn(3, 2).double(), torch.randn(6, 2).double(), torch.tensor([5, 5, 5])
+    bias = torch.zeros(6, dtype=torch.float64)
+    bias[impossible] = -torch.inf
+    one, other = leaves(hidden, weight), leaves(hidden, weight)
+    with cut_into((4, 2)):
+        expected, got = plain(*one, bias, ids), linear(*other, bias, ids)
+        for results in (expected, got):
+            torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-12)
+            sum(x.square().sum() for x in results).backward()
+    for x, y in zip(one, other, strict=True):
+        torch.testing.assert_close(y.grad, x.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tiles", [None, (16, 1)], ids=str)
+def test_a_tile_holds_no_more_logits_than_it_may(tiles, monkeypatch):
+    sizes, statistics = [], linear_tiles.chunk_statistics
+    watched = lambda x, ids, *, entropy: sizes.append(x.shape) or statistics(x, ids, entropy=entropy)  # noqa: E731
+    monkeypatch.setattr(linear_tiles, "chunk_statistics", watched)
+    with cut_into(tiles):
+        linear_log_probs(torch.randn(40, 2), torch.randn(5, 2), torch.zeros(40, dtype=torch.long))
+    assert sizes == [(40, 5)] if tiles is None else sizes == [(16, 1)] * 10 + [(8, 1)] * 5
 
 
 def test_what_is_not_to_be_trained_gets_no_gradient():

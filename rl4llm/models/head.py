@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rl4llm.linear_log_probs import HeadScale, linear_log_probs, listed_linear_log_probs
+from rl4llm.linear_log_probs import linear_log_probs, listed_linear_log_probs
+from rl4llm.linear_tiles import HeadScale
 from rl4llm.log_probs import TokenLogProbs
 from rl4llm.models.guard import evaluating
 from rl4llm.models.prefixes import has_content, is_sharded
