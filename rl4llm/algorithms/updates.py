@@ -30,7 +30,7 @@ class Updates:
         schedule: Learning rate over training: linear, cosine, constant or constant_with_warmup.
         warmup_steps: Rollout batches over which the learning rate rises.
         microbatch_tokens: Most prompt and response tokens in one forward pass; sets memory and speed, never the
-            result. None: 2,048 on a CPU, for its caches, and 16,384 elsewhere, but at least twice the longest prompt,
+            result. None: 4,096 on a CPU, for its caches, and 16,384 elsewhere, but at least twice the longest prompt,
             so that a prompt does not fill a pass alone.
     """
 
@@ -73,7 +73,7 @@ class Updates:
         """Return the most tokens of one forward pass over rows of this batch, whose device sets the default."""
         if self.microbatch_tokens is not None:
             return self.microbatch_tokens
-        most = 2048 if batch.prompt_ids.device.type == "cpu" else 16384
+        most = 4096 if batch.prompt_ids.device.type == "cpu" else 16384
         longest = int(batch.prompt_mask.sum(-1).max()) if len(batch) else 0
         return max(most, 2 * longest)
 

@@ -86,11 +86,11 @@ def test_prompts_stay_together_and_both_they_and_their_responses_are_shuffled():
     assert (groups[alone].diff() != 0).sum() > 3
 
 
-@pytest.mark.parametrize(("prompt", "expected"), [(1024, 2048), (1025, 2050)])
+@pytest.mark.parametrize(("prompt", "expected"), [(2048, 4096), (2049, 4098)])
 def test_the_budget_fits_the_device_and_the_longest_prompt_unless_it_is_given(prompt, expected):
     batch = stretched([1, 2], [0, 1], prompt)
     assert Updates().budget(batch) == Updates().budget(batch.select(torch.tensor([0]))) == expected
-    assert Updates().budget(batch.select(torch.tensor([], dtype=torch.long))) == 2048
+    assert Updates().budget(batch.select(torch.tensor([], dtype=torch.long))) == 4096
     elsewhere = batch.to(torch.device("meta"))
     object.__setattr__(elsewhere, "prompt_mask", batch.prompt_mask)  # its numbers are read
     assert Updates().budget(elsewhere) == 16384
