@@ -73,7 +73,7 @@ class Tiles:
 
     def columns(self) -> Iterator[slice]:
         """The tokens of each tile of the same positions."""
-        return (slice(start, min(start + self.tokens, self.vocab)) for start in range(0, self.vocab, self.tokens))
+        return (slice(start, start + self.tokens) for start in range(0, self.vocab, self.tokens))
 
 
 def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
