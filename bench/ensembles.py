@@ -161,7 +161,7 @@ def print_steps(device: Device, runs: int) -> dict[str, dict[str, object]]:
         for _ in range(runs):
             for name, (recipe, *options) in RECIPES.items():
                 steps[name].append(step_seconds(device, recipe, *options, *more.get(recipe, [])))
-    print("\n" + table(steps, counts))
+    print("\n" + table(steps, counts, "s" if device.is_gpu else "CPU s"))
     return {"steps": steps, "operations": counts}
 
 

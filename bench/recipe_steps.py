@@ -78,9 +78,9 @@ def _run(device: Device, recipe: str, *options: str) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
 
-def table(runs: Mapping[str, Sequence[float]], counts: Mapping[str, float]) -> str:
+def table(runs: Mapping[str, Sequence[float]], counts: Mapping[str, float], unit: str) -> str:
     """Return the Markdown table of the medians."""
-    lines = ["| recipe | s per step | times GRPO's | operations, times GRPO's |", "|---|---|---|---|"]
+    lines = [f"| recipe | {unit} per step | times GRPO's | operations, times GRPO's |", "|---|---|---|---|"]
     base = statistics.median(runs["grpo"])
     for name, times in runs.items():
         median = statistics.median(times)
