@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_given, check_token_tensors
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.masked import at_least_float32, keep
 
 MAX_LOG_RATIO = 20.0
@@ -89,4 +90,4 @@ def tangent_exp(x: Float[Tensor, "*axes"], *, minus_one: bool = False) -> Float[
     """
     check_given("tangent_exp", x=x)
     exp = torch.expm1 if minus_one else torch.exp
-    return exp(x.clamp(max=MAX_LOG_RATIO)) + math.exp(MAX_LOG_RATIO) * torch.relu(x - MAX_LOG_RATIO)
+    return exp(inclusive_clamp(x, high=MAX_LOG_RATIO)) + math.exp(MAX_LOG_RATIO) * torch.relu(x - MAX_LOG_RATIO)

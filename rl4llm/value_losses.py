@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import UsageError, check_interval, check_token_tensors
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.masked import at_least_float32, keep
 
 _ROUNDING = 1e-3  # how far beyond [0, 1] a return may lie by rounding
@@ -85,7 +86,7 @@ def clipped_value_loss(
     check_interval("clipped_value_loss", 0.0, ends="(]", clip=clip)
     value, target = _trained(values, response_mask), _trained(returns.detach(), response_mask)
     old = _trained(old_values.detach(), response_mask)
-    clipped = value.clamp(old - clip, old + clip)
+    clipped = inclusive_clamp(value, old - clip, old + clip)
     return torch.maximum((value - target).square(), (clipped - target).square()).to(values.dtype)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_interval, check_token_tensors
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.masked import at_least_float32, masked_mean
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.ratios import tangent_exp, token_log_ratio
@@ -60,7 +61,9 @@ def gmpo(
     check_token_tensors("gmpo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     means = masked_mean(advantages.detach(), response_mask, dim=-1)
     log_ratios = token_log_ratio(at_least_float32(log_probs), old_log_probs, response_mask)
-    bounded = torch.where(means[:, None] >= 0, log_ratios.clamp(max=clip), log_ratios.clamp(min=-clip))
+    bounded = torch.where(
+        means[:, None] >= 0, inclusive_clamp(log_ratios, high=clip), inclusive_clamp(log_ratios, -clip)
+    )
     return (-means * tangent_exp(masked_mean(bounded, response_mask, dim=-1))).to(log_probs.dtype)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_token_tensors
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.masked import at_least_float32, keep, masked_mean
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.objectives.ppo_clip import check_bounds
@@ -113,7 +114,7 @@ def _response_ratio(log_probs: Tensor, old_log_probs: Tensor, response_mask: Ten
 
 
 def _clipped(ratios: Tensor, costs: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    return torch.maximum(ratios * costs, ratios.clamp(1.0 - clip_low, 1.0 + clip_high) * costs)
+    return torch.maximum(ratios * costs, inclusive_clamp(ratios, 1.0 - clip_low, 1.0 + clip_high) * costs)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl4llm.checks import check_interval, check_token_tensors
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.masked import at_least_float32, keep
 from rl4llm.objectives.base import RatioObjective
 from rl4llm.ratios import token_ratio
@@ -68,7 +69,7 @@ def ppo_clip(
     )
     costs = keep(-at_least_float32(advantages.detach()), response_mask)
     ratios = token_ratio(log_probs, old_log_probs, response_mask)
-    losses = torch.maximum(ratios * costs, ratios.clamp(1.0 - clip_low, 1.0 + clip_high) * costs)
+    losses = torch.maximum(ratios * costs, inclusive_clamp(ratios, 1.0 - clip_low, 1.0 + clip_high) * costs)
     if dual_clip is not None:
         losses = torch.where(costs > 0, torch.minimum(losses, dual_clip * costs), losses)
     return losses.to(log_probs.dtype)
