@@ -61,9 +61,8 @@ def gmpo(
     check_token_tensors("gmpo", response_mask, log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     means = masked_mean(advantages.detach(), response_mask, dim=-1)
     log_ratios = token_log_ratio(at_least_float32(log_probs), old_log_probs, response_mask)
-    bounded = torch.where(
-        means[:, None] >= 0, inclusive_clamp(log_ratios, high=clip), inclusive_clamp(log_ratios, -clip)
-    )
+    above, below = inclusive_clamp(log_ratios, high=clip), inclusive_clamp(log_ratios, -clip)
+    bounded = torch.where(means[:, None] >= 0, above, below)
     return (-means * tangent_exp(masked_mean(bounded, response_mask, dim=-1))).to(log_probs.dtype)
 
 
