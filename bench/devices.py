@@ -8,9 +8,9 @@ import torch
 from processes import peak_bytes
 
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-NONE_AT_HAND = (
-    "no CUDA device is at hand: torch.cuda.is_available() is False. The same command measures one where there is one; "
-    "without --device=cuda it measures the CPU."
+NOT_FOUND = (
+    "no CUDA device was found: torch.cuda.is_available() is False. Run the same command on a machine that has one, or "
+    "leave out --device=cuda to measure the CPU."
 )
 
 
@@ -54,7 +54,7 @@ class Device:
         return time.perf_counter() if self.is_gpu else time.process_time()
 
     def forget_peak(self) -> None:
-        """Let the peak of a GPU's memory start anew; that of a process cannot."""
+        """Reset the peak of the GPU's memory; the peak of a process cannot be reset."""
         if self.is_gpu:
             torch.cuda.reset_peak_memory_stats()
 
@@ -88,5 +88,5 @@ def chosen(options: argparse.Namespace) -> Device:
         SystemExit: If it is CUDA and there is none.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(NONE_AT_HAND)
+        raise SystemExit(NOT_FOUND)
     return Device(options.device, getattr(torch, options.dtype) if options.dtype else DTYPES[options.device])

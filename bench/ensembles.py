@@ -74,7 +74,7 @@ def shape(size: str, device: Device) -> tuple[int, Qwen3Config]:
 
 
 def mini_critic() -> Qwen3Config:
-    """Return a configuration that is to half a billion weights as Qwen3-1.7B is to Qwen3-8B."""
+    """Return the shape of a mini-critic: half the width and three quarters of the layers, much as 1.7B to 8B."""
     config = qwen3_half_billion(layers=18)
     config.hidden_size, config.intermediate_size, config.num_attention_heads = 448, 2432, 8
     return config

@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import io
 import json
-import random
 import re
 import sys
 import tempfile
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import torch
 from processes import in_process, peak_bytes
+from random_models import save
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from rl4llm.cli import RecipeCLI
-from rl4llm.models import Policy, TinyQwen3
 
 sys.path.append(str(Path(__file__).parent.parent / "recipes"))
 _CONTEXT = {"max_position_embeddings": 2048, "tie_word_embeddings": True, "head_dim": 64}
@@ -61,20 +60,6 @@ CASES = {
 }
 
 
-def save(config: PreTrainedConfig, folder: Path) -> str:
-    """Write a model with random weights and a tokenizer of characters."""
-    from transformers import AutoModelForCausalLM
-
-    _, tokenizer = TinyQwen3(hidden_size=8, layers=1, heads=1, key_value_heads=1).build()
-    Policy(AutoModelForCausalLM.from_config(config), tokenizer).save(folder)
-    return str(folder)
-
-
-def luck(prompt: object, response: str, answer: object) -> float:
-    """Return a score at random, so that responses to a prompt differ and all of their tokens get a gradient."""
-    return random.random()
-
-
 def write_prompts(path: Path) -> None:
     """Write prompts of 24 to 48 characters."""
     lines = [json.dumps({"prompt": "12345678"[: 4 + row % 5] * 6, "answer": "1"}) for row in range(64)]
@@ -97,7 +82,7 @@ def flags(case: str, folder: Path, *, write: bool) -> tuple[str, list[str]]:
 
 def task(folder: Path) -> list[str]:
     """Return the flags of the prompts and of a run of two rollout batches."""
-    reward = "--data.task.reward=memory.luck"
+    reward = "--data.task.reward=long_prompts.lottery"
     return ["--data.task=JsonLines", f"--data.task.train={folder / 'train.jsonl'}", reward, "--trainer.max_steps=2"]
 
 

@@ -38,5 +38,5 @@ def save(config: PreTrainedConfig, folder: Path) -> str:
 
 
 def product_weights(model: nn.Module) -> int:
-    """Return the number of weights that a token is multiplied with: those of the projections, a tied head included."""
+    """Count the weights of all linear layers, a tied head included: what each token is multiplied by."""
     return sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Linear))

@@ -10,7 +10,7 @@ from torch import Tensor
 from rl4llm.logit_statistics import Incoming, chunk_statistics, joined_statistics
 from rl4llm.masked import at_least_float32
 
-KEPT_LOGITS = 2**25  # as many are kept for the backward pass, not computed again: 128 MiB in float32
+KEPT_LOGITS = 2**25  # up to this many are kept for the backward pass instead of recomputed: 128 MiB in float32
 TILE_LOGITS = 2**22  # of a tile
 TILE_TOKENS = 4096  # of the vocabulary in a tile; matrix products are slower with less in either direction
 
@@ -47,7 +47,7 @@ class HeadScale:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How positions × vocabulary are cut.
+    """How the logits, positions × vocabulary, are cut into tiles.
 
     Args:
         positions: Of a tile.
@@ -97,7 +97,7 @@ class LinearStatistics(torch.autograd.Function):
         entropy: bool,
         positions: int | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compute them; keep the logits if one tile holds them all."""
+        """Compute the statistics, and keep the logits if a single tile holds all of them."""
         head = _Head(weight, bias, scale, product_dtype(hidden, weight))
         tiles = Tiles.of(len(ids), len(weight), positions)
         log_probs = at_least_float32(hidden.new_empty(len(ids), dtype=torch.promote_types(head.dtype, hidden.dtype)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Statistics(NamedTuple):
-    """Of the tempered logits x of some positions, over the whole vocabulary or over some of its tokens.
+    """Statistics of the tempered logits x of some positions, over the whole vocabulary or some of its tokens.
 
     Attributes:
         logits: x of the ids; 0 where the id is not among the tokens.

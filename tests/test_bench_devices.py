@@ -10,6 +10,7 @@ import torch
 from transformers import Qwen3Config
 
 BENCH = Path(__file__).parents[1] / "bench"
+WEIGHTS = 2 * (4 * 32 * 32 + 3 * 32 * 64) + 4000 * 32  # of the projections and the head of the small model
 COMMANDS = ["rollouts", "log_probs", "prompts", "ensembles", "step"]
 
 
@@ -50,7 +51,7 @@ def test_without_a_gpu_the_command_says_so_in_one_line_and_fails(bench, monkeypa
         pytest.importorskip("trl")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", [f"{command}.py", "--device=cuda"])
-    with pytest.raises(SystemExit, match=r"^no CUDA device is at hand: .* The same command measures one where") as end:
+    with pytest.raises(SystemExit, match=r"^no CUDA device was found: .* Run the same command on") as end:
         bench(command).main()
     assert "\n" not in str(end.value)
 
@@ -69,7 +70,7 @@ def test_a_random_model_is_a_folder_in_which_every_token_is_text(bench, tmp_path
     policy = Policy.load(models.save(small(), tmp_path))
     assert policy.model.config.vocab_size == len(policy.tokenizer) == 4000
     assert len(policy.tokenizer.decode([7, 3999, 2500])) == 3
-    assert models.product_weights(policy.model) == 2 * (4 * 32 * 32 + 3 * 32 * 64) + 4000 * 32
+    assert models.product_weights(policy.model) == WEIGHTS
 
 
 def test_rollouts_of_a_gpu(as_on_a_gpu, bench):
@@ -106,6 +107,7 @@ def test_ensembles_of_a_gpu(as_on_a_gpu, bench, monkeypatch):
     ensembles = bench("ensembles")
     monkeypatch.setattr(ensembles, "mini_critic", small)
     monkeypatch.setitem(ensembles.TOKENS, "cpu", (5, 4, 6))
+    assert ensembles._gpu_weights() == {"policy": WEIGHTS, "critic": WEIGHTS - 4000 * 32}
     times = ensembles.batching(as_on_a_gpu, 2, 2, 1)
     assert len(times) == 3
     assert (
@@ -137,5 +139,4 @@ def test_a_step_of_a_gpu(as_on_a_gpu, bench, tmp_path):
     cases = list(step.gpu_cases(str(tmp_path)))
     assert [(tokens, work.updates) for _, tokens, work in cases] == [(128, 1), (512, 1), (512, 4)]
     work = cases[0][2]
-    weights = 2 * (4 * 32 * 32 + 3 * 32 * 64) + 4000 * 32
-    assert step.operations(work, 128, 256.0) == 8 * weights * (8 * 128 + 64 * 256)
+    assert step.operations(work, 128, 256.0) == 8 * WEIGHTS * (8 * 128 + 64 * 256)

@@ -71,11 +71,14 @@ class Updates:
 
     def budget(self, batch: RolloutBatch) -> int:
         """Return the most tokens of one forward pass over rows of this batch, whose device sets the default."""
+        longest = int(batch.prompt_mask.sum(-1).max()) if len(batch) else 0
+        return self.tokens(batch.prompt_ids.device.type == "cpu", longest)
+
+    def tokens(self, on_cpu: bool, longest_prompt: int) -> int:
+        """Return the most tokens of one forward pass, for a kind of device and the longest prompt."""
         if self.microbatch_tokens is not None:
             return self.microbatch_tokens
-        most = 4096 if batch.prompt_ids.device.type == "cpu" else 16384
-        longest = int(batch.prompt_mask.sum(-1).max()) if len(batch) else 0
-        return max(most, 2 * longest)
+        return max(4096 if on_cpu else 16384, 2 * longest_prompt)
 
     def scheduler(self, optimizer: Optimizer, total_steps: float) -> LRScheduler:
         """The learning-rate schedule, stepped once a rollout batch.

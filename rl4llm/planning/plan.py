@@ -234,8 +234,7 @@ class _Planner:
         return self.module.sampling.temperature
 
     def _pieces(self, updates: Updates, model: Policy | Any) -> list[RolloutBatch]:
-        longest = self.setting.prompt_tokens
-        budget = updates.microbatch_tokens or max(4096 if self.setting.on_cpu else 16384, 2 * longest)
+        budget = updates.tokens(self.setting.on_cpu, self.setting.prompt_tokens)
         whole = isinstance(model, Policy) and self.module.composition.loss.objective.whole_groups
         options = {"whole_groups": whole, "shared": model.shares_prompts}
         return widest_pieces(self.batch, updates, self.setting.world_size, budget, **options)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rl4llm.batch import PolicyOutput, RolloutBatch
 from rl4llm.checks import check_choice, check_interval
+from rl4llm.clamping import inclusive_clamp
 from rl4llm.gates.base import Gate
 from rl4llm.kl import KL_ESTIMATORS, kl_k2
 from rl4llm.objectives.base import Aggregator
@@ -110,4 +111,4 @@ class KLPenalty(Regularizer):
             estimator=self.estimator,
             unbiased_gradient=self.unbiased_gradient,
         )
-        return self.coef * (estimate if self.clip is None else estimate.clamp(0.0, self.clip))
+        return self.coef * (estimate if self.clip is None else inclusive_clamp(estimate, 0.0, self.clip))
