@@ -24,7 +24,7 @@ from rl4llm.rollouts.generation import Generation
 
 
 def longest_batch(prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> RolloutBatch:
-    """Return a batch in which every prompt and every response is as long as it may be; its tensors take no memory."""
+    """Return a batch in which every prompt and every response is as long as it may be; no two rows are equal."""
     rows = prompts * copies
 
     def constant(value: Any, *shape: int) -> Tensor:
@@ -32,11 +32,17 @@ def longest_batch(prompts: int, copies: int, prompt_tokens: int, response_tokens
 
     real = constant(0.0, rows, response_tokens)
     groups = torch.arange(prompts).repeat_interleave(copies)
-    ids = groups[:, None].expand(rows, prompt_tokens)  # so that prompts differ
+    ids = groups[:, None].expand(
+        rows, prompt_tokens
+    )  # prompts differ, and so do the responses to one: equal rows run once
+    digits = torch.arange(response_tokens).clamp(max=62)
+    responses = (
+        torch.arange(copies).repeat(prompts)[:, None] >> digits
+    ) & 1  # their numbers, in tokens of any vocabulary
     return RolloutBatch(
         prompt_ids=ids,
         prompt_mask=constant(True, rows, prompt_tokens),
-        response_ids=constant(0, rows, response_tokens),
+        response_ids=responses,
         response_mask=constant(True, rows, response_tokens),
         group_ids=groups,
         prompt_uids=groups,

@@ -8,7 +8,9 @@ from rl4llm.checks import UsageError
 from rl4llm.critics import MiniCritics
 from rl4llm.models import Policy, Pretrained
 from rl4llm.models.outline import without_weights
+from rl4llm.models.prefixes import Sequences, distinct_sequences
 from rl4llm.planning import Setting, bytes_of, plan
+from rl4llm.planning.passes import longest_batch
 from rl4llm.planning.watch import MemoryWatch
 from tests.recipes.helpers import RECIPES, cli
 
@@ -94,3 +96,11 @@ def test_only_training_is_planned(capsys):
     with pytest.raises(SystemExit):
         cli(RECIPES["grpo"], "validate", "--dry_run")
     assert "run fit --dry_run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("copies", [1, 4, 7, 32])
+def test_the_rows_of_a_plan_all_differ_since_equal_ones_would_run_once(copies):
+    batch = longest_batch(3, copies, 5, 80)
+    kinds = distinct_sequences(Sequences(batch.prompt_ids, batch.prompt_mask, batch.response_ids)).rows
+    assert len(kinds) == 3 * copies
+    assert batch.response_ids.unique().tolist() == list(range(min(2, copies)))
