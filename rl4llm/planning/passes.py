@@ -32,13 +32,11 @@ def longest_batch(prompts: int, copies: int, prompt_tokens: int, response_tokens
 
     real = constant(0.0, rows, response_tokens)
     groups = torch.arange(prompts).repeat_interleave(copies)
-    ids = groups[:, None].expand(
-        rows, prompt_tokens
-    )  # prompts differ, and so do the responses to one: equal rows run once
+    # Equal rows would run once. Prompts are told apart by their number, and responses to one prompt by theirs, whose
+    # binary digits are tokens of any vocabulary.
+    ids = groups[:, None].expand(rows, prompt_tokens)
     digits = torch.arange(response_tokens).clamp(max=62)
-    responses = (
-        torch.arange(copies).repeat(prompts)[:, None] >> digits
-    ) & 1  # their numbers, in tokens of any vocabulary
+    responses = (torch.arange(copies).repeat(prompts)[:, None] >> digits) & 1
     return RolloutBatch(
         prompt_ids=ids,
         prompt_mask=constant(True, rows, prompt_tokens),
